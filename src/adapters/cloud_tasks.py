@@ -1,0 +1,250 @@
+"""The Cloud Tasks API over gRPC.
+
+The messages and the channel are those of google-cloud-tasks; its typed client is left out of the
+way, because its wrapping costs more than the call. This module imports grpc and google.cloud:
+import it at the first enqueue, never at start-up.
+"""
+
+import asyncio
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+from urllib.parse import quote
+from weakref import WeakKeyDictionary
+
+import attrs
+import google.auth.exceptions
+import grpc
+import grpc.aio
+from google.cloud.tasks_v2.services.cloud_tasks.transports import (
+    CloudTasksGrpcAsyncIOTransport,
+    CloudTasksGrpcTransport,
+)
+from google.cloud.tasks_v2.types import CreateTaskRequest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from ..core.creation import (
+    Code,
+    Created,
+    Failure,
+    GiveUp,
+    TryAgain,
+    after_failure,
+    attempt_timeout,
+)
+from ..core.errors import PermissionDeniedError
+from ..core.requests import TaskRequest
+
+_METHOD = "/google.cloud.tasks.v2.CloudTasks/CreateTask"
+_POST = 1  # HttpMethod.POST
+_ENDPOINT = CloudTasksGrpcTransport.DEFAULT_HOST + ":443"
+_Message = CreateTaskRequest.pb()
+
+type Metadata = tuple[tuple[str, str], ...]
+
+
+class _Call(Protocol):
+    def __call__(self, request: bytes, *, timeout: float, metadata: Metadata) -> Any: ...  # noqa: ANN401 - bytes, or an awaitable of them
+
+
+@attrs.define
+class _SyncClient:
+    channel: grpc.Channel
+    call: _Call
+    pid: int
+
+
+@attrs.define
+class _AsyncClient:
+    channel: grpc.aio.Channel
+    call: _Call
+
+
+class GrpcTaskQueue:
+    """`TaskQueue` on the service, or on an emulator of it.
+
+    One instance serves all threads and event loops of a process, and its forks: the channel is
+    made at the first task, anew in a forked child, and once for each event loop that awaits.
+
+    Args:
+        emulator_host: HOST:PORT of an emulator, reached without TLS and credentials.
+    """
+
+    def __init__(
+        self,
+        emulator_host: str | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._emulator_host = emulator_host
+        self._clock = clock
+        self._sleep = sleep
+        self._lock = threading.Lock()
+        self._client: _SyncClient | None = None
+        # A channel of the parent must not be touched, not even freed, in a forked child.
+        self._inherited: list[_SyncClient] = []
+        self._async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, _AsyncClient] = (
+            WeakKeyDictionary()
+        )
+
+    def create(self, request: TaskRequest, *, timeout: float) -> None:
+        """See `TaskQueue.create`."""
+        course = _Course(request, timeout, self._clock)
+        client = self._client
+        if client is None or client.pid != os.getpid():
+            client = self._connect()
+        while True:
+            try:
+                client.call(
+                    course.message, timeout=course.attempt_timeout(), metadata=course.metadata
+                )
+            except grpc.RpcError as error:
+                delay = course.failed(error)
+            else:
+                return
+            if delay is None:
+                return
+            self._sleep(delay)
+
+    async def acreate(self, request: TaskRequest, *, timeout: float) -> None:  # noqa: ASYNC109 - the port's word
+        """See `TaskQueue.acreate`."""
+        course = _Course(request, timeout, self._clock)
+        client = self._async_clients.get(asyncio.get_running_loop())
+        if client is None:
+            client = await self._aconnect()
+        while True:
+            try:
+                await client.call(
+                    course.message, timeout=course.attempt_timeout(), metadata=course.metadata
+                )
+            except grpc.RpcError as error:
+                delay = course.failed(error)
+            else:
+                return
+            if delay is None:
+                return
+            await asyncio.sleep(delay)
+
+    def close(self) -> None:
+        """Close the synchronous channel; the next task opens another."""
+        with self._lock:
+            client, self._client = self._client, None
+        if client is not None and client.pid == os.getpid():
+            client.channel.close()
+
+    def _connect(self) -> _SyncClient:
+        with self._lock:
+            client = self._client
+            if client is not None and client.pid == os.getpid():
+                return client
+            if client is not None:
+                self._inherited.append(client)
+            if self._emulator_host:
+                channel = grpc.insecure_channel(self._emulator_host)
+            else:
+                channel = CloudTasksGrpcTransport.create_channel(
+                    _ENDPOINT, credentials=_default_credentials()
+                )
+            self._client = _SyncClient(channel, channel.unary_unary(_METHOD), os.getpid())
+            return self._client
+
+    async def _aconnect(self) -> _AsyncClient:
+        if self._emulator_host:
+            channel = grpc.aio.insecure_channel(self._emulator_host)
+        else:
+            # Finding credentials reads files and asks the metadata server: once for each loop.
+            credentials = await asyncio.to_thread(_default_credentials)
+            channel = CloudTasksGrpcAsyncIOTransport.create_channel(
+                _ENDPOINT, credentials=credentials
+            )
+        # Another task of this loop may have connected meanwhile; one channel is kept.
+        return self._async_clients.setdefault(
+            asyncio.get_running_loop(), _AsyncClient(channel, channel.unary_unary(_METHOD))
+        )
+
+
+class _Course:
+    """The attempts to create one task, apart from making them and waiting between them."""
+
+    def __init__(self, request: TaskRequest, timeout: float, clock: Callable[[], float]) -> None:
+        self.message = encode(request)
+        # Tells the service's front end where the queue lives.
+        self.metadata: Metadata = (
+            ("x-goog-request-params", "parent=" + quote(str(request.queue), safe="")),
+        )
+        self._request = request
+        self._timeout = timeout
+        self._clock = clock
+        self._began = clock()
+        self._attempt = 0
+
+    def attempt_timeout(self) -> float:
+        self._attempt += 1
+        return attempt_timeout(remaining=self._timeout - (self._clock() - self._began))
+
+    def failed(self, error: grpc.RpcError) -> float | None:
+        """Seconds to wait before the next attempt, or None when the task is stored after all."""
+        status = error.code().name
+        failure = Failure(
+            code=Code.named(status),
+            status=status,
+            details=error.details() or "",
+            attempt=self._attempt,
+            elapsed=self._clock() - self._began,
+        )
+        match after_failure(
+            failure,
+            request=self._request,
+            timeout=self._timeout,
+            jitter=random.random(),  # noqa: S311 - spreads clients, hides nothing
+        ):
+            case Created():
+                return None
+            case TryAgain(delay):
+                return delay
+            case GiveUp(enqueue_error):
+                raise enqueue_error from error
+
+
+def encode(request: TaskRequest) -> bytes:
+    """The `CreateTaskRequest` of the API, as bytes."""
+    queue = str(request.queue)
+    message = _Message(parent=queue)
+    task = message.task
+    if request.task_id:
+        task.name = f"{queue}/tasks/{request.task_id}"
+    http = task.http_request
+    http.url = request.url
+    http.http_method = _POST
+    http.headers.update(request.headers)
+    http.body = request.body
+    if request.oidc:
+        http.oidc_token.service_account_email = request.oidc.service_account_email
+        http.oidc_token.audience = request.oidc.audience
+    if request.schedule_time:
+        moment = Timestamp()
+        moment.FromDatetime(request.schedule_time)
+        task.schedule_time.CopyFrom(moment)
+    if request.dispatch_deadline:
+        deadline = Duration()
+        deadline.FromTimedelta(request.dispatch_deadline)
+        task.dispatch_deadline.CopyFrom(deadline)
+    encoded: bytes = message.SerializeToString()
+    return encoded
+
+
+def _default_credentials() -> Any:  # noqa: ANN401 - google-auth publishes no types
+    try:
+        credentials, _ = google.auth.default(default_scopes=CloudTasksGrpcTransport.AUTH_SCOPES)
+    except google.auth.exceptions.DefaultCredentialsError as error:
+        raise PermissionDeniedError(
+            "No Google Cloud credentials found. On a laptop run 'gcloud auth application-default "
+            "login', or start the emulator and set CLOUD_TASKS_EMULATOR_HOST; on Google Cloud "
+            f"give the app a service account. ({error})"
+        ) from error
+    return credentials

@@ -1,0 +1,176 @@
+"""Verification of OIDC tokens by google-auth, with certificates that are kept.
+
+google-auth fetches the certificates for every token it verifies; here they are fetched once and
+kept for as long as their answer allows, so that verification costs no request.
+"""
+
+import base64
+import json
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import cast
+
+import attrs
+
+from ..core.errors import InvalidTokenError
+from ..core.ports import Claims
+
+logger = logging.getLogger(__name__)
+
+GOOGLE_CERTIFICATES = "https://www.googleapis.com/oauth2/v1/certs"
+
+_CLOCK_SKEW = 10  # seconds by which the clocks of issuer and site may differ
+_FETCH_TIMEOUT = 5.0
+_REFRESH_INTERVAL = 60.0  # between fetches that an unknown key id or a failure causes
+_DEFAULT_LIFETIME = 3600.0
+_MAX_AGE = re.compile(r"max-age=(\d{1,9})")
+_OK = 200
+
+type Certificates = Mapping[str, str]
+
+
+@attrs.frozen
+class FetchedCertificates:
+    """Certificates in PEM by key id, and for how many seconds they are good."""
+
+    certificates: Certificates
+    lifetime: float
+
+
+class CertificateStore:
+    """The certificates of an issuer, fetched when they are needed and not in hand.
+
+    Args:
+        fetch: gets them; any exception counts as a failure of the network.
+    """
+
+    def __init__(
+        self,
+        fetch: Callable[[], FetchedCertificates],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._fetch = fetch
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._certificates: Certificates = {}
+        self._good_until = float("-inf")
+        self._refresh_after = float("-inf")
+
+    def ready(self, key_id: str | None) -> bool:
+        """Whether `certificates` will answer without a request."""
+        now = self._clock()
+        in_hand = now < self._good_until and (key_id is None or key_id in self._certificates)
+        return in_hand or now < self._refresh_after
+
+    def certificates(self, key_id: str | None) -> Certificates:
+        """The certificates to check a token of that key with; empty if none could be had.
+
+        They are fetched again when they are over age or lack the key, but at most once a
+        minute, so that rubbish cannot make the site ask. A failure leaves the old ones in use.
+        """
+        # Whoever has old certificates goes on with them while another thread fetches.
+        if not self.ready(key_id) and self._lock.acquire(blocking=not self._certificates):
+            try:
+                if not self.ready(key_id):
+                    self._refresh()
+            finally:
+                self._lock.release()
+        return self._certificates
+
+    def _refresh(self) -> None:
+        try:
+            fetched = self._fetch()
+        except Exception:
+            logger.exception(
+                "Certificates for identity tokens could not be fetched; %s.",
+                "the ones in hand stay in use" if self._certificates else "tokens are refused",
+            )
+        else:
+            self._certificates = fetched.certificates
+            self._good_until = self._clock() + fetched.lifetime
+        self._refresh_after = self._clock() + _REFRESH_INTERVAL
+
+
+def fetch_certificates(url: str) -> FetchedCertificates:
+    """Get certificates by HTTP, in the form of Google's `/oauth2/v1/certs`.
+
+    Raises:
+        OSError, ValueError, google.auth.exceptions.TransportError: no answer, or no certificates.
+    """
+    import google.auth.transport.requests
+
+    response = google.auth.transport.requests.Request()(url, timeout=_FETCH_TIMEOUT)
+    if response.status != _OK:
+        raise OSError(f"{url} answered {response.status}")
+    certificates = json.loads(response.data)
+    if not isinstance(certificates, dict) or not all(
+        isinstance(pem, str) for pem in certificates.values()
+    ):
+        raise ValueError(f"{url} answered with something that is no map of certificates")
+    age = _MAX_AGE.search(response.headers.get("cache-control", ""))
+    return FetchedCertificates(certificates, float(age.group(1)) if age else _DEFAULT_LIFETIME)
+
+
+class GoogleTokenVerifier:
+    """`TokenVerifier` on google-auth's `jwt.decode`."""
+
+    def __init__(self, store: CertificateStore, *, time: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._time = time
+
+    def ready(self, token: str) -> bool:
+        """Whether `verify` will need no request. A token that is none needs none."""
+        try:
+            return self._store.ready(_key_id(token))
+        except InvalidTokenError:
+            return True
+
+    def verify(self, token: str) -> Claims:
+        """See `TokenVerifier.verify`."""
+        from google.auth import jwt
+
+        key_id = _key_id(token)
+        certificates = self._store.certificates(key_id)
+        if not certificates:
+            raise InvalidTokenError("there are no certificates to check the token with")
+        if key_id not in certificates:
+            raise InvalidTokenError("the token is signed with an unknown key")
+        try:
+            claims = cast(
+                "Claims",
+                jwt.decode(token, certs=certificates, clock_skew_in_seconds=_CLOCK_SKEW),
+            )
+        except Exception as error:
+            # google-auth lets what a hostile token makes of the standard library through
+            # (TypeError for an exp that is a list, say); whatever it is, the token is bad.
+            raise InvalidTokenError(f"the token is not valid: {_reason(error)}") from error
+        self._check_not_before(claims)
+        return claims
+
+    def _check_not_before(self, claims: Claims) -> None:
+        """google-auth looks at `iat` and `exp` only."""
+        not_before = claims.get("nbf", 0)
+        if not isinstance(not_before, int | float) or not_before > self._time() + _CLOCK_SKEW:
+            raise InvalidTokenError("the token is not valid yet")
+
+
+def _reason(error: Exception) -> str:
+    """What google-auth says, unless it may quote the token."""
+    said = str(error)
+    return said[:200] if said.startswith("Token ") else "its signature or its form is wrong"
+
+
+def _key_id(token: str) -> str:
+    encoded = token.partition(".")[0]
+    try:
+        header = json.loads(base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)))
+        key_id = header["kid"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InvalidTokenError("the token's header names no key") from error
+    if not isinstance(key_id, str):
+        raise InvalidTokenError("the token's header names no key")
+    return key_id

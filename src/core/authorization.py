@@ -1,0 +1,204 @@
+"""Who may have a task executed.
+
+| mode | proof demanded |
+|---|---|
+| oidc | a token of Google's for the audience, with the verified e-mail of the service account |
+| signature | the signature that the backend put on the body, made with SECRET_KEY |
+| platform | the signature, and the e-mail in a token whose signature Cloud Run checked and removed |
+| none | nothing |
+
+`auto` is oidc where a service account is known and signature otherwise. Signature and audience
+of a token alone prove nothing, because every service account of the world can have one for any
+audience: the e-mail is what counts.
+"""
+
+import base64
+import binascii
+import hmac
+import json
+from enum import Enum
+
+import attrs
+
+from .errors import InvalidTokenError
+from .options import Authentication
+from .ports import Claims, SignatureVerifier, TokenVerifier
+
+ISSUERS = frozenset({"https://accounts.google.com", "accounts.google.com"})
+"""The two spellings that Google documents for the issuer of its tokens."""
+
+_LONGEST_HEADER = 16_384  # characters; Google's identity tokens have about 1,000
+_REMOVED = "SIGNATURE_REMOVED_BY_GOOGLE"
+
+
+@attrs.frozen(kw_only=True)
+class Policy:
+    """What a backend demands, resolved.
+
+    Attributes:
+        mode: never `AUTO`.
+        service_account: e-mail that a token must carry; None where no token is demanded.
+        audience: that a token must be for; likewise.
+        open_without_proof: whether a request that brings no proof at all is let in.
+    """
+
+    mode: Authentication
+    service_account: str | None = None
+    audience: str | None = None
+    open_without_proof: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Proof:
+    """What a request brings along."""
+
+    body: bytes
+    authorization: str | None = None
+    signature: str | None = None
+
+
+class Verdict(Enum):
+    """The decision on a request."""
+
+    GRANTED = "granted"
+    GRANTED_WITHOUT_PROOF = "granted without proof"
+    UNAUTHENTICATED = "unauthenticated"
+    FORBIDDEN = "forbidden"
+
+
+@attrs.frozen
+class Decision:
+    """A verdict and, for the log of the site only, its reason."""
+
+    verdict: Verdict
+    reason: str
+
+    @property
+    def granted(self) -> bool:
+        """Whether the task may run."""
+        return self.verdict in {Verdict.GRANTED, Verdict.GRANTED_WITHOUT_PROOF}
+
+
+def resolve_policy(
+    authentication: Authentication,
+    *,
+    service_account: str | None,
+    audience: str | None,
+    debug: bool,
+) -> Policy:
+    """The policy of a backend.
+
+    Only `auto` opens for requests without proof, and only under DEBUG: who names a mode means it.
+    """
+    mode = authentication
+    if mode is Authentication.AUTO:
+        mode = Authentication.OIDC if service_account else Authentication.SIGNATURE
+    return Policy(
+        mode=mode,
+        service_account=service_account,
+        audience=audience,
+        open_without_proof=debug and authentication is Authentication.AUTO,
+    )
+
+
+def authorize(
+    policy: Policy, proof: Proof, *, tokens: TokenVerifier, signatures: SignatureVerifier
+) -> Decision:
+    """Decide whether a request may have its task executed."""
+    if policy.mode is Authentication.NONE:
+        return Decision(Verdict.GRANTED, "AUTHENTICATION is 'none'")
+    if policy.open_without_proof and proof.authorization is None and proof.signature is None:
+        return Decision(
+            Verdict.GRANTED_WITHOUT_PROOF, "DEBUG is on and the request claims nothing"
+        )
+    try:
+        if policy.mode is Authentication.OIDC:
+            claims = tokens.verify(bearer_token(proof.authorization))
+            if claims.get("aud") != _known(policy.audience):
+                return Decision(
+                    Verdict.UNAUTHENTICATED,
+                    f"the token's audience is {_quoted(claims.get('aud'))}, "
+                    f"not {policy.audience!r}",
+                )
+            return _judge(claims, policy)
+        if not proof.signature or not signatures.verify(proof.body, proof.signature):
+            return Decision(
+                Verdict.UNAUTHENTICATED,
+                "the payload signature is wrong" if proof.signature else "no payload signature",
+            )
+        if policy.mode is Authentication.PLATFORM:
+            return _judge(claims_without_signature(bearer_token(proof.authorization)), policy)
+    except InvalidTokenError as error:
+        return Decision(Verdict.UNAUTHENTICATED, str(error))
+    return Decision(Verdict.GRANTED, "the payload signature is right")
+
+
+def bearer_token(authorization: str | None) -> str:
+    """The token of an `Authorization: Bearer` header.
+
+    Raises:
+        InvalidTokenError: there is no header, or it is no such header.
+    """
+    if authorization is None:
+        raise InvalidTokenError("no Authorization header")
+    if len(authorization) > _LONGEST_HEADER:
+        raise InvalidTokenError(f"an Authorization header of {len(authorization):,} characters")
+    scheme, _, token = authorization.partition(" ")
+    # Three parts in base64url: a comma, for one, means that there were two headers.
+    if (
+        scheme.lower() != "bearer"
+        or token.count(".") != 2  # noqa: PLR2004 - header.claims.signature
+        or not token.isascii()
+        or not token.replace(".", "").replace("-", "").replace("_", "").isalnum()
+    ):
+        raise InvalidTokenError("the Authorization header is not 'Bearer' and a JSON Web Token")
+    return token
+
+
+def claims_without_signature(token: str) -> Claims:
+    """The claims of a token whose signature Cloud Run checked at the door and took away.
+
+    Raises:
+        InvalidTokenError: the token is not of that kind.
+    """
+    _, encoded, signature = token.split(".")
+    if not hmac.compare_digest(signature, _REMOVED):
+        raise InvalidTokenError(
+            f"the token's signature is not {_REMOVED}: it did not come through a Cloud Run "
+            "service that requires authentication"
+        )
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)))
+    except (ValueError, binascii.Error, RecursionError) as error:
+        raise InvalidTokenError("the token's claims are not JSON") from error
+    if not isinstance(claims, dict):
+        raise InvalidTokenError("the token's claims are no JSON object")
+    return claims
+
+
+def _judge(claims: Claims, policy: Policy) -> Decision:
+    if claims.get("iss") not in ISSUERS:
+        return Decision(Verdict.UNAUTHENTICATED, "the token's issuer is not Google")
+    if claims.get("email_verified") is not True:
+        return Decision(Verdict.FORBIDDEN, "the token's e-mail is not verified")
+    expected = _known(policy.service_account)
+    if claims.get("email") != expected:
+        return Decision(
+            Verdict.FORBIDDEN,
+            f"the token's e-mail is {_quoted(claims.get('email'))}, not {expected!r}",
+        )
+    return Decision(Verdict.GRANTED, f"a token of {expected}")
+
+
+def _quoted(claim: object) -> str:
+    """A claim for the log: without line breaks, and no longer than a line."""
+    return repr(claim)[:200]
+
+
+def _known(value: str | None) -> str:
+    """What a token must say, or a refusal: without it nothing can be proved."""
+    if not value:
+        raise InvalidTokenError(
+            "this site demands a token but knows no service account or audience to compare it with"
+        )
+    return value

@@ -1,0 +1,78 @@
+"""The exceptions, one small tree. A message says what was wrong, with which value, what to do."""
+
+from collections.abc import Sequence
+
+import attrs
+
+
+class CloudTasksError(Exception):
+    """Base of everything this package raises on its own account."""
+
+
+class ConfigurationError(CloudTasksError):
+    """The settings, or what was detected in their place, cannot work."""
+
+
+@attrs.frozen
+class OptionFault:
+    """What is wrong with one option of a backend."""
+
+    option: str
+    message: str
+
+
+class OptionsError(ConfigurationError):
+    """`OPTIONS` of a backend has faults; `faults` lists them all."""
+
+    def __init__(self, faults: Sequence[OptionFault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("; ".join(fault.message for fault in faults))
+
+
+class InvalidNameError(CloudTasksError, ValueError):
+    """A resource name or id that Cloud Tasks would refuse."""
+
+
+class InvalidPayloadError(CloudTasksError, ValueError):
+    """A request body that is no task; `faults` lists everything wrong with it."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("; ".join(self.faults))
+
+
+class InvalidTokenError(CloudTasksError):
+    """An identity token that proves nothing. The message never contains the token."""
+
+
+class EnqueueError(CloudTasksError):
+    """A task was not put into its queue, or it is not known whether it was."""
+
+
+class PayloadTooLargeError(EnqueueError):
+    """The task is larger than Cloud Tasks stores; nothing was sent."""
+
+    def __init__(self, message: str, *, size: int, limit: int) -> None:
+        self.size = size
+        self.limit = limit
+        super().__init__(message)
+
+
+class ScheduleTooFarError(EnqueueError):
+    """`run_after` lies beyond Cloud Tasks' horizon; nothing was sent."""
+
+
+class QueueNotFoundError(EnqueueError):
+    """The queue does not exist in that project and location."""
+
+
+class PermissionDeniedError(EnqueueError):
+    """The credentials are missing, or may not create tasks in that queue."""
+
+
+class ServiceUnavailableError(EnqueueError):
+    """Cloud Tasks did not take the task in time, the retries included."""
+
+
+class TaskRejectedError(EnqueueError):
+    """Cloud Tasks refused the task for another reason, which the message carries."""

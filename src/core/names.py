@@ -1,0 +1,69 @@
+"""Resource names: parse, validate and format them.
+
+The alphabets are those of the API reference: a task id is `[A-Za-z0-9_-]{1,500}`, a queue id
+`[A-Za-z0-9-]{1,100}`; projects may carry a domain (`example.com:app`).
+"""
+
+import re
+from typing import Self
+
+import attrs
+
+from .errors import InvalidNameError
+
+_PROJECT = re.compile(r"[A-Za-z0-9:.-]{1,100}")
+_LOCATION = re.compile(r"[A-Za-z0-9-]{1,100}")
+_QUEUE_ID = re.compile(r"[A-Za-z0-9-]{1,100}")
+_TASK_ID = re.compile(r"[A-Za-z0-9_-]{1,500}")
+
+
+def is_queue_id(text: str) -> bool:
+    """Whether Cloud Tasks takes `text` as the id of a queue."""
+    return _QUEUE_ID.fullmatch(text) is not None
+
+
+def is_task_id(text: str) -> bool:
+    """Whether Cloud Tasks takes `text` as the id of a task."""
+    return _TASK_ID.fullmatch(text) is not None
+
+
+@attrs.frozen
+class QueueName:
+    """`projects/PROJECT/locations/LOCATION/queues/QUEUE`."""
+
+    project: str
+    location: str
+    queue: str
+
+    def __attrs_post_init__(self) -> None:
+        for part, alphabet, value in (
+            ("project", _PROJECT, self.project),
+            ("location", _LOCATION, self.location),
+            ("queue", _QUEUE_ID, self.queue),
+        ):
+            if not alphabet.fullmatch(value):
+                raise InvalidNameError(
+                    f"{value!r} is no {part} id: it must match {alphabet.pattern}."
+                )
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Take a full queue name apart.
+
+        Raises:
+            InvalidNameError: not of that form.
+        """
+        match text.split("/"):
+            case ["projects", project, "locations", location, "queues", queue]:
+                return cls(project, location, queue)
+        raise InvalidNameError(
+            f"{text!r} is no queue name: write projects/PROJECT/locations/LOCATION/queues/QUEUE."
+        )
+
+    @property
+    def parent(self) -> str:
+        """The location that holds the queue: `projects/PROJECT/locations/LOCATION`."""
+        return f"projects/{self.project}/locations/{self.location}"
+
+    def __str__(self) -> str:
+        return f"projects/{self.project}/locations/{self.location}/queues/{self.queue}"

@@ -1,0 +1,200 @@
+"""`OPTIONS` of a backend: every key typed, unknown ones refused with the nearest known one."""
+
+import difflib
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from enum import Enum
+from typing import Self
+
+import attrs
+
+from .errors import OptionFault, OptionsError
+from .names import is_queue_id
+
+_HIGHEST_PRIORITY = 100
+
+
+class Authentication(Enum):
+    """What a request to execute a task must prove. `authorization` tells what each means."""
+
+    AUTO = "auto"
+    OIDC = "oidc"
+    SIGNATURE = "signature"
+    PLATFORM = "platform"
+    NONE = "none"
+
+
+@attrs.frozen(kw_only=True)
+class BackendOptions:
+    """The options of one entry of `TASKS`, checked. None where detection or a default decides."""
+
+    project: str | None = None
+    location: str | None = None
+    handler_host: str | None = None
+    handler_path: str = "/cloudtasks/execute/"
+    service_account: str | None = None
+    audience: str | None = None
+    authentication: Authentication = Authentication.AUTO
+    emulator_host: str | None = None
+    dispatch_deadline: timedelta | None = None
+    enqueue_timeout: float = 10.0
+    enqueue_on_commit: bool = False
+    name_tasks: bool = True
+    priority_queues: Mapping[int, str] = attrs.field(factory=dict)
+
+    @classmethod
+    def from_mapping(cls, options: Mapping[str, object]) -> Self:
+        """Read the `OPTIONS` of a backend.
+
+        Raises:
+            OptionsError: with every fault found.
+        """
+        faults: list[OptionFault] = []
+        values: dict[str, object] = {}
+        for name, value in options.items():
+            if name not in _OPTIONS:
+                faults.append(OptionFault(str(name), _unknown(name)))
+                continue
+            attribute, read = _OPTIONS[name]
+            try:
+                values[attribute] = read(value)
+            except ValueError as error:
+                faults.append(OptionFault(name, f"{name} must be {error}, not {value!r}"))
+        if faults:
+            raise OptionsError(faults)
+        return attrs.evolve(cls(), **values)
+
+
+def _unknown(name: object) -> str:
+    near = difflib.get_close_matches(str(name).upper(), _OPTIONS, n=1)
+    return f"{name!r} is no option" + (
+        f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(_OPTIONS))}"
+    )
+
+
+# Readers: the value as the backend wants it, or a ValueError that says what it must be.
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str) and value.strip():
+        return value
+    raise ValueError("a string that is not empty")
+
+
+def _flag(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise ValueError("True or False")
+
+
+def _url(value: object) -> str:
+    if isinstance(value, str) and is_web_address(value):
+        return value.rstrip("/")
+    raise ValueError("a URL such as 'https://app.example.com'")
+
+
+def is_web_address(text: str) -> bool:
+    """Whether `text` starts with http:// or https:// and a host, and has nothing that splits it."""
+    scheme, separator, rest = text.partition("://")
+    return (
+        scheme in {"http", "https"}
+        and bool(separator)
+        and bool(rest.strip("/"))
+        and not any(c in "?#" or c.isspace() for c in rest)
+    )
+
+
+def _path(value: object) -> str:
+    if isinstance(value, str) and value.startswith("/"):
+        return value
+    raise ValueError("a path that starts with '/'")
+
+
+def _address(value: object) -> str:
+    if isinstance(value, str) and is_address(value):
+        return value
+    raise ValueError("HOST:PORT, such as 'localhost:8123'")
+
+
+def is_address(text: str) -> bool:
+    """Whether `text` is HOST:PORT."""
+    host, _, port = text.rpartition(":")
+    return bool(host) and "/" not in host and port.isdecimal()
+
+
+def _email(value: object) -> str:
+    if isinstance(value, str) and "@" in value.strip("@"):
+        return value
+    raise ValueError("the e-mail address of a service account")
+
+
+def _authentication(value: object) -> Authentication:
+    try:
+        return Authentication(value)
+    except ValueError:
+        names = ", ".join(repr(mode.value) for mode in Authentication)
+        raise ValueError(f"one of {names}") from None
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    raise ValueError("a number of seconds or a timedelta")
+
+
+def _deadline(value: object) -> timedelta:
+    shortest, longest = timedelta(seconds=15), timedelta(minutes=30)
+    try:
+        deadline = timedelta(seconds=_seconds(value))
+    except (ValueError, OverflowError):
+        deadline = timedelta()
+    if shortest <= deadline <= longest:
+        return deadline
+    raise ValueError("15 seconds to 30 minutes, as a number of seconds or a timedelta")
+
+
+def _timeout(value: object) -> float:
+    seconds = _seconds(value)
+    if 0 < seconds < float("inf"):
+        return seconds
+    raise ValueError("more than 0 seconds")
+
+
+def _priority_queues(value: object) -> dict[int, str]:
+    if not isinstance(value, Mapping):
+        raise ValueError("a mapping from thresholds to queue names")  # noqa: TRY004 - one kind of fault
+    for threshold, template in value.items():
+        if (
+            not isinstance(threshold, int)
+            or isinstance(threshold, bool)
+            or abs(threshold) > _HIGHEST_PRIORITY
+        ):
+            raise ValueError(
+                "a mapping whose thresholds are whole numbers from -100 to 100 "
+                f"({threshold!r} is not)"
+            )
+        if not isinstance(template, str) or not is_queue_id(template.replace("{queue}", "q")):
+            raise ValueError(
+                "a mapping to queue ids of letters, digits and hyphens, in which '{queue}' "
+                f"stands for the task's own ({template!r} is none)"
+            )
+    return dict(value)
+
+
+_OPTIONS: Mapping[str, tuple[str, Callable[[object], object]]] = {
+    "CLOUD_TASKS_PROJECT": ("project", _text),
+    "CLOUD_TASKS_LOCATION": ("location", _text),
+    "TASK_HANDLER_HOST": ("handler_host", _url),
+    "TASK_HANDLER_PATH": ("handler_path", _path),
+    "OIDC_SERVICE_ACCOUNT_EMAIL": ("service_account", _email),
+    "OIDC_AUDIENCE": ("audience", _text),
+    "AUTHENTICATION": ("authentication", _authentication),
+    "EMULATOR_HOST": ("emulator_host", _address),
+    "DISPATCH_DEADLINE": ("dispatch_deadline", _deadline),
+    "ENQUEUE_TIMEOUT": ("enqueue_timeout", _timeout),
+    "ENQUEUE_ON_COMMIT": ("enqueue_on_commit", _flag),
+    "NAME_TASKS": ("name_tasks", _flag),
+    "PRIORITY_QUEUES": ("priority_queues", _priority_queues),
+}

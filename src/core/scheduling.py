@@ -1,0 +1,43 @@
+"""When a task runs, and which queue its priority puts it into."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from .errors import ScheduleTooFarError
+
+HORIZON = timedelta(hours=720)
+"""The furthest that Cloud Tasks schedules ahead."""
+
+
+def schedule_time(run_after: datetime | None, *, now: datetime) -> datetime | None:
+    """The schedule time for `run_after` (both aware), or None for at once.
+
+    Raises:
+        ScheduleTooFarError: more than 720 h ahead.
+    """
+    if run_after is None or run_after <= now:
+        return None
+    if run_after - now > HORIZON:
+        raise ScheduleTooFarError(
+            f"run_after is {run_after.isoformat()}, more than 720 hours from now "
+            f"({now.isoformat()}), and Cloud Tasks schedules no further ahead. Enqueue the task "
+            "later, for example from a daily task that looks for what is due."
+        )
+    return run_after
+
+
+def queue_for(queue: str, *, priority: int, thresholds: Mapping[int, str]) -> str:
+    """The id of the Cloud Tasks queue for a task of that queue and priority.
+
+    Args:
+        thresholds: `PRIORITY_QUEUES`, from a threshold to a template for the queue's id. A
+            threshold of 0 or more takes the priorities from it upwards, a negative one those
+            from it downwards; of several, the one furthest from 0.
+    """
+    if priority >= 0:
+        reached = [t for t in thresholds if 0 <= t <= priority]
+        chosen = max(reached, default=None)
+    else:
+        reached = [t for t in thresholds if priority <= t < 0]
+        chosen = min(reached, default=None)
+    return queue if chosen is None else thresholds[chosen].replace("{queue}", queue)

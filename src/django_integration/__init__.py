@@ -1,0 +1,1 @@
+"""Django's side: reads settings, composes core and adapters, sends signals."""

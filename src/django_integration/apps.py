@@ -1,0 +1,18 @@
+"""The app's entry in Django's registry."""
+
+from django.apps import AppConfig
+from django.core import checks
+
+
+class CloudTasksConfig(AppConfig):
+    """Brings the management commands and the checks of `check --deploy`."""
+
+    name = "django_tasks_cloud_tasks.django_integration"
+    label = "django_tasks_cloud_tasks"
+    verbose_name = "Cloud Tasks"
+
+    def ready(self) -> None:
+        """Register the checks that only a deployment needs; Django asks the backend for the rest."""
+        from .checks import check_deployment
+
+        checks.register(check_deployment, checks.Tags.security, deploy=True)

@@ -1,0 +1,176 @@
+"""The backend for `TASKS`: turns a task into a request and has the queue create it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import attrs
+from asgiref.sync import sync_to_async
+from django.core.checks import CheckMessage
+from django.db import transaction
+from django.tasks.backends.base import BaseTaskBackend
+from django.tasks.base import DEFAULT_TASK_PRIORITY
+from django.tasks.exceptions import InvalidTask
+from django.tasks.signals import task_enqueued
+from django.utils import timezone
+
+from ..core.names import is_queue_id
+from ..core.payload import TaskPayload
+from ..core.requests import TaskRequest, build_task_request
+from .configuration import Configuration, configuration_for
+from .results import announce, announce_async, mark_enqueued, new_result
+from .signing import sign
+
+if TYPE_CHECKING:
+    from django.tasks.base import Task, TaskResult
+
+logger = logging.getLogger("django_tasks_cloud_tasks")
+
+
+@attrs.frozen
+class _Prepared[R]:
+    """A task that is ready to be created."""
+
+    result: R
+    request: TaskRequest
+    enqueued_at: datetime
+
+
+class CloudTasksBackend(BaseTaskBackend):
+    """Puts tasks into Google Cloud Tasks queues, which call the app back to execute them.
+
+    Nothing is looked up and no connection made before the first task is enqueued.
+    """
+
+    supports_defer = True
+    supports_async_task = True
+    supports_priority = True
+
+    # Shared by all instances, of which Django makes one a thread: a process is told once.
+    _told_of_priority: ClassVar[set[str]] = set()
+
+    def __init__(self, alias: str, params: dict[str, Any]) -> None:
+        super().__init__(alias, params)
+
+    @property
+    def configuration(self) -> Configuration:
+        """What follows from this entry of `TASKS`."""
+        return configuration_for(self.alias, self.options)
+
+    def validate_task(self, task: Task[..., Any]) -> None:
+        """Refuse what Django refuses, and queue names that Cloud Tasks does not take.
+
+        Raises:
+            InvalidTask: the task cannot be executed by this backend.
+        """
+        super().validate_task(task)
+        if not is_queue_id(task.queue_name):
+            raise InvalidTask(
+                f"{task.queue_name!r} cannot be a Cloud Tasks queue: use 1 to 100 letters, "
+                "digits and hyphens."
+            )
+
+    def enqueue[**P, R](
+        self, task: Task[P, R], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> TaskResult[P, R]:
+        """Put the task into its queue; with ENQUEUE_ON_COMMIT once the transaction is committed.
+
+        Raises:
+            InvalidTask: see `validate_task`.
+            TypeError: JSON cannot carry an argument.
+            EnqueueError: the task was not created; each cause has its class.
+            ConfigurationError: something needed is neither set nor detected.
+        """
+        prepared = self._prepare(task, args, kwargs)
+        if self.configuration.options.enqueue_on_commit:
+            transaction.on_commit(partial(self._create, prepared))
+        else:
+            self._create(prepared)
+        return prepared.result
+
+    async def aenqueue[**P, R](
+        self, task: Task[P, R], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> TaskResult[P, R]:
+        """`enqueue`, awaited on the running loop.
+
+        No thread is used, with three exceptions: the very first look-up on the metadata server,
+        ENQUEUE_ON_COMMIT (Django's transactions live in threads) and synchronous receivers that
+        the site itself connected to `task_enqueued`.
+        """
+        configuration = self.configuration
+        if configuration.options.enqueue_on_commit:
+            return await sync_to_async(self.enqueue)(task, args, kwargs)
+        if configuration.may_block:
+            await sync_to_async(lambda: configuration.route, thread_sensitive=False)()
+        prepared = self._prepare(task, args, kwargs)
+        await configuration.queue.acreate(
+            prepared.request, timeout=configuration.options.enqueue_timeout
+        )
+        mark_enqueued(prepared.result, prepared.enqueued_at)
+        await announce_async(task_enqueued, type(self), prepared.result)
+        return prepared.result
+
+    def check(self, **kwargs: Any) -> list[CheckMessage]:  # noqa: ARG002, ANN401 - Django's signature
+        """The system checks of this entry of `TASKS`."""
+        from .checks import check_backend
+
+        return check_backend(self)
+
+    def _prepare[**P, R](
+        self, task: Task[P, R], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> _Prepared[TaskResult[P, R]]:
+        """Everything about an enqueue but the call, so that what can be wrong is wrong here."""
+        self.validate_task(task)
+        route = self.configuration.route
+        if task.priority != DEFAULT_TASK_PRIORITY and not route.thresholds:
+            self._tell_of_priority()
+        now = timezone.now()
+        result = new_result(task, args, kwargs, alias=self.alias)
+        payload = TaskPayload(
+            task_id=result.id,
+            task_path=task.module_path,
+            args=result.args,
+            kwargs=result.kwargs,
+            queue_name=task.queue_name,
+            backend=self.alias,
+            priority=task.priority,
+            takes_context=task.takes_context,
+            enqueued_at=_aware(now),
+        )
+        body = payload.encode()
+        request = build_task_request(
+            payload,
+            body=body,
+            signature=sign(body),
+            route=route,
+            run_after=_aware(task.run_after) if task.run_after else None,
+            now=_aware(now),
+        )
+        return _Prepared(result, request, now)
+
+    def _create(self, prepared: _Prepared[TaskResult[..., Any]]) -> None:
+        configuration = self.configuration
+        configuration.queue.create(
+            prepared.request, timeout=configuration.options.enqueue_timeout
+        )
+        mark_enqueued(prepared.result, prepared.enqueued_at)
+        announce(task_enqueued, type(self), prepared.result)
+
+    def _tell_of_priority(self) -> None:
+        if self.alias not in self._told_of_priority:
+            self._told_of_priority.add(self.alias)
+            logger.warning(
+                "A task with a priority was enqueued on the backend %r, where nothing orders "
+                "tasks by it: Cloud Tasks has no priorities. Set PRIORITY_QUEUES to send them "
+                "to queues of their own. (Said once.)",
+                self.alias,
+            )
+
+
+def _aware(moment: datetime) -> datetime:
+    """With USE_TZ off Django's times are naive, in the site's default time zone."""
+    return timezone.make_aware(moment) if timezone.is_naive(moment) else moment

@@ -1,0 +1,158 @@
+"""System checks: what `manage.py check` finds wrong with an entry of `TASKS` before it matters.
+
+They look at settings and environment only; nothing is asked over the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 - Django's name
+from django.core.exceptions import ImproperlyConfigured
+from django.urls import Resolver404
+from django.urls import resolve as resolve_url
+
+from ..adapters.metadata import NoMetadataServer
+from ..core.detection import Found, find_handler_host, is_app_engine, is_cloud_run
+from ..core.errors import OptionsError
+from ..core.names import is_queue_id
+from ..core.options import Authentication, BackendOptions
+from .surroundings import current
+
+if TYPE_CHECKING:
+    from .backend import CloudTasksBackend
+
+_PRIORITY_QUEUES = "PRIORITY_QUEUES"
+
+
+def check_backend(backend: CloudTasksBackend) -> list[CheckMessage]:
+    """What is wrong with a backend anywhere."""
+    where = f"TASKS[{backend.alias!r}]"
+    try:
+        options = backend.configuration.options
+    except OptionsError as error:
+        return [
+            Error(
+                f"{where}: {fault.message}.",
+                hint=(
+                    "Map thresholds from -100 to 100 to queue ids, for example "
+                    '{50: "{queue}-urgent", -50: "{queue}-bulk"}.'
+                    if fault.option == _PRIORITY_QUEUES
+                    else "Correct OPTIONS; the README has the table of options."
+                ),
+                id=f"django_tasks_cloud_tasks.{
+                    'E002' if fault.option == _PRIORITY_QUEUES else 'E001'
+                }",
+            )
+            for fault in error.faults
+        ]
+    return [
+        *_check_queue_names(backend, options, where),
+        *_check_urls(options, where),
+        *_check_audience(options, where),
+        *_check_emulator(options, where),
+    ]
+
+
+def check_deployment(**kwargs: Any) -> list[CheckMessage]:  # noqa: ARG001, ANN401 - Django's signature
+    """What is wrong with the site's backends in production; for `check --deploy`."""
+    from .execution import backends
+
+    found: list[CheckMessage] = []
+    for backend in backends():
+        try:
+            options = backend.configuration.options
+        except OptionsError:
+            continue  # `check_backend` has told of it.
+        where = f"TASKS[{backend.alias!r}]"
+        found += [*_check_https(options, where), *_check_open_door(options, where)]
+    return found
+
+
+def _check_queue_names(
+    backend: CloudTasksBackend, options: BackendOptions, where: str
+) -> Iterator[CheckMessage]:
+    for queue in sorted(backend.queues):
+        names = [
+            queue,
+            *(template.replace("{queue}", queue) for template in options.priority_queues.values()),
+        ]
+        for name in names:
+            if not is_queue_id(name):
+                yield Error(
+                    f"{where}: {name!r} cannot be a Cloud Tasks queue.",
+                    hint="Use 1 to 100 letters, digits and hyphens in QUEUES and PRIORITY_QUEUES.",
+                    id="django_tasks_cloud_tasks.E003",
+                )
+
+
+def _check_urls(options: BackendOptions, where: str) -> Iterator[CheckMessage]:
+    from .views import TaskView
+
+    try:
+        view = resolve_url(options.handler_path).func
+    except (Resolver404, ImproperlyConfigured, AttributeError):
+        view = None  # Nothing there, or no ROOT_URLCONF at all.
+    if not issubclass(getattr(view, "view_class", object), TaskView):
+        yield Warning(
+            f"{where}: no view executes tasks at {options.handler_path}, where Cloud Tasks will "
+            "deliver them.",
+            hint=(
+                "Add path('cloudtasks/', include('django_tasks_cloud_tasks.urls')) to the root "
+                "URLconf, or set TASK_HANDLER_PATH to where it is included. If another service "
+                "executes the tasks, silence this check."
+            ),
+            id="django_tasks_cloud_tasks.W001",
+        )
+
+
+def _check_audience(options: BackendOptions, where: str) -> Iterator[CheckMessage]:
+    environ = current().environ
+    demands_token = options.authentication is Authentication.OIDC or (
+        options.authentication is Authentication.AUTO and options.service_account
+    )
+    known = options.audience or isinstance(
+        find_handler_host(options.handler_host, environ, NoMetadataServer()), Found
+    )
+    # On these platforms the handler host is detected when it is needed.
+    if demands_token and not (known or is_cloud_run(environ) or is_app_engine(environ)):
+        yield Error(
+            f"{where}: tokens are demanded, but no audience is known to compare theirs with.",
+            hint="Set OIDC_AUDIENCE, or TASK_HANDLER_HOST, which it defaults to.",
+            id="django_tasks_cloud_tasks.E004",
+        )
+
+
+def _check_emulator(options: BackendOptions, where: str) -> Iterator[CheckMessage]:
+    host = options.emulator_host or current().environ.get("CLOUD_TASKS_EMULATOR_HOST")
+    if host and not settings.DEBUG:
+        yield Warning(
+            f"{where}: tasks go to the emulator at {host}, though DEBUG is off.",
+            hint=(
+                "In production remove EMULATOR_HOST from OPTIONS and CLOUD_TASKS_EMULATOR_HOST "
+                "from the environment: the emulator's tokens are trusted while it is set."
+            ),
+            id="django_tasks_cloud_tasks.W002",
+        )
+
+
+def _check_https(options: BackendOptions, where: str) -> Iterator[CheckMessage]:
+    host = find_handler_host(options.handler_host, current().environ, NoMetadataServer())
+    if isinstance(host, Found) and not host.value.startswith("https://"):
+        yield Warning(
+            f"{where}: tasks and their proofs travel unencrypted to {host.value} ({host.source}).",
+            hint="Use an https:// address.",
+            id="django_tasks_cloud_tasks.W003",
+        )
+
+
+def _check_open_door(options: BackendOptions, where: str) -> Iterator[CheckMessage]:
+    if options.authentication is Authentication.NONE:
+        yield Warning(
+            f"{where}: AUTHENTICATION is 'none': whoever reaches the endpoint can run any task "
+            "with any arguments.",
+            hint="Remove the option; the default needs no further setting.",
+            id="django_tasks_cloud_tasks.W004",
+        )

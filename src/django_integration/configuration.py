@@ -1,0 +1,180 @@
+"""One backend's configuration: its OPTIONS, completed from the surroundings when needed."""
+
+import logging
+from collections.abc import Mapping
+from functools import cached_property
+
+from django.conf import settings
+
+from ..adapters.metadata import NoMetadataServer
+from ..core.authorization import Policy, resolve_policy
+from ..core.detection import (
+    Detected,
+    Found,
+    Missing,
+    find_handler_host,
+    find_location,
+    find_project,
+    find_service_account,
+)
+from ..core.options import Authentication, BackendOptions
+from ..core.ports import MetadataServer, TaskQueue, TokenVerifier
+from ..core.requests import OidcToken, Route
+from .surroundings import Surroundings, current
+
+logger = logging.getLogger("django_tasks_cloud_tasks")
+
+_WITHOUT_TOKEN = {Authentication.SIGNATURE, Authentication.NONE}
+
+
+def configuration_for(alias: str, options: Mapping[str, object]) -> "Configuration":
+    """The configuration of a backend, shared by the process.
+
+    Django makes a backend for each thread, and under ASGI for each request: what was looked up
+    once is not looked up again for the next one.
+    """
+    kept = current().configurations
+    configuration = kept.get(alias)
+    if not isinstance(configuration, Configuration) or configuration.raw != options:
+        configuration = kept[alias] = Configuration(options, current())
+    return configuration
+
+
+class Configuration:
+    """Everything that follows from the OPTIONS of a backend; each part is worked out once.
+
+    Properties raise `OptionsError` for faulty options.
+    """
+
+    def __init__(self, options: Mapping[str, object], surroundings: Surroundings) -> None:
+        self.raw = options
+        self._surroundings = surroundings
+        self._policies: dict[bool, Policy] = {}
+
+    @cached_property
+    def options(self) -> BackendOptions:
+        """The options, checked."""
+        return BackendOptions.from_mapping(self.raw)
+
+    @cached_property
+    def emulator_host(self) -> str | None:
+        """HOST:PORT of the emulator in use, if one is."""
+        return (
+            self.options.emulator_host
+            or self._surroundings.environ.get("CLOUD_TASKS_EMULATOR_HOST")
+            or None
+        )
+
+    @cached_property
+    def queue(self) -> TaskQueue:
+        """Where the tasks are created."""
+        return self._surroundings.queue(self.emulator_host)
+
+    @cached_property
+    def tokens(self) -> TokenVerifier:
+        """What verifies identity tokens."""
+        return self._surroundings.tokens(self.emulator_host)
+
+    @property
+    def may_block(self) -> bool:
+        """Whether `route` or `policy` is unknown yet, and the metadata server may be asked for it.
+
+        Code on an event loop lets a thread work them out then, once.
+        """
+        given = (self.options.project, self.options.location, self.options.handler_host)
+        complete = all(given) and (
+            self.options.service_account or self.options.authentication in _WITHOUT_TOKEN
+        )
+        return not (
+            "route" in vars(self)
+            or self._policies
+            or complete
+            or isinstance(self._metadata, NoMetadataServer)
+        )
+
+    @cached_property
+    def route(self) -> Route:
+        """Where the tasks go.
+
+        Raises:
+            ConfigurationError: a part of it is neither set nor detected.
+        """
+        options = self.options
+        account = self._service_account
+        oidc = None
+        if account:
+            audience = options.audience or _value(self._handler_host)
+            oidc = OidcToken(service_account_email=account, audience=audience)
+        return Route(
+            project=_value(
+                find_project(options.project, self._surroundings.environ, self._metadata)
+            ),
+            location=_value(
+                find_location(options.location, self._surroundings.environ, self._metadata)
+            ),
+            url=_value(self._handler_host) + options.handler_path,
+            oidc=oidc,
+            dispatch_deadline=options.dispatch_deadline,
+            thresholds=options.priority_queues,
+            name_tasks=options.name_tasks,
+        )
+
+    @property
+    def policy(self) -> Policy:
+        """What a request to execute a task of this backend must prove.
+
+        Raises:
+            ConfigurationError: the mode demands a token, and no service account is known.
+        """
+        policy = self._policies.get(settings.DEBUG)
+        if policy is None:
+            account = self._service_account
+            audience = self.options.audience
+            if account and not audience:
+                host = self._handler_host
+                audience = host.value if isinstance(host, Found) else None
+            policy = self._policies[settings.DEBUG] = resolve_policy(
+                self.options.authentication,
+                service_account=account,
+                audience=audience,
+                debug=settings.DEBUG,
+            )
+        return policy
+
+    @cached_property
+    def _metadata(self) -> MetadataServer:
+        return self._surroundings.metadata(self.emulator_host)
+
+    @cached_property
+    def _service_account(self) -> str | None:
+        """The account whose token tasks carry; None where the mode demands no token."""
+        if self.options.authentication in _WITHOUT_TOKEN:
+            return None
+        found = find_service_account(
+            self.options.service_account, self._surroundings.environ, self._metadata
+        )
+        if isinstance(found, Found):
+            return found.value
+        if self.options.authentication is Authentication.AUTO:
+            return None
+        raise found.error()
+
+    @cached_property
+    def _handler_host(self) -> Detected:
+        found = find_handler_host(
+            self.options.handler_host, self._surroundings.environ, self._metadata
+        )
+        if isinstance(found, Found) and found.caution:
+            logger.warning(
+                "Tasks are sent to %s (%s), which is a guess: %s.",
+                found.value,
+                found.source,
+                found.caution,
+            )
+        return found
+
+
+def _value(detected: Detected) -> str:
+    if isinstance(detected, Missing):
+        raise detected.error()
+    return detected.value

@@ -1,0 +1,35 @@
+"""`manage.py cloudtasks_emulator`: the emulator, started from a Django project."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+
+class Command(BaseCommand):
+    """Runs the Cloud Tasks emulator until Ctrl-C."""
+
+    help = "Runs a Cloud Tasks emulator for development."
+    requires_system_checks: list[str] = []  # noqa: RUF012 - Django's declaration
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """The emulator's own arguments."""
+        _command_line().add_arguments(parser)
+
+    def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002, ANN401 - Django's signature
+        """Run until interrupted."""
+        status = _command_line().run(**options)
+        if status:
+            raise SystemExit(status)
+
+
+def _command_line() -> Any:  # noqa: ANN401 - a module
+    try:
+        from ....emulator import command_line
+    except ImportError as error:
+        raise CommandError(
+            f"The emulator needs the extra [emulator] ({error.name} is missing): "
+            "pip install 'django-tasks-cloud-tasks[emulator]'"
+        ) from error
+    return command_line

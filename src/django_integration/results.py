@@ -1,0 +1,136 @@
+"""Task results along their life, and the signals that tell of it.
+
+Django's `TaskResult` is frozen, and its backends change it all the same, through
+`object.__setattr__`: the caller must see the same object move on.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from django.dispatch import Signal
+from django.tasks import signals
+from django.tasks.base import TaskError, TaskResult, TaskResultStatus
+from django.utils import timezone
+from django.utils.json import normalize_json
+
+if TYPE_CHECKING:
+    from django.tasks.base import Task
+
+_LOG_RECEIVERS = {
+    id(signals.log_task_enqueued),
+    id(signals.log_task_started),
+    id(signals.log_task_finished),
+}
+
+
+def new_result[**P, R](
+    task: Task[P, R], args: Sequence[Any], kwargs: Mapping[str, Any], *, alias: str
+) -> TaskResult[P, R]:
+    """The result of a task that is about to be enqueued, READY, under a new random id.
+
+    Raises:
+        TypeError: JSON cannot carry an argument.
+    """
+    try:
+        return TaskResult(
+            task=task,
+            id=str(uuid4()),
+            status=TaskResultStatus.READY,
+            enqueued_at=None,
+            started_at=None,
+            finished_at=None,
+            last_attempted_at=None,
+            args=args,  # type: ignore[arg-type]  # made a list by TaskResult
+            kwargs=kwargs,  # type: ignore[arg-type]  # likewise a dict
+            backend=alias,
+            errors=[],
+            worker_ids=[],
+        )
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(
+            f"The arguments of {task.module_path} cannot be sent as JSON: {error}"
+        ) from error
+
+
+def running_result[**P, R](
+    task: Task[P, R],
+    *,
+    task_id: str,
+    args: list[Any],
+    kwargs: dict[str, Any],
+    enqueued_at: datetime | None,
+    worker_ids: list[str],
+) -> TaskResult[P, R]:
+    """The result of a task whose execution begins now."""
+    now = timezone.now()
+    return TaskResult(
+        task=task,
+        id=task_id,
+        status=TaskResultStatus.RUNNING,
+        enqueued_at=enqueued_at,
+        started_at=now,
+        finished_at=None,
+        last_attempted_at=now,
+        args=args,
+        kwargs=kwargs,
+        backend=task.backend,
+        errors=[],
+        worker_ids=worker_ids,
+    )
+
+
+def mark_enqueued(result: TaskResult[..., Any], moment: datetime) -> None:
+    """The task is in its queue."""
+    object.__setattr__(result, "enqueued_at", moment)
+
+
+def mark_successful(result: TaskResult[..., Any], value: object) -> None:
+    """The task returned `value`.
+
+    Raises:
+        TypeError, ValueError: JSON cannot carry the value.
+    """
+    object.__setattr__(result, "_return_value", normalize_json(value))
+    _finish(result, TaskResultStatus.SUCCESSFUL)
+
+
+def mark_failed(result: TaskResult[..., Any], error: BaseException) -> TaskError:
+    """The task raised `error`."""
+    kind = type(error)
+    task_error = TaskError(
+        exception_class_path=f"{kind.__module__}.{kind.__qualname__}",
+        traceback="".join(traceback.format_exception(error)),
+    )
+    result.errors.append(task_error)
+    _finish(result, TaskResultStatus.FAILED)
+    return task_error
+
+
+def _finish(result: TaskResult[..., Any], status: TaskResultStatus) -> None:
+    object.__setattr__(result, "status", status)
+    object.__setattr__(result, "finished_at", timezone.now())
+
+
+def announce(signal: Signal, backend: type, result: TaskResult[..., Any]) -> None:
+    """Send a signal. What a receiver raises is logged by Django and changes nothing:
+
+    the task is in its queue, or has run, and must not be enqueued or run again for it.
+    """
+    signal.send_robust(backend, task_result=result)
+
+
+async def announce_async(signal: Signal, backend: type, result: TaskResult[..., Any]) -> None:
+    """`announce` on a running loop.
+
+    Django borrows a thread for synchronous receivers. Its own one for each signal, which is
+    always there, only logs; while it is alone it is called in place.
+    """
+    if all(lookup_key[0] in _LOG_RECEIVERS for lookup_key, *_ in signal.receivers):
+        signal.send_robust(backend, task_result=result)
+    else:
+        await signal.asend_robust(backend, task_result=result)

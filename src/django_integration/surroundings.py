@@ -1,0 +1,155 @@
+"""The outside world of a process: environment, metadata server, queue, token verifier.
+
+The adapters are chosen and made here, once a process, when they are first needed; tests put
+other surroundings in their place with `use`.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+
+import attrs
+from django.core.signals import setting_changed
+
+from ..adapters.metadata import NoMetadataServer, metadata_server
+from ..core import detection
+from ..core.ports import MetadataServer, TaskQueue, TokenVerifier
+
+
+def _grpc_queue(emulator_host: str | None) -> TaskQueue:
+    from ..adapters.cloud_tasks import GrpcTaskQueue
+
+    return GrpcTaskQueue(emulator_host)
+
+
+def _google_tokens(emulator_host: str | None) -> TokenVerifier:
+    from ..adapters import tokens
+
+    url = (
+        f"http://{emulator_host}/oauth2/v1/certs" if emulator_host else tokens.GOOGLE_CERTIFICATES
+    )
+    return tokens.GoogleTokenVerifier(
+        tokens.CertificateStore(partial(tokens.fetch_certificates, url))
+    )
+
+
+@attrs.define(eq=False)
+class Surroundings:
+    """What the backend and the view reach the outside with.
+
+    Attributes:
+        environ: the environment's variables.
+        make_queue: a queue on the service (None) or on the emulator at that address.
+        make_tokens: a verifier of the tokens that Google (None) or that emulator issues.
+        make_metadata: the metadata server that such an environment tells of.
+        configurations: what `configuration_for` worked out, by alias.
+    """
+
+    environ: Mapping[str, str] = attrs.field(factory=lambda: os.environ)
+    make_queue: Callable[[str | None], TaskQueue] = _grpc_queue
+    make_tokens: Callable[[str | None], TokenVerifier] = _google_tokens
+    make_metadata: Callable[[Mapping[str, str]], MetadataServer] = metadata_server
+    configurations: dict[str, object] = attrs.field(factory=dict, init=False)
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
+    _queues: dict[str | None, TaskQueue] = attrs.field(factory=dict, init=False)
+    _tokens: dict[str | None, TokenVerifier] = attrs.field(factory=dict, init=False)
+    _metadata: MetadataServer | None = attrs.field(default=None, init=False)
+
+    def queue(self, emulator_host: str | None) -> TaskQueue:
+        """The process's queue on the service, or on the emulator at that address."""
+        return _kept(self._queues, emulator_host, self.make_queue, self._lock)
+
+    def tokens(self, emulator_host: str | None) -> TokenVerifier:
+        """The process's verifier for the tokens of Google, or of that emulator."""
+        return _kept(self._tokens, emulator_host, self.make_tokens, self._lock)
+
+    def metadata(self, emulator_host: str | None = None) -> MetadataServer:
+        """The metadata server; none where an emulator is in use, which is never Google Cloud."""
+        if emulator_host:
+            return NoMetadataServer()
+        with self._lock:
+            if self._metadata is None:
+                self._metadata = self.make_metadata(self.environ)
+            return self._metadata
+
+
+def _kept[K, V](kept: dict[K, V], key: K, make: Callable[[K], V], lock: threading.Lock) -> V:
+    value = kept.get(key)
+    if value is None:
+        with lock:
+            value = kept.get(key)
+            if value is None:
+                value = kept[key] = make(key)
+    return value
+
+
+_current = Surroundings()
+
+
+def current() -> Surroundings:
+    """The surroundings in use."""
+    return _current
+
+
+@contextmanager
+def use(surroundings: Surroundings) -> Iterator[None]:
+    """Put other surroundings in place, for tests; backends made before are forgotten."""
+    global _current  # noqa: PLW0603 - the one place where the process's surroundings live
+    before, _current = _current, surroundings
+    _forget_backends()
+    try:
+        yield
+    finally:
+        _current = before
+        _forget_backends()
+
+
+def _forget_backends() -> None:
+    setting_changed.send(use, setting="TASKS", value=None, enter=True)
+
+
+# The public functions of detection.
+
+
+def detect_gcp_project() -> str | None:
+    """The id of the Google Cloud project that this process runs in; None off Google Cloud."""
+    return _value(detection.find_project)
+
+
+def detect_gcp_location() -> str | None:
+    """The region that this process runs in, such as `europe-west1`; None off Google Cloud."""
+    return _value(detection.find_location)
+
+
+def detect_task_handler_host() -> str | None:
+    """The address of this app, such as `https://app-123.europe-west1.run.app`, if it is known.
+
+    On App Engine it is a guess: its host names have a region id that stands nowhere.
+    """
+    return _value(detection.find_handler_host)
+
+
+def detect_default_service_account() -> str | None:
+    """The e-mail of the service account that this process runs as; None off Google Cloud."""
+    return _value(detection.find_service_account)
+
+
+def is_cloud_run() -> bool:
+    """Whether this process is part of a Cloud Run service."""
+    return detection.is_cloud_run(current().environ)
+
+
+def is_app_engine() -> bool:
+    """Whether this process is part of an App Engine app."""
+    return detection.is_app_engine(current().environ)
+
+
+type _Find = Callable[[str | None, Mapping[str, str], MetadataServer], detection.Detected]
+
+
+def _value(find: _Find) -> str | None:
+    surroundings = current()
+    found = find(None, surroundings.environ, surroundings.metadata())
+    return found.value if isinstance(found, detection.Found) else None

@@ -1,0 +1,137 @@
+"""The endpoint that Cloud Tasks calls. Subclass a view to change what surrounds a task.
+
+Django fixes whether a view is synchronous when the URLs load, so a site says which by what it
+includes: `django_tasks_cloud_tasks.urls` on WSGI, `django_tasks_cloud_tasks.async_urls` on ASGI.
+The other choice works too: Django runs a synchronous view in a thread under ASGI, and an
+asynchronous one in a loop of its own under WSGI.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.contrib.auth.decorators import login_not_required
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse
+from django.tasks.base import Task
+from django.views.decorators.csrf import csrf_exempt
+from django.views.generic import View
+
+from ..core.deliveries import Delivery
+from ..core.outcomes import Outcome, WrongMethod, decide
+from ..core.payload import TaskPayload
+from .execution import (
+    Execution,
+    admit,
+    backends,
+    doors,
+    is_loaded,
+    judge,
+    needs_request,
+    read_body,
+    resolve,
+    worker_id,
+)
+
+
+class TaskView(View):
+    """What both views share."""
+
+    http_method_names = ["post"]  # noqa: RUF012 - Django's declaration
+
+    @classmethod
+    def as_view(cls, **initkwargs: Any) -> Callable[..., Any]:  # noqa: ANN401 - Django's signature
+        """The view for a URL pattern.
+
+        It answers to Cloud Tasks, not to browsers: no CSRF token, no login. And no transaction
+        around it: a task that fails is answered, not raised, so ATOMIC_REQUESTS would commit it.
+        """
+        view = super().as_view(**initkwargs)
+        return csrf_exempt(login_not_required(transaction.non_atomic_requests(view)))
+
+    def begin(self, task: Task[..., Any], payload: TaskPayload) -> Execution:
+        """The attempt at a task; its number stands in the headers."""
+        delivery = Delivery.from_headers(self.request.headers)
+        return Execution.begin(task, payload, delivery, worker_id())
+
+    def respond(self, outcome: Outcome) -> HttpResponse:
+        """The response that the core decides on."""
+        answer = decide(outcome, debug=settings.DEBUG)
+        response = HttpResponse(
+            json.dumps(answer.document),
+            content_type="application/json",
+            status=answer.status,
+            headers=dict(answer.headers),
+        )
+        # The reason is in the log already, from django.tasks or from here; without this mark
+        # Django's request logger would tell it again.
+        response._has_been_logged = True  # type: ignore[attr-defined]  # noqa: SLF001 - Django's own mark
+        return response
+
+    def http_method_not_allowed(
+        self, request: HttpRequest, *args: Any, **kwargs: Any  # noqa: ARG002, ANN401 - Django's signature
+    ) -> HttpResponse:
+        """Anything but a POST."""
+        return self.respond(WrongMethod())
+
+
+class ExecuteTaskView(TaskView):
+    """Executes the task in the request's thread."""
+
+    def post(self, request: HttpRequest) -> HttpResponse:
+        """Authorize, decode, resolve, run, answer."""
+        return self.respond(self.execute(request))
+
+    def execute(self, request: HttpRequest) -> Outcome:
+        """How the request ends. Override to put something around every task."""
+        body = read_body(request)
+        known = doors(backends())
+        admitted = admit(request, body, [(door, judge(door, request, body)) for door in known])
+        if not isinstance(admitted, TaskPayload):
+            return admitted
+        task = resolve(admitted)
+        if not isinstance(task, Task):
+            return task
+        return self.begin(task, admitted).run()
+
+
+class AsyncExecuteTaskView(TaskView):
+    """Executes coroutines on the server's loop, where they hold no thread, functions in one."""
+
+    async def post(self, request: HttpRequest) -> HttpResponse:
+        """Authorize, decode, resolve, run, answer."""
+        return self.respond(await self.execute(request))
+
+    async def http_method_not_allowed(  # type: ignore[override]  # awaited, as the view is async
+        self, request: HttpRequest, *args: Any, **kwargs: Any  # noqa: ANN401 - Django's signature
+    ) -> HttpResponse:
+        """Anything but a POST."""
+        return super().http_method_not_allowed(request, *args, **kwargs)
+
+    async def execute(self, request: HttpRequest) -> Outcome:
+        """How the request ends. Override to put something around every task."""
+        body = read_body(request)
+        candidates = backends()
+        if any(backend.configuration.may_block for backend in candidates):
+            known = await sync_to_async(doors, thread_sensitive=False)(candidates)
+        else:
+            known = doors(candidates)
+        judged = []
+        for door in known:
+            if needs_request(door, request):
+                decision = await sync_to_async(judge, thread_sensitive=False)(door, request, body)
+            else:
+                decision = judge(door, request, body)
+            judged.append((door, decision))
+        admitted = admit(request, body, judged)
+        if not isinstance(admitted, TaskPayload):
+            return admitted
+        in_place = is_loaded(admitted.task_path)
+        task = resolve(admitted) if in_place else await sync_to_async(resolve)(admitted)
+        if not isinstance(task, Task):
+            return task
+        return await self.begin(task, admitted).arun()

@@ -1,0 +1,181 @@
+"""The methods of `google.cloud.tasks.v2.CloudTasks`: messages in, messages or `ApiError` out."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import attrs
+from google.cloud.tasks_v2 import types
+from google.protobuf.empty_pb2 import Empty
+
+from .errors import ApiError, Status, invalid
+from .messages import (
+    Message,
+    location_name,
+    page,
+    queue_name,
+    read_deadline,
+    read_queue,
+    read_schedule_time,
+    read_target,
+    read_task_id,
+    write_queue,
+    write_task,
+)
+from .state import Attempt, QueueState, Service
+
+_SERVICE = "/google.cloud.tasks.v2.CloudTasks/"
+_MOST_QUEUES, _MOST_TASKS = 9800, 1000
+
+type MessageClass = Any
+
+
+class Driver(Protocol):
+    """Who acts on what the API changed."""
+
+    def now(self) -> int:
+        """The time, in nanoseconds since the epoch."""
+
+    def touched(self, queue: str) -> None:
+        """Something about the queue changed: there may be something to dispatch."""
+
+    def begin(self, attempt: Attempt) -> None:
+        """Make the attempt."""
+
+    def log(self, event: str, **facts: object) -> None:
+        """Tell of an event."""
+
+
+@attrs.frozen
+class Method:
+    """One method: the class of its request, and what answers it."""
+
+    request: MessageClass
+    handle: Callable[[Message], Message]
+
+
+class Api:
+    """The API on a `Service`."""
+
+    def __init__(self, service: Service, driver: Driver) -> None:
+        self._service = service
+        self._driver = driver
+        self.methods = {
+            _SERVICE + name: Method(getattr(types, f"{name}Request").pb(), handle)
+            for name, handle in {
+                "ListQueues": self._list_queues,
+                "GetQueue": self._get_queue,
+                "CreateQueue": self._create_queue,
+                "UpdateQueue": self._update_queue,
+                "DeleteQueue": self._delete_queue,
+                "PurgeQueue": self._purge_queue,
+                "PauseQueue": self._pause_queue,
+                "ResumeQueue": self._resume_queue,
+                "ListTasks": self._list_tasks,
+                "GetTask": self._get_task,
+                "CreateTask": self._create_task,
+                "DeleteTask": self._delete_task,
+                "RunTask": self._run_task,
+            }.items()
+        }
+
+    def _list_queues(self, request: Message) -> Message:
+        queues = self._service.queues(location_name(request.parent))
+        if request.filter:
+            raise ApiError(Status.UNIMPLEMENTED, "This emulator has no filter for queues.")
+        shown, token = page(queues, request.page_size, request.page_token, _MOST_QUEUES)
+        return types.ListQueuesResponse.pb()(
+            queues=[write_queue(queue) for queue in shown], next_page_token=token
+        )
+
+    def _get_queue(self, request: Message) -> Message:
+        return write_queue(self._service.queue(queue_name(request.name)))
+
+    def _create_queue(self, request: Message) -> Message:
+        parent = location_name(request.parent)
+        name = queue_name(request.queue.name)
+        if not name.startswith(f"{parent}/queues/"):
+            raise invalid(f"The queue name must start with the parent, '{parent}'.")
+        queue = self._service.create_queue(name, read_queue(request.queue), self._driver.now())
+        self._driver.log("queue created", queue=name)
+        return write_queue(queue)
+
+    def _update_queue(self, request: Message) -> Message:
+        name = queue_name(request.queue.name)
+        wanted, paths = request.queue, frozenset(request.update_mask.paths)
+        if paths and any(queue.name == name for queue in self._service.queues()):
+            wanted = write_queue(self._service.queue(name))
+            try:
+                request.update_mask.MergeMessage(request.queue, wanted, replace_message_field=True)
+            except ValueError as error:
+                raise invalid(f"The update mask is invalid: {error}") from error
+        queue = self._service.update_queue(name, read_queue(wanted, paths), self._driver.now())
+        self._driver.log("queue updated", queue=name)
+        self._driver.touched(name)
+        return write_queue(queue)
+
+    def _delete_queue(self, request: Message) -> Message:
+        name = queue_name(request.name)
+        self._service.delete_queue(name, self._driver.now())
+        self._driver.log("queue deleted", queue=name)
+        return Empty()
+
+    def _purge_queue(self, request: Message) -> Message:
+        name = queue_name(request.name)
+        queue = self._service.purge_queue(name, self._driver.now())
+        self._driver.log("queue purged", queue=name)
+        return write_queue(queue)
+
+    def _pause_queue(self, request: Message) -> Message:
+        return self._set_state(queue_name(request.name), QueueState.PAUSED)
+
+    def _resume_queue(self, request: Message) -> Message:
+        return self._set_state(queue_name(request.name), QueueState.RUNNING)
+
+    def _set_state(self, name: str, state: QueueState) -> Message:
+        queue = self._service.set_state(name, state)
+        self._driver.log(f"queue {'resumed' if state is QueueState.RUNNING else 'paused'}", queue=name)
+        self._driver.touched(name)
+        return write_queue(queue)
+
+    def _list_tasks(self, request: Message) -> Message:
+        tasks = self._service.tasks(queue_name(request.parent))
+        shown, token = page(tasks, request.page_size, request.page_token, _MOST_TASKS)
+        return types.ListTasksResponse.pb()(
+            tasks=[write_task(task, request.response_view) for task in shown],
+            next_page_token=token,
+        )
+
+    def _get_task(self, request: Message) -> Message:
+        task = self._service.task(request.name, self._driver.now())
+        return write_task(task, request.response_view)
+
+    def _create_task(self, request: Message) -> Message:
+        parent = queue_name(request.parent)
+        now = self._driver.now()
+        task = self._service.create_task(
+            parent,
+            read_task_id(request.task, parent),
+            read_target(request.task),
+            schedule_time=read_schedule_time(request.task, now),
+            deadline=read_deadline(request.task),
+            now=now,
+        )
+        self._driver.log(
+            "task created", task=task.name, due_in=max(0, task.schedule_time - now) / 1e9
+        )
+        shown = write_task(task, request.response_view)
+        self._driver.touched(parent)
+        return shown
+
+    def _delete_task(self, request: Message) -> Message:
+        self._service.delete_task(request.name, self._driver.now())
+        self._driver.log("task deleted", task=request.name)
+        return Empty()
+
+    def _run_task(self, request: Message) -> Message:
+        attempt = self._service.run_task(request.name, self._driver.now())
+        shown = write_task(attempt.task, request.response_view)
+        self._driver.begin(attempt)
+        return shown
+
+

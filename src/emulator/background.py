@@ -1,0 +1,55 @@
+"""An emulator in a thread of its own: for tests and programs that are not asynchronous."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, Self
+
+from .server import Emulator
+
+
+class BackgroundEmulator:
+    """Runs an emulator on an event loop in a thread; a context manager.
+
+    Args:
+        make: makes the emulator, on that loop.
+        host: the address to listen on.
+        port: 0 for a free one.
+
+    Attributes:
+        address: HOST:PORT, once it runs.
+    """
+
+    address: str
+    emulator: Emulator
+
+    def __init__(
+        self, make: Callable[[], Emulator] = Emulator, *, host: str = "127.0.0.1", port: int = 0
+    ) -> None:
+        self._make = make
+        self._host = host
+        self._port = port
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="cloud-tasks-emulator", daemon=True
+        )
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self.call(self._start())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.call(self.emulator.stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def call[T](self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run something on the emulator's loop, and wait for it."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    async def _start(self) -> None:
+        self.emulator = self._make()
+        port = await self.emulator.start(self._host, self._port)
+        self.address = f"{self._host}:{port}"

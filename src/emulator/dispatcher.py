@@ -1,0 +1,58 @@
+"""Making attempts: the HTTP requests that Cloud Tasks sends to the app."""
+
+from collections.abc import Callable
+
+import aiohttp
+from aiohttp import ClientTimeout, hdrs
+
+from .limits import SECOND
+from .state import Attempt, AttemptResult, Token
+
+# What aiohttp would add on its own account; an attempt says exactly what the service says.
+_SILENT = (hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE)
+
+
+class Dispatcher:
+    """Sends attempts over connections that it keeps.
+
+    Args:
+        issue_token: makes the identity token of an attempt.
+    """
+
+    def __init__(self, issue_token: Callable[[Token], str]) -> None:
+        self._issue_token = issue_token
+        # Queues limit how many requests there are at a time; this must not.
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=_SILENT,
+        )
+
+    async def send(self, attempt: Attempt) -> int | AttemptResult:
+        """Make the attempt: the status of the answer, or why there was none."""
+        target = attempt.task.target
+        # The service's own headers replace what a task gives under the same names.
+        headers = {**target.headers, **attempt.headers()}
+        if target.token:
+            headers["Authorization"] = f"Bearer {self._issue_token(target.token)}"
+        try:
+            async with self._session.request(
+                target.method,
+                target.url,
+                headers=headers,
+                data=target.body or None,
+                allow_redirects=False,
+                timeout=ClientTimeout(total=attempt.task.deadline / SECOND),
+            ) as response:
+                await response.read()
+                return response.status
+        except TimeoutError:
+            return AttemptResult.TIMEOUT
+        except (aiohttp.ClientError, OSError, ValueError):
+            # ValueError: an address that the API accepts but no client can call, such as a port
+            # that is no number.
+            return AttemptResult.NO_CONNECTION
+
+    async def close(self) -> None:
+        """Drop the connections."""
+        await self._session.close()

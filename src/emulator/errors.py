@@ -1,0 +1,86 @@
+"""What the API answers when it refuses, in the words that production was heard to use."""
+
+from enum import Enum
+
+import attrs
+
+
+class Status(Enum):
+    """The canonical codes that the API uses, with their numbers in gRPC."""
+
+    INVALID_ARGUMENT = 3
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+
+
+@attrs.frozen
+class Help:
+    """A link that goes along with an error."""
+
+    description: str
+    url: str
+
+
+class ApiError(Exception):
+    """A refusal: status, message and perhaps a link to the documentation."""
+
+    def __init__(self, status: Status, message: str, help: Help | None = None) -> None:  # noqa: A002 - google.rpc.Help
+        self.status = status
+        self.message = message
+        self.help = help
+        super().__init__(f"{status.name}: {message}")
+
+
+_REFERENCE = "https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues"
+
+
+def invalid(message: str) -> ApiError:
+    """An argument that the API does not take."""
+    return ApiError(Status.INVALID_ARGUMENT, message)
+
+
+def invalid_queue_name() -> ApiError:
+    """A queue name of another form."""
+    return ApiError(
+        Status.INVALID_ARGUMENT,
+        "Queue name must be formatted: "
+        '"projects/<PROJECT_ID>/locations/<LOCATION_ID>/queues/<QUEUE_ID>".',
+        Help("Definition of queue name", f"{_REFERENCE}#Queue.FIELDS.name"),
+    )
+
+
+def invalid_task_id(task_id: str) -> ApiError:
+    """A task id with other characters, or too long."""
+    return ApiError(
+        Status.INVALID_ARGUMENT,
+        f'Task ID "{task_id}" can contain only letters ([A-Za-z]), numbers ([0-9]), '
+        "hyphens (-), or underscores (_). Task ID must between 1 and 500 characters.",
+        Help("Definition of task ID", f"{_REFERENCE}.tasks#Task.FIELDS.name"),
+    )
+
+
+def no_queue() -> ApiError:
+    """The queue does not exist, or not any more."""
+    return ApiError(
+        Status.NOT_FOUND,
+        "Queue does not exist. If you just created the queue, wait at least a minute for the "
+        "queue to initialize.",
+    )
+
+
+def not_found() -> ApiError:
+    """Nothing of that name."""
+    return ApiError(Status.NOT_FOUND, "Requested entity was not found.")
+
+
+def task_gone() -> ApiError:
+    """The task existed until recently."""
+    return ApiError(
+        Status.NOT_FOUND,
+        "The task no longer exists, though a task with this name existed recently. The task "
+        "either successfully completed or was deleted.",
+    )

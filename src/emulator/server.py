@@ -1,0 +1,220 @@
+"""The emulator put together: one port in front, the dispatcher behind, the clock in between."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from time import time
+from uuid import uuid4
+
+import attrs
+from aiohttp import web
+
+from .api import Api
+from .clock import Clock, ManualClock, SystemClock
+from .dispatcher import Dispatcher
+from .grpc_protocol import PREFACE, GrpcProtocol
+from .identity import TokenIssuer
+from .limits import SECOND
+from .state import Attempt, QueueConfig, Service
+from .web import make_web
+
+type Log = Callable[[str, dict[str, object]], None]
+"""Takes an event and its facts."""
+
+# Clients see the end of the server and come back; nobody is waited for.
+_NO_PATIENCE = 0.1
+
+
+@attrs.frozen
+class FinishedAttempt:
+    """An attempt that ended: for tests that ask what happened."""
+
+    task: str
+    number: int
+    status: int
+    answered: bool
+
+
+class Emulator:
+    """A Cloud Tasks on one port. Make, start and stop it on the same event loop.
+
+    Args:
+        clock: where the time comes from; with a `ManualClock` only `advance` moves things on.
+        queues: names of queues to begin with.
+        create_queues: whether creating a task creates its queue.
+        log: is told of every event.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock | None = None,
+        queues: Iterable[str] = (),
+        create_queues: bool = False,
+        log: Log | None = None,
+    ) -> None:
+        self._clock = clock or SystemClock()
+        self._log = log
+        self.service = Service(new_id=lambda: str(uuid4().int)[:20], create_queues=create_queues)
+        for queue in queues:
+            self.service.create_queue(queue, QueueConfig(), self._clock.now())
+        self._issuer = TokenIssuer(time=time)
+        self._api = Api(self.service, self)
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._deliveries: set[asyncio.Task[None]] = set()
+        self._grpc_connections: set[GrpcProtocol] = set()
+        self.finished: list[FinishedAttempt] = []
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen; the port, which is chosen where 0 is asked for.
+
+        Raises:
+            OSError: the address is taken, or is none.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._runner = web.AppRunner(
+            make_web(self._issuer), access_log=None, shutdown_timeout=_NO_PATIENCE
+        )
+        await self._runner.setup()
+        self._server = await self._loop.create_server(self._accept, host, port)
+        self._dispatcher = Dispatcher(self._issuer.issue)
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def stop(self) -> None:
+        """Stop listening, break off what is under way, close every connection."""
+        self._server.close()
+        for timer in self._timers.values():
+            timer.cancel()
+        deliveries = list(self._deliveries)
+        for delivery in deliveries:
+            delivery.cancel()
+        await asyncio.gather(*deliveries, return_exceptions=True)
+        for connection in list(self._grpc_connections):
+            connection.close()
+        await self._runner.cleanup()
+        await self._dispatcher.close()
+
+    # Driver of the API
+
+    def now(self) -> int:
+        """See `Driver`."""
+        return self._clock.now()
+
+    def touched(self, queue: str) -> None:
+        """Dispatch what the queue has to dispatch, and set its timer for what comes next."""
+        timer = self._timers.pop(queue, None)
+        if timer is not None:
+            timer.cancel()
+        now = self._clock.now()
+        for attempt in self.service.dispatch(queue, now):
+            self.begin(attempt)
+        when = self.service.next_event(queue, now)
+        if when is not None and not isinstance(self._clock, ManualClock):
+            self._timers[queue] = self._loop.call_later(
+                max(0, when - now) / SECOND, self.touched, queue
+            )
+
+    def begin(self, attempt: Attempt) -> None:
+        """See `Driver`."""
+        delivery = self._loop.create_task(self._deliver(attempt))
+        self._deliveries.add(delivery)
+        delivery.add_done_callback(self._deliveries.discard)
+
+    def log(self, event: str, **facts: object) -> None:
+        """See `Driver`."""
+        if self._log:
+            self._log(event, facts)
+
+    async def _deliver(self, attempt: Attempt) -> None:
+        number = attempt.retry_count + 1
+        self.log("attempt started", task=attempt.task.name, attempt=number)
+        result = await self._dispatcher.send(attempt)
+        now = self._clock.now()
+        self.service.finish(attempt, result, now)
+        status = result if isinstance(result, int) else result.http_status
+        self.finished.append(
+            FinishedAttempt(attempt.task.name, number, status, isinstance(result, int))
+        )
+        self.log(
+            "attempt finished",
+            task=attempt.task.name,
+            attempt=number,
+            answer=result if isinstance(result, int) else result.value,
+            **(
+                {"next_in": (attempt.task.schedule_time - now) / SECOND}
+                if attempt.task.order is not None
+                else {}
+            ),
+        )
+        self.touched(attempt.queue)
+
+    # Time in the hand of a test
+
+    async def settle(self) -> None:
+        """Wait until no attempt is under way."""
+        while self._deliveries:
+            await asyncio.wait(self._deliveries)
+
+    async def advance(self, seconds: float) -> None:
+        """Move a `ManualClock` on; what becomes due in between happens in order, and to its end.
+
+        Raises:
+            TypeError: the clock is the machine's.
+        """
+        clock = self._clock
+        if not isinstance(clock, ManualClock):
+            raise TypeError("Only a clock that stands still can be moved: make it a ManualClock.")
+        target = clock.now() + round(seconds * SECOND)
+        while True:
+            await self.settle()
+            events = [
+                (when, queue.name)
+                for queue in self.service.queues()
+                if (when := self.service.next_event(queue.name, clock.now())) is not None
+                and when <= target
+            ]
+            if not events:
+                break
+            when, queue_name = min(events)
+            clock.move_to(when)
+            self.touched(queue_name)
+        clock.move_to(target)
+
+    # The port
+
+    def _accept(self) -> asyncio.Protocol:
+        return _FirstBytes(self._grpc_connection, self._http_connection)
+
+    def _grpc_connection(self) -> asyncio.Protocol:
+        return GrpcProtocol(self._api.methods, self._grpc_connections)
+
+    def _http_connection(self) -> asyncio.Protocol:
+        server = self._runner.server
+        assert server is not None  # noqa: S101 - set up in `start`
+        return server()
+
+
+class _FirstBytes(asyncio.Protocol):
+    """Looks at how a connection begins, and hands it to the protocol that it speaks."""
+
+    def __init__(
+        self, grpc: Callable[[], asyncio.Protocol], http: Callable[[], asyncio.Protocol]
+    ) -> None:
+        self._grpc = grpc
+        self._http = http
+        self._seen = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what loops give to servers
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._seen += data
+        if self._seen.startswith(PREFACE):
+            protocol = self._grpc()
+        elif PREFACE.startswith(self._seen):
+            return  # Not enough to tell.
+        else:
+            protocol = self._http()
+        self._transport.set_protocol(protocol)
+        protocol.connection_made(self._transport)
+        protocol.data_received(self._seen)

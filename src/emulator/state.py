@@ -1,0 +1,421 @@
+"""Theory of operation: queues, tasks and attempts, without any input, output or clock.
+
+Each method is an event: what was asked or happened, and the time (`now`, nanoseconds since the
+epoch). It changes the state, and answers or raises `ApiError`. Two questions drive everything
+else: `dispatch(queue, now)` hands out the attempts that begin now, and `next_event(queue, now)`
+tells when to ask again. Whoever drives this (the server, a test, a simulation) makes each attempt
+in its own way and reports with `finish(attempt, result, now)`.
+
+A task waits in its queue's heap by schedule time. Dispatching takes it out; a failed attempt puts
+it back at a later time; deleting it leaves its entry behind, to be skipped when it comes up.
+State is changed in place: at a hundred thousand tasks a copy for every event would be all that
+the emulator does.
+"""
+
+import heapq
+from collections.abc import Callable, Iterator, Mapping
+from enum import Enum
+
+import attrs
+
+from ..core.names import QueueName, is_task_id
+from ..core.retries import RetryPolicy
+from .errors import (
+    ApiError,
+    Status,
+    invalid_task_id,
+    no_queue,
+    not_found,
+    task_gone,
+)
+from .limits import SECOND, TokenBucket, burst_for
+
+TASK_TOMBSTONE = 24 * 3600 * SECOND
+"""How long a task's name stays taken after the task is gone."""
+
+QUEUE_TOMBSTONE = 3 * 24 * 3600 * SECOND
+"""How long a deleted queue's name stays taken."""
+
+RETENTION = 31 * 24 * 3600 * SECOND
+"""How long a task lives at most."""
+
+
+class QueueState(Enum):
+    """Whether a queue dispatches."""
+
+    RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
+
+
+@attrs.frozen(kw_only=True)
+class RateLimits:
+    """Dispatches a second, and at a time."""
+
+    rate: float = 500.0
+    concurrent: int = 1000
+
+    @property
+    def burst(self) -> int:
+        """Dispatches at once after a rest."""
+        return burst_for(self.rate)
+
+
+@attrs.frozen(kw_only=True)
+class QueueConfig:
+    """What a queue is created with."""
+
+    limits: RateLimits = RateLimits()
+    retries: RetryPolicy = RetryPolicy()
+
+
+@attrs.frozen(kw_only=True)
+class Token:
+    """The identity token to send along: account and audience."""
+
+    email: str
+    audience: str
+
+
+@attrs.frozen(kw_only=True)
+class HttpTarget:
+    """The request that an attempt makes. `headers` as they were given."""
+
+    url: str
+    method: str = "POST"
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+    body: bytes = b""
+    token: Token | None = None
+
+
+class AttemptResult(Enum):
+    """How an attempt without an answer ended."""
+
+    TIMEOUT = "timeout"
+    NO_CONNECTION = "no connection"
+
+    @property
+    def http_status(self) -> int:
+        """What the next attempt is told as the previous response."""
+        return 504 if self is AttemptResult.TIMEOUT else 503
+
+
+@attrs.define
+class AttemptRecord:
+    """What the API tells of an attempt. `status` is the HTTP status; None while it runs."""
+
+    schedule_time: int
+    dispatch_time: int
+    response_time: int | None = None
+    status: int | None = None
+    answered: bool = False
+
+
+@attrs.define(eq=False)
+class Task:
+    """A task in a queue. `order` is its valid entry in the heap, None while it is dispatched."""
+
+    name: str
+    target: HttpTarget
+    create_time: int
+    schedule_time: int
+    deadline: int
+    dispatch_count: int = 0
+    response_count: int = 0
+    execution_count: int = 0
+    first_attempt: AttemptRecord | None = None
+    last_attempt: AttemptRecord | None = None
+    order: int | None = None
+
+    @property
+    def task_id(self) -> str:
+        """The last part of the name."""
+        return self.name.rpartition("/")[2]
+
+
+@attrs.frozen(eq=False)
+class Attempt:
+    """An attempt that begins: everything that its request says."""
+
+    queue: str
+    task: Task
+    record: AttemptRecord
+    retry_count: int
+    execution_count: int
+    previous_response: int | None
+
+    def headers(self) -> dict[str, str]:
+        """The headers that Cloud Tasks adds, as captured from production."""
+        headers = {
+            "User-Agent": "Google-Cloud-Tasks",
+            "X-CloudTasks-QueueName": self.queue.rpartition("/")[2],
+            "X-CloudTasks-TaskName": self.task.task_id,
+            "X-CloudTasks-TaskETA": f"{self.record.schedule_time / SECOND:.6f}",
+            "X-CloudTasks-TaskExecutionCount": str(self.execution_count),
+            "X-CloudTasks-TaskRetryCount": str(self.retry_count),
+        }
+        if self.previous_response is not None:
+            headers["X-CloudTasks-TaskPreviousResponse"] = str(self.previous_response)
+            headers["X-CloudTasks-TaskRetryReason"] = ""
+        return headers
+
+
+@attrs.define(eq=False)
+class Queue:
+    """A queue and its tasks."""
+
+    name: str
+    config: QueueConfig
+    bucket: TokenBucket
+    state: QueueState = QueueState.RUNNING
+    purge_time: int | None = None
+    tasks: dict[str, Task] = attrs.field(factory=dict)
+    waiting: list[tuple[int, int, Task]] = attrs.field(factory=list)
+    running: int = 0
+    tombstones: dict[str, int] = attrs.field(factory=dict)
+
+
+class Service:
+    """All queues of all projects.
+
+    Args:
+        new_id: makes the id of a task that was created without one.
+        create_queues: whether a task may be created in a queue that does not exist yet.
+    """
+
+    def __init__(self, *, new_id: Callable[[], str], create_queues: bool = False) -> None:
+        self._new_id = new_id
+        self._create_queues = create_queues
+        self._queues: dict[str, Queue] = {}
+        self._deleted_queues: dict[str, int] = {}
+        self._order = 0
+
+    # Queues
+
+    def create_queue(self, name: str, config: QueueConfig, now: int) -> Queue:
+        """Make a queue; `name` is valid."""
+        if name in self._queues:
+            raise ApiError(Status.ALREADY_EXISTS, "Queue already exists")
+        if now < self._deleted_queues.get(name, now):
+            raise ApiError(
+                Status.FAILED_PRECONDITION,
+                "The queue cannot be created because a queue with this name existed too recently.",
+            )
+        self._deleted_queues.pop(name, None)
+        return self._add_queue(name, config, now)
+
+    def queue(self, name: str) -> Queue:
+        """The queue of that name."""
+        queue = self._queues.get(name)
+        if queue is None:
+            raise no_queue()
+        return queue
+
+    def queues(self, parent: str = "") -> list[Queue]:
+        """The queues below `projects/P/locations/L`, or all, by name."""
+        prefix = f"{parent}/queues/" if parent else ""
+        return [queue for name, queue in sorted(self._queues.items()) if name.startswith(prefix)]
+
+    def update_queue(self, name: str, config: QueueConfig, now: int) -> Queue:
+        """Change a queue, or make it if it does not exist, as the API does."""
+        queue = self._queues.get(name)
+        if queue is None:
+            return self.create_queue(name, config, now)
+        if config.limits != queue.config.limits:
+            queue.bucket = _bucket(config.limits, now)
+        queue.config = config
+        return queue
+
+    def delete_queue(self, name: str, now: int) -> None:
+        """Delete a queue and its tasks."""
+        if self._queues.pop(name, None) is None:
+            raise not_found()
+        self._deleted_queues[name] = now + QUEUE_TOMBSTONE
+
+    def purge_queue(self, name: str, now: int) -> Queue:
+        """Delete all tasks of a queue."""
+        queue = self.queue(name)
+        queue.purge_time = now
+        for task in list(queue.tasks.values()):
+            self._remove(queue, task, now)
+        return queue
+
+    def set_state(self, name: str, state: QueueState) -> Queue:
+        """Pause or resume a queue."""
+        queue = self.queue(name)
+        queue.state = state
+        return queue
+
+    # Tasks
+
+    def create_task(
+        self,
+        queue_name: str,
+        task_id: str | None,
+        target: HttpTarget,
+        *,
+        schedule_time: int | None,
+        deadline: int,
+        now: int,
+    ) -> Task:
+        """Put a task into a queue. A schedule time that is past means now."""
+        queue = self._queues.get(queue_name) or self._queue_on_demand(queue_name, now)
+        if task_id is None:
+            task_id = self._new_id()
+        elif task_id in queue.tasks or now < queue.tombstones.get(task_id, now):
+            raise ApiError(Status.ALREADY_EXISTS, "Requested entity already exists")
+        task = Task(
+            name=f"{queue_name}/tasks/{task_id}",
+            target=target,
+            create_time=now,
+            schedule_time=max(schedule_time or now, now),
+            deadline=deadline,
+        )
+        queue.tasks[task_id] = task
+        self._schedule(queue, task)
+        return task
+
+    def task(self, name: str, now: int) -> Task:
+        """The task of that name."""
+        queue_name, task_id = split_task_name(name)
+        queue = self._queues.get(queue_name)
+        task = queue.tasks.get(task_id) if queue else None
+        if task is None:
+            if queue and now < queue.tombstones.get(task_id, now):
+                raise task_gone()
+            raise not_found()
+        return task
+
+    def tasks(self, queue_name: str) -> list[Task]:
+        """The tasks of a queue, by schedule time."""
+        tasks = self.queue(queue_name).tasks.values()
+        return sorted(tasks, key=lambda task: (task.schedule_time, task.name))
+
+    def delete_task(self, name: str, now: int) -> None:
+        """Delete a task; attempts under way run on, but do not bring it back."""
+        task = self.task(name, now)
+        self._remove(self._queues[split_task_name(name)[0]], task, now)
+
+    def run_task(self, name: str, now: int) -> Attempt:
+        """Dispatch a task at once, whatever its queue's state and limits."""
+        task = self.task(name, now)
+        queue = self._queues[split_task_name(name)[0]]
+        return self._begin(queue, task, now)
+
+    # Attempts
+
+    def dispatch(self, queue_name: str, now: int) -> Iterator[Attempt]:
+        """Begin every attempt of the queue that is due and within its limits."""
+        queue = self._queues.get(queue_name)
+        while queue is not None:
+            due = self._first(queue, now)
+            if due is None or due > now or not self._may_begin(queue) or not queue.bucket.take(now):
+                return
+            yield self._begin(queue, heapq.heappop(queue.waiting)[2], now)
+
+    def next_event(self, queue_name: str, now: int) -> int | None:
+        """When `dispatch` will next have something; None until something else happens."""
+        queue = self._queues.get(queue_name)
+        if queue is None or not self._may_begin(queue):
+            return None
+        due = self._first(queue, now)
+        return None if due is None else max(due, queue.bucket.next_token(now))
+
+    def finish(self, attempt: Attempt, result: int | AttemptResult, now: int) -> None:
+        """An attempt ended with an HTTP status, or without an answer."""
+        queue = self._queues.get(attempt.queue)
+        if queue is not None:
+            queue.running -= 1
+        task, record = attempt.task, attempt.record
+        record.answered = isinstance(result, int)
+        record.status = result if isinstance(result, int) else result.http_status
+        if record.answered:
+            record.response_time = now
+            task.response_count += 1
+            # 5xx answers are left out, as captured from production.
+            task.execution_count += record.status < 500  # noqa: PLR2004
+        if queue is None or queue.tasks.get(task.task_id) is not task:
+            return  # Deleted, or done by another attempt, while this one ran.
+        policy = queue.config.retries
+        first = task.first_attempt or record
+        if 200 <= record.status < 300 or policy.exhausted(  # noqa: PLR2004
+            attempts=task.dispatch_count,
+            since_first=(now - first.dispatch_time) / SECOND,
+        ):
+            self._remove(queue, task, now)
+            return
+        task.schedule_time = now + round(policy.backoff(task.dispatch_count) * SECOND)
+        self._schedule(queue, task)
+
+    # The inside
+
+    def _add_queue(self, name: str, config: QueueConfig, now: int) -> Queue:
+        queue = self._queues[name] = Queue(name, config, _bucket(config.limits, now))
+        return queue
+
+    def _queue_on_demand(self, name: str, now: int) -> Queue:
+        if not self._create_queues or now < self._deleted_queues.get(name, now):
+            raise no_queue()
+        return self._add_queue(name, QueueConfig(), now)
+
+    def _schedule(self, queue: Queue, task: Task) -> None:
+        self._order += 1
+        task.order = self._order
+        heapq.heappush(queue.waiting, (task.schedule_time, self._order, task))
+
+    def _first(self, queue: Queue, now: int) -> int | None:
+        """The earliest schedule time of a waiting task; drops what is over age or left behind."""
+        while queue.waiting:
+            due, order, task = queue.waiting[0]
+            if task.order == order:
+                if now < task.create_time + RETENTION:
+                    return due
+                self._remove(queue, task, now)
+            heapq.heappop(queue.waiting)
+        return None
+
+    def _may_begin(self, queue: Queue) -> bool:
+        return (
+            queue.state is QueueState.RUNNING and queue.running < queue.config.limits.concurrent
+        )
+
+    def _begin(self, queue: Queue, task: Task, now: int) -> Attempt:
+        record = AttemptRecord(task.schedule_time, now)
+        previous = task.last_attempt
+        attempt = Attempt(
+            queue.name,
+            task,
+            record,
+            task.dispatch_count,
+            task.execution_count,
+            previous.status if previous else None,
+        )
+        task.order = None
+        task.dispatch_count += 1
+        task.first_attempt = task.first_attempt or record
+        task.last_attempt = record
+        queue.running += 1
+        return attempt
+
+    def _remove(self, queue: Queue, task: Task, now: int) -> None:
+        task.order = None
+        queue.tasks.pop(task.task_id, None)
+        # Oldest first, as they were inserted: the ones whose time is over go as others come.
+        while queue.tombstones:
+            oldest = next(iter(queue.tombstones))
+            if queue.tombstones[oldest] > now:
+                break
+            del queue.tombstones[oldest]
+        queue.tombstones.pop(task.task_id, None)
+        queue.tombstones[task.task_id] = now + TASK_TOMBSTONE
+
+
+def split_task_name(name: str) -> tuple[str, str]:
+    """Queue name and task id of a task name."""
+    queue_name, separator, task_id = name.partition("/tasks/")
+    if not separator or not is_task_id(task_id):
+        raise invalid_task_id(task_id)
+    return str(QueueName.parse(queue_name)), task_id
+
+
+def _bucket(limits: RateLimits, now: int) -> TokenBucket:
+    return TokenBucket.full(limits.rate, limits.burst, now)

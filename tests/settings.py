@@ -1,0 +1,20 @@
+"""A Django site for the tests: the package, its endpoint, and an in-memory database."""
+
+SECRET_KEY = "tests-only"
+DEBUG = False
+USE_TZ = True
+ALLOWED_HOSTS = ["*"]
+ROOT_URLCONF = "tests.urls"
+INSTALLED_APPS = ["django_tasks_cloud_tasks"]
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
+TASKS = {
+    "default": {
+        "BACKEND": "django_tasks_cloud_tasks.CloudTasksBackend",
+        "QUEUES": [],
+        "OPTIONS": {
+            "CLOUD_TASKS_PROJECT": "test-project",
+            "CLOUD_TASKS_LOCATION": "europe-west1",
+            "TASK_HANDLER_HOST": "http://testserver",
+        },
+    }
+}
