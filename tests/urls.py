@@ -4,7 +4,5 @@ from django.urls import include, path
 
 urlpatterns = [
     path("cloudtasks/", include("django_tasks_cloud_tasks.urls")),
-    path(
-        "async/cloudtasks/", include("django_tasks_cloud_tasks.async_urls", namespace="async")
-    ),
+    path("async/cloudtasks/", include("django_tasks_cloud_tasks.async_urls", namespace="async")),
 ]

@@ -142,7 +142,9 @@ class GoogleTokenVerifier:
         try:
             claims = cast(
                 "Claims",
-                jwt.decode(token, certs=certificates, clock_skew_in_seconds=_CLOCK_SKEW),
+                jwt.decode(  # type: ignore[no-untyped-call]  # google-auth publishes no types
+                    token, certs=certificates, clock_skew_in_seconds=_CLOCK_SKEW
+                ),
             )
         except Exception as error:
             # google-auth lets what a hostile token makes of the standard library through

@@ -4,7 +4,7 @@
 |---|---|
 | oidc | a token of Google's for the audience, with the verified e-mail of the service account |
 | signature | the signature that the backend put on the body, made with SECRET_KEY |
-| platform | the signature, and the e-mail in a token whose signature Cloud Run checked and removed |
+| platform | the signature, and the e-mail in a token that Cloud Run checked at its door |
 | none | nothing |
 
 `auto` is oidc where a service account is known and signature otherwise. Signature and audience
@@ -108,9 +108,7 @@ def authorize(
     if policy.mode is Authentication.NONE:
         return Decision(Verdict.GRANTED, "AUTHENTICATION is 'none'")
     if policy.open_without_proof and proof.authorization is None and proof.signature is None:
-        return Decision(
-            Verdict.GRANTED_WITHOUT_PROOF, "DEBUG is on and the request claims nothing"
-        )
+        return Decision(Verdict.GRANTED_WITHOUT_PROOF, "DEBUG is on and the request claims nothing")
     try:
         if policy.mode is Authentication.OIDC:
             claims = tokens.verify(bearer_token(proof.authorization))

@@ -36,9 +36,7 @@ class Delivery:
         return cls(
             queue=headers.get("X-CloudTasks-QueueName"),
             task=headers.get("X-CloudTasks-TaskName"),
-            retry_count=(
-                min(int(count), _HIGHEST_RETRY_COUNT) if _COUNT.fullmatch(count) else 0
-            ),
+            retry_count=(min(int(count), _HIGHEST_RETRY_COUNT) if _COUNT.fullmatch(count) else 0),
         )
 
     @property

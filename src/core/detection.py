@@ -6,6 +6,7 @@ Each answer says where it came from; each miss says everything that was tried.
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import attrs
 
@@ -93,9 +94,7 @@ def find_location(option: str | None, environ: Environment, metadata: MetadataSe
         "CLOUD_TASKS_LOCATION",
         option,
         [
-            *_variables(
-                environ, "CLOUD_TASKS_LOCATION", "CLOUD_RUN_REGION", "GOOGLE_CLOUD_REGION"
-            ),
+            *_variables(environ, "CLOUD_TASKS_LOCATION", "CLOUD_RUN_REGION", "GOOGLE_CLOUD_REGION"),
             ("instance/region of the metadata server", region),
             ("instance/zone of the metadata server", zone),
         ],
@@ -171,9 +170,7 @@ def _app_engine_url(environ: Environment, metadata: MetadataServer) -> Found | N
 
 
 def _variables(environ: Environment, *names: str) -> list[Source]:
-    return [
-        (f"{name} in the environment", lambda name=name: environ.get(name)) for name in names
-    ]
+    return [(f"{name} in the environment", partial(environ.get, name)) for name in names]
 
 
 def _metadata(metadata: MetadataServer, path: str) -> Source:

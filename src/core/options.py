@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from enum import Enum
-from typing import Self
+from typing import Any, Self
 
 import attrs
 
@@ -50,7 +50,7 @@ class BackendOptions:
             OptionsError: with every fault found.
         """
         faults: list[OptionFault] = []
-        values: dict[str, object] = {}
+        values: dict[str, Any] = {}
         for name, value in options.items():
             if name not in _OPTIONS:
                 faults.append(OptionFault(str(name), _unknown(name)))

@@ -102,13 +102,9 @@ def decide(outcome: Outcome, *, debug: bool) -> Answer:
                 document["traceback"] = traceback
             return Answer(HTTPStatus.INTERNAL_SERVER_ERROR, document)
         case Unserializable(task_id, error):
-            return Answer(
-                HTTPStatus.OK, {"status": "error", "task_id": task_id, "error": error}
-            )
+            return Answer(HTTPStatus.OK, {"status": "error", "task_id": task_id, "error": error})
         case BadPayload(faults):
-            return _error(
-                HTTPStatus.BAD_REQUEST, "The body is no task.", faults=list(faults)
-            )
+            return _error(HTTPStatus.BAD_REQUEST, "The body is no task.", faults=list(faults))
         case UnknownTask(task_id, reason):
             return _error(HTTPStatus.NOT_FOUND, reason, task_id=task_id)
         case Unauthenticated():

@@ -9,7 +9,7 @@ import attrs
 
 from .errors import InvalidPayloadError
 
-type Json = None | bool | int | float | str | list[Json] | dict[str, Json]
+type Json = bool | int | float | str | list[Json] | dict[str, Json] | None
 
 _MISSING = object()
 
@@ -117,7 +117,7 @@ class TaskPayload:
             queue_name=field("queue_name", str, "default"),
             backend=field("backend", str, "default"),
             priority=field("priority", int, 0),
-            takes_context=field("takes_context", bool, False),
+            takes_context=field("takes_context", bool, default=False),
             enqueued_at=_moment(document.get("enqueued_at"), faults),
         )
         if faults:

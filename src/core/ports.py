@@ -22,7 +22,7 @@ class TaskQueue(Protocol):
             EnqueueError: it was not stored, or nobody can tell.
         """
 
-    async def acreate(self, request: TaskRequest, *, timeout: float) -> None:
+    async def acreate(self, request: TaskRequest, *, timeout: float) -> None:  # noqa: ASYNC109 - one word for both
         """`create`, awaited on the running loop without a thread."""
 
 

@@ -12,7 +12,7 @@ class CloudTasksConfig(AppConfig):
     verbose_name = "Cloud Tasks"
 
     def ready(self) -> None:
-        """Register the checks that only a deployment needs; Django asks the backend for the rest."""
+        """Register the checks that only a deployment needs; the backend brings the rest."""
         from .checks import check_deployment
 
         checks.register(check_deployment, checks.Tags.security, deploy=True)

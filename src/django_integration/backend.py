@@ -152,11 +152,9 @@ class CloudTasksBackend(BaseTaskBackend):
         )
         return _Prepared(result, request, now)
 
-    def _create(self, prepared: _Prepared[TaskResult[..., Any]]) -> None:
+    def _create[**P, R](self, prepared: _Prepared[TaskResult[P, R]]) -> None:
         configuration = self.configuration
-        configuration.queue.create(
-            prepared.request, timeout=configuration.options.enqueue_timeout
-        )
+        configuration.queue.create(prepared.request, timeout=configuration.options.enqueue_timeout)
         mark_enqueued(prepared.result, prepared.enqueued_at)
         announce(task_enqueued, type(self), prepared.result)
 

@@ -14,7 +14,7 @@ import attrs
 from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest, UnreadablePostError
 from django.tasks import task_backends
-from django.tasks.base import DEFAULT_TASK_BACKEND_ALIAS, Task, TaskContext
+from django.tasks.base import Task, TaskContext
 from django.tasks.exceptions import InvalidTask
 from django.tasks.signals import task_finished, task_started
 
@@ -124,9 +124,7 @@ def admit(
     if payload.backend in open_doors:
         return payload
     if any(door.backend.alias == payload.backend for door, _ in judged):
-        return _refusal(
-            request, [d for door, d in judged if door.backend.alias == payload.backend]
-        )
+        return _refusal(request, [d for door, d in judged if door.backend.alias == payload.backend])
     return UnknownTask(
         payload.task_id, f"TASKS has no Cloud Tasks backend called {payload.backend!r}."
     )
@@ -149,9 +147,7 @@ _told_of_debug = False
 
 def _tell_of_debug(decisions: list[Decision]) -> None:
     global _told_of_debug  # noqa: PLW0603 - said once a process
-    if not _told_of_debug and any(
-        d.verdict is Verdict.GRANTED_WITHOUT_PROOF for d in decisions
-    ):
+    if not _told_of_debug and any(d.verdict is Verdict.GRANTED_WITHOUT_PROOF for d in decisions):
         _told_of_debug = True
         logger.warning(
             "Executing tasks for callers without any proof, because DEBUG is on and "

@@ -27,9 +27,7 @@ def _grpc_queue(emulator_host: str | None) -> TaskQueue:
 def _google_tokens(emulator_host: str | None) -> TokenVerifier:
     from ..adapters import tokens
 
-    url = (
-        f"http://{emulator_host}/oauth2/v1/certs" if emulator_host else tokens.GOOGLE_CERTIFICATES
-    )
+    url = f"http://{emulator_host}/oauth2/v1/certs" if emulator_host else tokens.GOOGLE_CERTIFICATES
     return tokens.GoogleTokenVerifier(
         tokens.CertificateStore(partial(tokens.fetch_certificates, url))
     )

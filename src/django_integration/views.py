@@ -69,12 +69,10 @@ class TaskView(View):
         )
         # The reason is in the log already, from django.tasks or from here; without this mark
         # Django's request logger would tell it again.
-        response._has_been_logged = True  # type: ignore[attr-defined]  # noqa: SLF001 - Django's own mark
+        response._has_been_logged = True  # type: ignore[attr-defined]
         return response
 
-    def http_method_not_allowed(
-        self, request: HttpRequest, *args: Any, **kwargs: Any  # noqa: ARG002, ANN401 - Django's signature
-    ) -> HttpResponse:
+    def http_method_not_allowed(self, *_: object, **__: object) -> HttpResponse:
         """Anything but a POST."""
         return self.respond(WrongMethod())
 
@@ -107,10 +105,10 @@ class AsyncExecuteTaskView(TaskView):
         return self.respond(await self.execute(request))
 
     async def http_method_not_allowed(  # type: ignore[override]  # awaited, as the view is async
-        self, request: HttpRequest, *args: Any, **kwargs: Any  # noqa: ANN401 - Django's signature
+        self, *_: object, **__: object
     ) -> HttpResponse:
         """Anything but a POST."""
-        return super().http_method_not_allowed(request, *args, **kwargs)
+        return self.respond(WrongMethod())
 
     async def execute(self, request: HttpRequest) -> Outcome:
         """How the request ends. Override to put something around every task."""

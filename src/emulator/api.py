@@ -133,7 +133,9 @@ class Api:
 
     def _set_state(self, name: str, state: QueueState) -> Message:
         queue = self._service.set_state(name, state)
-        self._driver.log(f"queue {'resumed' if state is QueueState.RUNNING else 'paused'}", queue=name)
+        self._driver.log(
+            f"queue {'resumed' if state is QueueState.RUNNING else 'paused'}", queue=name
+        )
         self._driver.touched(name)
         return write_queue(queue)
 
@@ -177,5 +179,3 @@ class Api:
         shown = write_task(attempt.task, request.response_view)
         self._driver.begin(attempt)
         return shown
-
-

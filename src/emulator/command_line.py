@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 
-from ..core.names import InvalidNameError, QueueName
+from ..core.errors import InvalidNameError
+from ..core.names import QueueName
 from .server import Emulator
 
 _FAULT = 2  # exit code for what the caller has to change
@@ -98,9 +99,9 @@ def _print_event(event: str, facts: dict[str, object]) -> None:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)  # noqa: T201 - the program's output
+    print(line, flush=True)
 
 
 def _fault(sentence: str) -> int:
-    print(sentence, file=sys.stderr)  # noqa: T201 - the program's output
+    print(sentence, file=sys.stderr)
     return _FAULT

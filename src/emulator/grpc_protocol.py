@@ -67,9 +67,7 @@ class GrpcProtocol(asyncio.Protocol):
         connections: holds the connection while it is open, so that the server can close it.
     """
 
-    def __init__(
-        self, methods: Mapping[str, Method], connections: "set[GrpcProtocol]"
-    ) -> None:
+    def __init__(self, methods: Mapping[str, Method], connections: "set[GrpcProtocol]") -> None:
         self._methods = methods
         self._connections = connections
         self._h2 = H2Connection(
@@ -218,9 +216,10 @@ def _trailers(error: ApiError) -> Headers:
     ]
     if error.help:
         detail = AnyMessage()
-        detail.Pack(HelpMessage(links=[{"description": error.help.description, "url": error.help.url}]))
+        detail.Pack(
+            HelpMessage(links=[{"description": error.help.description, "url": error.help.url}])
+        )
         status = StatusMessage(code=error.status.value, message=error.message, details=[detail])
         encoded = base64_unpadded(status.SerializeToString())
         trailers.append((b"grpc-status-details-bin", encoded))
     return trailers
-

@@ -8,7 +8,8 @@ from google.cloud.tasks_v2 import types
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from ..core.names import InvalidNameError, QueueName, is_task_id
+from ..core.errors import InvalidNameError
+from ..core.names import QueueName, is_task_id
 from ..core.retries import RetryPolicy
 from .errors import ApiError, Status, invalid, invalid_queue_name, invalid_task_id
 from .limits import SECOND
@@ -17,7 +18,6 @@ from .state import (
     HttpTarget,
     Queue,
     QueueConfig,
-    QueueState,
     RateLimits,
     Task,
     Token,
@@ -33,7 +33,10 @@ _AttemptMessage = types.Attempt.pb()
 FULL = int(types.Task.View.FULL)
 BASIC = int(types.Task.View.BASIC)
 
-_METHODS = {int(method): method.name for method in types.HttpMethod}
+_METHODS = {
+    int(getattr(types.HttpMethod, name)): name
+    for name in ("POST", "GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS")
+}
 _METHOD_NUMBERS = {name: number for number, name in _METHODS.items()}
 _BODY_METHODS = {"POST", "PUT", "PATCH"}
 
@@ -122,7 +125,9 @@ def read_retries(message: Message, explicit: frozenset[str] = frozenset()) -> Re
         if backoffs[name] < 0:
             raise invalid(f"RetryConfig.{label} cannot be negative.")
     if backoffs["min_backoff"] > backoffs["max_backoff"]:
-        raise invalid("RetryConfig.minBackoff must be less than or equal to RetryConfig.maxBackoff.")
+        raise invalid(
+            "RetryConfig.minBackoff must be less than or equal to RetryConfig.maxBackoff."
+        )
     doublings_meant = "retry_config.max_doublings" in explicit
     return RetryPolicy(
         max_attempts=message.max_attempts or default.max_attempts,
@@ -152,7 +157,7 @@ def write_queue(queue: Queue) -> Message:
             "min_backoff": _duration(retries.min_backoff),
             "max_backoff": _duration(retries.max_backoff),
         },
-        state=int(types.Queue.State[queue.state.name]),
+        state=queue.state.name,
     )
     if retries.max_retry_duration:
         message.retry_config.max_retry_duration.CopyFrom(_duration(retries.max_retry_duration))
@@ -168,7 +173,8 @@ def read_task_id(task: Message, parent: str) -> str | None:
     """The id in a task to create; None if the service shall choose one."""
     if not task.name:
         return None
-    name, separator, task_id = task.name.partition("/tasks/")
+    full_name: str = task.name
+    name, separator, task_id = full_name.partition("/tasks/")
     if not separator or not is_task_id(task_id):
         raise invalid_task_id(task_id)
     if name != parent:
@@ -190,9 +196,7 @@ def read_target(task: Message) -> HttpTarget:
         raise invalid("HttpTarget.url must start with 'http://' or 'https://'.")
     if len(http.url) > _LONGEST_URL:
         raise invalid(f"HttpRequest.url must be at most {_LONGEST_URL} characters.")
-    method = _METHODS.get(http.http_method) or ""
-    if method in {"", "HTTP_METHOD_UNSPECIFIED"}:
-        method = "POST"
+    method = _METHODS.get(http.http_method, "POST")
     if http.body and method not in _BODY_METHODS:
         raise invalid("HTTP method must be POST, PUT or PATCH when HttpRequest.body is set.")
     token = None
@@ -313,6 +317,8 @@ def _pacific(moment: Timestamp) -> str:
     from datetime import UTC, datetime, timedelta, timezone
 
     pacific = timezone(timedelta(hours=-8))
-    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=moment.seconds)).astimezone(
-        pacific
-    ).isoformat()
+    return (
+        (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=moment.seconds))
+        .astimezone(pacific)
+        .isoformat()
+    )

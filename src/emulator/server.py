@@ -1,6 +1,7 @@
 """The emulator put together: one port in front, the dispatcher behind, the clock in between."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable
 from time import time
 from uuid import uuid4
@@ -22,6 +23,8 @@ type Log = Callable[[str, dict[str, object]], None]
 
 # Clients see the end of the server and come back; nobody is waited for.
 _NO_PATIENCE = 0.1
+
+_REMEMBERED = 10_000  # attempts that ended, the latest
 
 
 @attrs.frozen
@@ -62,7 +65,7 @@ class Emulator:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._deliveries: set[asyncio.Task[None]] = set()
         self._grpc_connections: set[GrpcProtocol] = set()
-        self.finished: list[FinishedAttempt] = []
+        self.finished: deque[FinishedAttempt] = deque(maxlen=_REMEMBERED)
 
     async def start(self, host: str, port: int) -> int:
         """Listen; the port, which is chosen where 0 is asked for.

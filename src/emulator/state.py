@@ -64,8 +64,8 @@ class RateLimits:
 class QueueConfig:
     """What a queue is created with."""
 
-    limits: RateLimits = RateLimits()
-    retries: RetryPolicy = RetryPolicy()
+    limits: RateLimits = attrs.field(factory=RateLimits)
+    retries: RetryPolicy = attrs.field(factory=RetryPolicy)
 
 
 @attrs.frozen(kw_only=True)
@@ -374,9 +374,7 @@ class Service:
         return None
 
     def _may_begin(self, queue: Queue) -> bool:
-        return (
-            queue.state is QueueState.RUNNING and queue.running < queue.config.limits.concurrent
-        )
+        return queue.state is QueueState.RUNNING and queue.running < queue.config.limits.concurrent
 
     def _begin(self, queue: Queue, task: Task, now: int) -> Attempt:
         record = AttemptRecord(task.schedule_time, now)
