@@ -1,0 +1,26 @@
+"""`python -m bench`: measure everything, print a table."""
+
+import platform
+import sys
+
+import django
+from django.conf import settings
+
+from . import library
+
+
+def main() -> None:
+    settings.configure(
+        **library.SETTINGS,
+        TASKS={"default": {"BACKEND": "django_tasks_cloud_tasks.CloudTasksBackend"}},
+    )
+    django.setup()
+    print(f"Python {platform.python_version()}, Django {django.__version__}")
+    wanted = sys.argv[1:]
+    for part in (library.enqueue, library.execution, library.verification, library.start_up):
+        if not wanted or part.__name__ in wanted:
+            for row in part():
+                print(row, flush=True)
+
+
+main()

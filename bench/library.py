@@ -1,0 +1,317 @@
+"""The library against the least that could do the same work."""
+
+import io
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import attrs
+
+from .measure import Row, alternate
+
+SETTINGS = {
+    "SECRET_KEY": "bench",
+    "DEBUG": True,
+    "ALLOWED_HOSTS": ["*"],
+    "ROOT_URLCONF": "bench.site_urls",
+    "INSTALLED_APPS": ["django_tasks_cloud_tasks"],
+    "LOGGING_CONFIG": None,
+    "DATABASES": {},
+}
+_OPTIONS = {
+    "CLOUD_TASKS_PROJECT": "project",
+    "CLOUD_TASKS_LOCATION": "europe-west1",
+    "TASK_HANDLER_HOST": "https://app.example.com",
+    "OIDC_SERVICE_ACCOUNT_EMAIL": "tasks@project.iam.gserviceaccount.com",
+}
+_QUEUE = "projects/project/locations/europe-west1/queues/default"
+_ARGUMENTS = {"order": 12345, "lines": [{"sku": f"sku-{n}", "count": n} for n in range(5)]}
+
+
+@contextmanager
+def echo_server() -> Iterator[str]:
+    """A bare gRPC server in a process of its own; yields its address."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "bench.echo_server"], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+
+
+def enqueue() -> list[Row]:
+    """`task.enqueue()` against the official client and against ready bytes on a channel."""
+    import grpc
+    from django.conf import settings
+    from django.test import override_settings
+    from google.cloud import tasks_v2
+    from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
+
+    from django_tasks_cloud_tasks.adapters.cloud_tasks import encode
+    from django_tasks_cloud_tasks.core.names import QueueName
+    from django_tasks_cloud_tasks.core.requests import OidcToken, TaskRequest
+
+    from .site_tasks import nothing
+
+    with echo_server() as address:
+        body = json.dumps(
+            {
+                "task_id": "0" * 36,
+                "task_path": "bench.site_tasks.nothing",
+                "args": [],
+                "kwargs": _ARGUMENTS,
+                "queue_name": "default",
+                "backend": "default",
+                "priority": 0,
+                "takes_context": False,
+                "enqueued_at": "2026-01-01T00:00:00+00:00",
+            }
+        ).encode()
+        ready = encode(
+            TaskRequest(
+                queue=QueueName.parse(_QUEUE),
+                task_id="0" * 36,
+                url="https://app.example.com/cloudtasks/execute/",
+                headers={"Content-Type": "application/json"},
+                body=body,
+                oidc=OidcToken(
+                    service_account_email=_OPTIONS["OIDC_SERVICE_ACCOUNT_EMAIL"],
+                    audience="https://app.example.com",
+                ),
+            )
+        )
+        channel = grpc.insecure_channel(address)
+        call = channel.unary_unary("/google.cloud.tasks.v2.CloudTasks/CreateTask")
+        metadata = (("x-goog-request-params", "parent=" + _QUEUE.replace("/", "%2F")),)
+        client = tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
+
+        def official() -> object:
+            return client.create_task(
+                parent=_QUEUE,
+                task=tasks_v2.Task(
+                    name=f"{_QUEUE}/tasks/{'0' * 36}",
+                    http_request=tasks_v2.HttpRequest(
+                        url="https://app.example.com/cloudtasks/execute/",
+                        http_method=tasks_v2.HttpMethod.POST,
+                        headers={"Content-Type": "application/json"},
+                        body=body,
+                        oidc_token=tasks_v2.OidcToken(
+                            service_account_email=_OPTIONS["OIDC_SERVICE_ACCOUNT_EMAIL"],
+                            audience="https://app.example.com",
+                        ),
+                    ),
+                ),
+            )
+
+        tasks = {"default": {**settings.TASKS["default"], "OPTIONS": {**_OPTIONS, "EMULATOR_HOST": address}}}
+        with override_settings(TASKS=tasks):
+            times = alternate(
+                {
+                    "enqueue": lambda: nothing.enqueue(**_ARGUMENTS),
+                    "official": official,
+                    "bare": lambda: call(ready, timeout=10, metadata=metadata),
+                },
+                rounds=30,
+                calls=150,
+            )
+        channel.close()
+    ours = times["enqueue"]
+    return [
+        Row("task.enqueue()", ours * 1e6, "official client", ours / times["official"], 1.0),
+        Row("task.enqueue()", ours * 1e6, "bare call, ready bytes", ours / times["bare"], 1.25),
+        Row("(official client)", times["official"] * 1e6, "bare call, ready bytes", times["official"] / times["bare"], None),
+    ]
+
+
+def execution() -> list[Row]:
+    """The view against a bare view that parses the same JSON, through Django's WSGI handler."""
+    from django.conf import settings
+    from django.core.handlers.wsgi import WSGIHandler
+    from django.test import override_settings
+
+    body = json.dumps(
+        {
+            "task_id": "0" * 36,
+            "task_path": "bench.site_tasks.nothing",
+            "args": [],
+            "kwargs": _ARGUMENTS,
+            "queue_name": "default",
+            "backend": "default",
+            "priority": 0,
+            "takes_context": False,
+            "enqueued_at": "2026-01-01T00:00:00+00:00",
+        }
+    ).encode()
+
+    def request_to(handler: WSGIHandler, path: str) -> None:
+        statuses: list[str] = []
+        response = handler(
+            {
+                "REQUEST_METHOD": "POST",
+                "PATH_INFO": path,
+                "SCRIPT_NAME": "",
+                "QUERY_STRING": "",
+                "SERVER_NAME": "testserver",
+                "SERVER_PORT": "80",
+                "SERVER_PROTOCOL": "HTTP/1.1",
+                "CONTENT_TYPE": "application/json",
+                "CONTENT_LENGTH": str(len(body)),
+                "HTTP_HOST": "testserver",
+                "HTTP_USER_AGENT": "Google-Cloud-Tasks",
+                "HTTP_X_CLOUDTASKS_QUEUENAME": "default",
+                "HTTP_X_CLOUDTASKS_TASKNAME": "0" * 36,
+                "HTTP_X_CLOUDTASKS_TASKRETRYCOUNT": "0",
+                "HTTP_X_CLOUDTASKS_TASKEXECUTIONCOUNT": "0",
+                "HTTP_X_CLOUDTASKS_TASKETA": "1767225600.000000",
+                "REMOTE_ADDR": "127.0.0.1",
+                "wsgi.input": io.BytesIO(body),
+                "wsgi.errors": sys.stderr,
+                "wsgi.url_scheme": "http",
+                "wsgi.multithread": True,
+                "wsgi.multiprocess": True,
+                "wsgi.run_once": False,
+                "wsgi.version": (1, 0),
+            },
+            lambda status, _headers: statuses.append(status),
+        )
+        response.close()
+        assert statuses == ["200 OK"], statuses
+
+    rows = []
+    startproject = [
+        "django.middleware.security.SecurityMiddleware",
+        "django.middleware.common.CommonMiddleware",
+        "django.middleware.csrf.CsrfViewMiddleware",
+        "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    ]
+    without_account = {k: v for k, v in _OPTIONS.items() if k != "OIDC_SERVICE_ACCOUNT_EMAIL"}
+    tasks = {
+        "default": {
+            **settings.TASKS["default"],
+            "OPTIONS": {**without_account, "EMULATOR_HOST": "127.0.0.1:1"},
+        }
+    }
+    for label, middleware in (("no middleware", []), ("startproject's middleware", startproject)):
+        with override_settings(MIDDLEWARE=middleware, TASKS=tasks):
+            handler = WSGIHandler()
+            times = alternate(
+                {
+                    "view": lambda: request_to(handler, "/cloudtasks/execute/"),
+                    "bare": lambda: request_to(handler, "/bare/"),
+                },
+                rounds=40,
+                calls=300,
+            )
+        rows.append(
+            Row(
+                f"execution, {label}",
+                times["view"] * 1e6,
+                "bare view, same JSON",
+                times["view"] / times["bare"],
+                1.25,
+            )
+        )
+    return rows
+
+
+def verification() -> list[Row]:
+    """A verdict on a token against `jwt.decode` with the certificates in hand."""
+    from google.auth import jwt
+
+    from django_tasks_cloud_tasks.adapters.tokens import (
+        CertificateStore,
+        FetchedCertificates,
+        GoogleTokenVerifier,
+    )
+    from django_tasks_cloud_tasks.core.authorization import Policy, Proof, authorize
+    from django_tasks_cloud_tasks.core.options import Authentication
+    from django_tasks_cloud_tasks.django_integration.signing import PayloadSignatures
+    from django_tasks_cloud_tasks.emulator.identity import TokenIssuer
+    from django_tasks_cloud_tasks.emulator.state import Token
+
+    issuer = TokenIssuer(time=time.time)
+    email, audience = "tasks@project.iam.gserviceaccount.com", "https://app.example.com"
+    token = issuer.issue(Token(email=email, audience=audience))
+    certificates = issuer.certificates()
+    fetches: list[None] = []
+
+    def fetch() -> FetchedCertificates:
+        fetches.append(None)
+        return FetchedCertificates(certificates, 3600)
+
+    verifier = GoogleTokenVerifier(CertificateStore(fetch))
+    policy = Policy(mode=Authentication.OIDC, service_account=email, audience=audience)
+    proof = Proof(body=b"", authorization=f"Bearer {token}")
+    signatures = PayloadSignatures()
+
+    def ours() -> None:
+        assert authorize(policy, proof, tokens=verifier, signatures=signatures).granted
+
+    times = alternate(
+        {
+            "ours": ours,
+            "bare": lambda: jwt.decode(token, certs=certificates, audience=audience),
+        },
+        rounds=40,
+        calls=200,
+    )
+    calls = f"{len(fetches)} request{'' if len(fetches) == 1 else 's'} in all"
+    return [
+        Row(
+            f"authorization by token ({calls})",
+            times["ours"] * 1e6,
+            "bare jwt.decode",
+            times["ours"] / times["bare"],
+            1.2,
+        )
+    ]
+
+
+_START = """
+import sys, time
+from django.conf import settings
+settings.configure(SECRET_KEY="bench", INSTALLED_APPS=APPS, USE_TZ=True, TASKS=TASKS)
+import django
+began = time.perf_counter()
+django.setup()
+took = time.perf_counter() - began
+import sys
+heavy = [name for name in ("grpc", "google.cloud", "google.auth", "aiohttp") if name in sys.modules]
+print(took, ",".join(heavy))
+"""
+
+
+def start_up() -> list[Row]:
+    """`django.setup()` with and without the app, each in a process of its own."""
+    variants = {"with": ["django_tasks_cloud_tasks"], "without": []}
+    heavy: set[str] = set()
+
+    def run(apps: list[str]) -> float:
+        tasks = {"default": {"BACKEND": "django_tasks_cloud_tasks.CloudTasksBackend"}}
+        script = f"APPS={apps!r}\nTASKS={tasks if apps else {}!r}\n{_START}"
+        output = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        ).stdout.split()
+        heavy.update(output[1].split(",") if len(output) > 1 else [])
+        return float(output[0])
+
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(15):
+        for name, apps in variants.items():
+            times[name].append(run(apps))
+    best = {name: sorted(values)[len(values) // 2] for name, values in times.items()}
+    return [
+        Row(
+            f"django.setup() (loads {', '.join(sorted(heavy)) or 'no grpc, google, aiohttp'})",
+            best["with"] * 1e6,
+            "without the app",
+            best["with"] / best["without"],
+            None,
+        )
+    ]

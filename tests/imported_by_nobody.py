@@ -1,0 +1,2 @@
+"""Never imported before its caller is authorized: a test looks."""
+

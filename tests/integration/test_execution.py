@@ -1,0 +1,189 @@
+"""The endpoint: who gets in, what runs, what is answered. Both views, by the same tests."""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.conf import LazySettings
+from django.http import HttpResponse
+from django.test import Client
+
+from django_tasks_cloud_tasks.django_integration.signing import sign
+from tests import tasks
+
+pytestmark = pytest.mark.usefixtures("cloud_tasks")
+
+type Deliver = Callable[..., HttpResponse]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_ran() -> Iterator[None]:
+    tasks.ran.clear()
+    yield
+    tasks.ran.clear()
+
+
+@pytest.fixture(params=["/cloudtasks/execute/", "/async/cloudtasks/execute/"], ids=["sync", "async"])
+def deliver(request: pytest.FixtureRequest) -> Deliver:
+    def _deliver(
+        path: str = "tests.tasks.add",
+        *args: Any,
+        body: bytes | None = None,
+        signature: str | None = None,
+        headers: dict[str, str] | None = None,
+        **more: Any,
+    ) -> HttpResponse:
+        payload = {"task_id": "an-id", "task_path": path, "args": list(args), "kwargs": {}, **more}
+        sent = json.dumps(payload).encode() if body is None else body
+        return Client(raise_request_exception=True).post(
+            request.param,
+            data=sent,
+            content_type="application/json",
+            headers={
+                "X-Django-Tasks-Signature": sign(sent) if signature is None else signature,
+                **(headers or {}),
+            },
+        )
+
+    return _deliver
+
+
+def answer(response: HttpResponse) -> Any:
+    return response.status_code, json.loads(response.content)
+
+
+def test_a_task_runs_and_its_success_is_answered(deliver: Deliver) -> None:
+    assert answer(deliver("tests.tasks.add", 1, 2)) == (
+        200,
+        {"status": "success", "task_id": "an-id"},
+    )
+    assert tasks.ran == [("add", 1, 2)]
+
+
+def test_a_coroutine_runs(deliver: Deliver) -> None:
+    assert deliver("tests.tasks.add_async", 1, 2).status_code == 200
+    assert tasks.ran == [("add_async", 1, 2)]
+
+
+def test_a_task_that_raises_is_answered_with_its_error_and_without_its_traceback(
+    deliver: Deliver, caplog: pytest.LogCaptureFixture
+) -> None:
+    status, document = answer(deliver("tests.tasks.fails", "no such order"))
+    assert (status, document) == (
+        500,
+        {"status": "error", "task_id": "an-id", "error": "ValueError: no such order"},
+    )
+    errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert [record.name for record in errors] == ["django.tasks"], "told once, with its traceback"
+    assert errors[0].exc_info is not None
+
+
+def test_under_debug_the_traceback_is_answered(deliver: Deliver, settings: LazySettings) -> None:
+    settings.DEBUG = True
+    _, document = answer(deliver("tests.tasks.fails", "no such order"))
+    assert "raise ValueError(message)" in document["traceback"]
+
+
+def test_a_return_value_that_json_cannot_carry_fails_the_task_and_is_not_repeated(
+    deliver: Deliver,
+) -> None:
+    status, document = answer(deliver("tests.tasks.returns_a_set"))
+    assert status == 200
+    assert document["status"] == "error"
+    assert "set" in document["error"]
+
+
+def test_the_context_knows_the_attempt(deliver: Deliver) -> None:
+    deliver("tests.tasks.which_attempt", headers={"X-CloudTasks-TaskRetryCount": "4"})
+    assert tasks.ran == [5]
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("tests.tasks.not_a_task", "is no task"),
+        ("tests.tasks.nowhere", "has no 'nowhere'"),
+        ("tests.no_such_module.add", "No module named"),
+        ("os.system", "is no task"),
+    ],
+)
+def test_what_is_no_task_is_never_called(deliver: Deliver, path: str, reason: str) -> None:
+    status, document = answer(deliver(path, "echo"))
+    assert status == 404
+    assert reason in document["error"]
+    assert tasks.ran == []
+
+
+def test_an_unknown_backend_is_an_unknown_task(deliver: Deliver) -> None:
+    status, document = answer(deliver("tests.tasks.add", 1, 2, backend="elsewhere"))
+    assert (status, "'elsewhere'" in document["error"]) == (404, True)
+
+
+def test_every_fault_of_a_bad_body_is_told(deliver: Deliver) -> None:
+    body = b'{"task_id": 7, "task_path": "no", "args": {}}'
+    status, document = answer(deliver(body=body))
+    assert status == 400
+    assert document["faults"] == [
+        "task_id must be a string, not a whole number",
+        "task_path must be a dotted path such as 'shop.tasks.send_receipt'",
+        "args must be an array, not an object",
+        "kwargs is missing",
+    ]
+
+
+@pytest.mark.parametrize("method", ["get", "put", "patch", "delete", "options", "head"])
+@pytest.mark.parametrize("path", ["/cloudtasks/execute/", "/async/cloudtasks/execute/"])
+def test_other_methods_are_refused(method: str, path: str) -> None:
+    response = getattr(Client(), method)(path)
+    assert response.status_code == 405
+    assert response["Allow"] == "POST"
+
+
+@pytest.mark.parametrize("signature", ["", "wrong", sign(b"another body")])
+def test_without_the_right_signature_nothing_runs_and_nothing_is_told(
+    deliver: Deliver, signature: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    status, document = answer(deliver("tests.tasks.add", 1, 2, signature=signature))
+    assert (status, document) == (401, {"status": "error", "error": "Unauthorized"})
+    assert tasks.ran == []
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "payload signature" in caplog.text
+
+
+def test_nothing_is_imported_before_the_caller_is_authorized(deliver: Deliver) -> None:
+    import sys
+
+    sys.modules.pop("tests.imported_by_nobody", None)
+    assert deliver("tests.imported_by_nobody.task", signature="wrong").status_code == 401
+    assert "tests.imported_by_nobody" not in sys.modules
+
+
+def test_a_former_key_still_verifies(deliver: Deliver, settings: LazySettings) -> None:
+    body = json.dumps(
+        {"task_id": "an-id", "task_path": "tests.tasks.add", "args": [1, 2], "kwargs": {}}
+    ).encode()
+    made_before = sign(body)
+    settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = "new", [settings.SECRET_KEY]
+    assert deliver(body=body, signature=made_before).status_code == 200
+    settings.SECRET_KEY_FALLBACKS = []
+    assert deliver(body=body, signature=made_before).status_code == 401
+
+
+def test_under_debug_a_request_without_proof_is_let_in_and_a_wrong_one_is_not(
+    settings: LazySettings,
+) -> None:
+    settings.DEBUG = True
+    body = json.dumps(
+        {"task_id": "an-id", "task_path": "tests.tasks.add", "args": [1, 2], "kwargs": {}}
+    )
+
+    def post(**headers: str) -> int:
+        return Client().post(
+            "/cloudtasks/execute/", data=body, content_type="application/json", headers=headers
+        ).status_code
+
+    assert post() == 200
+    assert post(**{"X-Django-Tasks-Signature": "wrong"}) == 401
+    assert post(Authorization="Bearer wrong") == 401
