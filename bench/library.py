@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 
 import attrs
 
@@ -30,13 +31,27 @@ _OPTIONS = {
 }
 _QUEUE = "projects/project/locations/europe-west1/queues/default"
 _ARGUMENTS = {"order": 12345, "lines": [{"sku": f"sku-{n}", "count": n} for n in range(5)]}
+_BODY = json.dumps(
+    {
+        "task_id": "0" * 32,
+        "task_path": "bench.site_tasks.nothing",
+        "args": [],
+        "kwargs": _ARGUMENTS,
+        "queue_name": "default",
+        "backend": "default",
+        "priority": 0,
+        "takes_context": False,
+        "enqueued_at": "2026-01-01T00:00:00+00:00",
+    }
+).encode()
+_ROUNDS, _CALLS = 30, 150
 
 
 @contextmanager
-def echo_server() -> Iterator[str]:
-    """A bare gRPC server in a process of its own; yields its address."""
+def emulator() -> Iterator[str]:
+    """The emulator in a process of its own, its queue paused; yields its address."""
     with subprocess.Popen(
-        [sys.executable, "-m", "bench.echo_server"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "bench.paused_emulator", _QUEUE], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         try:
@@ -59,33 +74,25 @@ def enqueue() -> list[Row]:
 
     from .site_tasks import nothing
 
-    with echo_server() as address:
-        body = json.dumps(
-            {
-                "task_id": "0" * 36,
-                "task_path": "bench.site_tasks.nothing",
-                "args": [],
-                "kwargs": _ARGUMENTS,
-                "queue_name": "default",
-                "backend": "default",
-                "priority": 0,
-                "takes_context": False,
-                "enqueued_at": "2026-01-01T00:00:00+00:00",
-            }
-        ).encode()
-        ready = encode(
-            TaskRequest(
-                queue=QueueName.parse(_QUEUE),
-                task_id="0" * 36,
-                url="https://app.example.com/cloudtasks/execute/",
-                headers={"Content-Type": "application/json"},
-                body=body,
-                oidc=OidcToken(
-                    service_account_email=_OPTIONS["OIDC_SERVICE_ACCOUNT_EMAIL"],
-                    audience="https://app.example.com",
-                ),
+    with emulator() as address:
+        url = "https://app.example.com/cloudtasks/execute/"
+        account = _OPTIONS["OIDC_SERVICE_ACCOUNT_EMAIL"]
+        audience = "https://app.example.com"
+        names = (f"{number:032x}" for number in count())
+
+        def ready_bytes() -> bytes:
+            return encode(
+                TaskRequest(
+                    queue=QueueName.parse(_QUEUE),
+                    task_id=next(names),
+                    url=url,
+                    headers={"Content-Type": "application/json"},
+                    body=_BODY,
+                    oidc=OidcToken(service_account_email=account, audience=audience),
+                )
             )
-        )
+
+        ready = iter([ready_bytes() for _ in range(_ROUNDS * _CALLS + _CALLS)])
         channel = grpc.insecure_channel(address)
         call = channel.unary_unary("/google.cloud.tasks.v2.CloudTasks/CreateTask")
         metadata = (("x-goog-request-params", "parent=" + _QUEUE.replace("/", "%2F")),)
@@ -95,15 +102,14 @@ def enqueue() -> list[Row]:
             return client.create_task(
                 parent=_QUEUE,
                 task=tasks_v2.Task(
-                    name=f"{_QUEUE}/tasks/{'0' * 36}",
+                    name=f"{_QUEUE}/tasks/{next(names)}",
                     http_request=tasks_v2.HttpRequest(
-                        url="https://app.example.com/cloudtasks/execute/",
+                        url=url,
                         http_method=tasks_v2.HttpMethod.POST,
                         headers={"Content-Type": "application/json"},
-                        body=body,
+                        body=_BODY,
                         oidc_token=tasks_v2.OidcToken(
-                            service_account_email=_OPTIONS["OIDC_SERVICE_ACCOUNT_EMAIL"],
-                            audience="https://app.example.com",
+                            service_account_email=account, audience=audience
                         ),
                     ),
                 ),
@@ -115,10 +121,10 @@ def enqueue() -> list[Row]:
                 {
                     "enqueue": lambda: nothing.enqueue(**_ARGUMENTS),
                     "official": official,
-                    "bare": lambda: call(ready, timeout=10, metadata=metadata),
+                    "bare": lambda: call(next(ready), timeout=10, metadata=metadata),
                 },
-                rounds=30,
-                calls=150,
+                rounds=_ROUNDS,
+                calls=_CALLS,
             )
         channel.close()
     ours = times["enqueue"]
@@ -135,20 +141,6 @@ def execution() -> list[Row]:
     from django.core.handlers.wsgi import WSGIHandler
     from django.test import override_settings
 
-    body = json.dumps(
-        {
-            "task_id": "0" * 36,
-            "task_path": "bench.site_tasks.nothing",
-            "args": [],
-            "kwargs": _ARGUMENTS,
-            "queue_name": "default",
-            "backend": "default",
-            "priority": 0,
-            "takes_context": False,
-            "enqueued_at": "2026-01-01T00:00:00+00:00",
-        }
-    ).encode()
-
     def request_to(handler: WSGIHandler, path: str) -> None:
         statuses: list[str] = []
         response = handler(
@@ -161,7 +153,7 @@ def execution() -> list[Row]:
                 "SERVER_PORT": "80",
                 "SERVER_PROTOCOL": "HTTP/1.1",
                 "CONTENT_TYPE": "application/json",
-                "CONTENT_LENGTH": str(len(body)),
+                "CONTENT_LENGTH": str(len(_BODY)),
                 "HTTP_HOST": "testserver",
                 "HTTP_USER_AGENT": "Google-Cloud-Tasks",
                 "HTTP_X_CLOUDTASKS_QUEUENAME": "default",
@@ -170,7 +162,7 @@ def execution() -> list[Row]:
                 "HTTP_X_CLOUDTASKS_TASKEXECUTIONCOUNT": "0",
                 "HTTP_X_CLOUDTASKS_TASKETA": "1767225600.000000",
                 "REMOTE_ADDR": "127.0.0.1",
-                "wsgi.input": io.BytesIO(body),
+                "wsgi.input": io.BytesIO(_BODY),
                 "wsgi.errors": sys.stderr,
                 "wsgi.url_scheme": "http",
                 "wsgi.multithread": True,

@@ -1,7 +1,7 @@
 """The JSON that travels from `enqueue()` to the worker: the wire format, both ways."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Self
 
@@ -11,7 +11,16 @@ from .errors import InvalidPayloadError
 
 type Json = bool | int | float | str | list[Json] | dict[str, Json] | None
 
-_MISSING = object()
+
+def _carry(value: object) -> object:
+    """What JSON's encoder does not know, as something it does."""
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Sequence):
+        return list(value)
+    raise TypeError(f"{type(value).__qualname__} is no JSON type")
 
 
 @attrs.frozen(kw_only=True)
@@ -21,7 +30,7 @@ class TaskPayload:
     Attributes:
         task_id: id of the `TaskResult`, and of the Cloud Task where tasks are named.
         task_path: dotted path of the task object.
-        args, kwargs: arguments, as JSON carries them.
+        args, kwargs: arguments, as they are given to `encode` or come from `decode`.
         queue_name: Django's queue; the Cloud Tasks queue may differ by priority.
         backend: alias in `TASKS`.
         priority: -100 to 100.
@@ -32,8 +41,8 @@ class TaskPayload:
 
     task_id: str
     task_path: str
-    args: list[Json]
-    kwargs: dict[str, Json]
+    args: Sequence[object]
+    kwargs: Mapping[str, object]
     queue_name: str = "default"
     backend: str = "default"
     priority: int = 0
@@ -42,6 +51,8 @@ class TaskPayload:
 
     def encode(self) -> bytes:
         """The request body, in UTF-8.
+
+        What Django's own normalization takes is taken: mappings, sequences, bytes that are text.
 
         Raises:
             TypeError: JSON cannot carry an argument.
@@ -67,6 +78,12 @@ class TaskPayload:
                 f"The arguments of {self.task_path} cannot be sent as JSON: {error}"
             ) from error
 
+    @staticmethod
+    def carried(body: bytes) -> tuple[list[Json], dict[str, Json]]:
+        """Positional and keyword arguments of an encoded payload, as the task will get them."""
+        document = _DECODER.decode(body.decode())
+        return document["args"], document["kwargs"]
+
     @classmethod
     def decode(cls, body: bytes) -> Self:
         """Read a request body.
@@ -85,48 +102,44 @@ class TaskPayload:
             raise InvalidPayloadError(
                 [f"the body must be a JSON object, not {_json_type(document)}"]
             )
-        return cls._from_document(document)
-
-    @classmethod
-    def _from_document(cls, document: Mapping[str, Json]) -> Self:
         faults: list[str] = []
-
-        def field[T](name: str, kind: type[T], default: T | object = _MISSING) -> T:
-            value = document.get(name, default)
-            # bool is an int to Python, but true is no number to JSON.
-            if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
-                return value
-            faults.append(
-                f"{name} is missing"
-                if value is _MISSING
-                else f"{name} must be {_JSON_TYPES[kind]}, not {_json_type(value)}"
-            )
-            return kind()
-
-        task_id = field("task_id", str)
-        if not task_id and not faults:
+        for name, (kind, required) in _FIELDS.items():
+            if name not in document:
+                if required:
+                    faults.append(f"{name} is missing")
+            elif type(document[name]) is not kind:
+                faults.append(
+                    f"{name} must be {_JSON_TYPES[kind]}, not {_json_type(document[name])}"
+                )
+        enqueued_at = _moment(document.get("enqueued_at"), faults)
+        if document.get("task_id") == "":
             faults.append("task_id is empty")
-        task_path = field("task_path", str)
-        if task_path and not _is_dotted_path(task_path):
+        task_path = document.get("task_path")
+        if isinstance(task_path, str) and not _is_dotted_path(task_path):
             faults.append("task_path must be a dotted path such as 'shop.tasks.send_receipt'")
-        payload = cls(
-            task_id=task_id,
-            task_path=task_path,
-            args=field("args", list),
-            kwargs=field("kwargs", dict),
-            queue_name=field("queue_name", str, "default"),
-            backend=field("backend", str, "default"),
-            priority=field("priority", int, 0),
-            takes_context=field("takes_context", bool, default=False),
-            enqueued_at=_moment(document.get("enqueued_at"), faults),
-        )
         if faults:
             raise InvalidPayloadError(faults)
-        return payload
+        known = {name: document[name] for name in _FIELDS if name in document}
+        return cls(enqueued_at=enqueued_at, **known)
 
 
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-_ASCII_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
+# The fields but the time: their types, and whether they must be there.
+_FIELDS: Mapping[str, tuple[type, bool]] = {
+    "task_id": (str, True),
+    "task_path": (str, True),
+    "args": (list, True),
+    "kwargs": (dict, True),
+    "queue_name": (str, False),
+    "backend": (str, False),
+    "priority": (int, False),
+    "takes_context": (bool, False),
+}
+
+_DECODER = json.JSONDecoder()
+_ENCODER = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_carry
+)
+_ASCII_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"), default=_carry)
 
 _JSON_TYPES: Mapping[type, str] = {
     str: "a string",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from functools import partial
+from datetime import UTC, datetime
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
@@ -22,7 +22,7 @@ from ..core.names import is_queue_id
 from ..core.payload import TaskPayload
 from ..core.requests import TaskRequest, build_task_request
 from .configuration import Configuration, configuration_for
-from .results import announce, announce_async, mark_enqueued, new_result
+from .results import announce, announce_async, mark_enqueued, new_id, ready_result
 from .signing import sign
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class CloudTasksBackend(BaseTaskBackend):
     def __init__(self, alias: str, params: dict[str, Any]) -> None:
         super().__init__(alias, params)
 
-    @property
+    @cached_property
     def configuration(self) -> Configuration:
         """What follows from this entry of `TASKS`."""
         return configuration_for(self.alias, self.options)
@@ -85,11 +85,12 @@ class CloudTasksBackend(BaseTaskBackend):
             EnqueueError: the task was not created; each cause has its class.
             ConfigurationError: something needed is neither set nor detected.
         """
-        prepared = self._prepare(task, args, kwargs)
-        if self.configuration.options.enqueue_on_commit:
-            transaction.on_commit(partial(self._create, prepared))
+        configuration = self.configuration
+        prepared = self._prepare(configuration, task, args, kwargs)
+        if configuration.options.enqueue_on_commit:
+            transaction.on_commit(partial(self._create, configuration, prepared))
         else:
-            self._create(prepared)
+            self._create(configuration, prepared)
         return prepared.result
 
     async def aenqueue[**P, R](
@@ -106,7 +107,7 @@ class CloudTasksBackend(BaseTaskBackend):
             return await sync_to_async(self.enqueue)(task, args, kwargs)
         if configuration.may_block:
             await sync_to_async(lambda: configuration.route, thread_sensitive=False)()
-        prepared = self._prepare(task, args, kwargs)
+        prepared = self._prepare(configuration, task, args, kwargs)
         await configuration.queue.acreate(
             prepared.request, timeout=configuration.options.enqueue_timeout
         )
@@ -121,25 +122,28 @@ class CloudTasksBackend(BaseTaskBackend):
         return check_backend(self)
 
     def _prepare[**P, R](
-        self, task: Task[P, R], args: Sequence[Any], kwargs: Mapping[str, Any]
+        self,
+        configuration: Configuration,
+        task: Task[P, R],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
     ) -> _Prepared[TaskResult[P, R]]:
         """Everything about an enqueue but the call, so that what can be wrong is wrong here."""
         self.validate_task(task)
-        route = self.configuration.route
+        route = configuration.route
         if task.priority != DEFAULT_TASK_PRIORITY and not route.thresholds:
             self._tell_of_priority()
-        now = timezone.now()
-        result = new_result(task, args, kwargs, alias=self.alias)
+        now = datetime.now(UTC)
         payload = TaskPayload(
-            task_id=result.id,
+            task_id=new_id(),
             task_path=task.module_path,
-            args=result.args,
-            kwargs=result.kwargs,
+            args=args,
+            kwargs=kwargs,
             queue_name=task.queue_name,
             backend=self.alias,
             priority=task.priority,
             takes_context=task.takes_context,
-            enqueued_at=_aware(now),
+            enqueued_at=now,
         )
         body = payload.encode()
         request = build_task_request(
@@ -148,12 +152,14 @@ class CloudTasksBackend(BaseTaskBackend):
             signature=sign(body),
             route=route,
             run_after=_aware(task.run_after) if task.run_after else None,
-            now=_aware(now),
+            now=now,
         )
+        result = ready_result(task, payload.task_id, *TaskPayload.carried(body), alias=self.alias)
         return _Prepared(result, request, now)
 
-    def _create[**P, R](self, prepared: _Prepared[TaskResult[P, R]]) -> None:
-        configuration = self.configuration
+    def _create[**P, R](
+        self, configuration: Configuration, prepared: _Prepared[TaskResult[P, R]]
+    ) -> None:
         configuration.queue.create(prepared.request, timeout=configuration.options.enqueue_timeout)
         mark_enqueued(prepared.result, prepared.enqueued_at)
         announce(task_enqueued, type(self), prepared.result)

@@ -225,4 +225,3 @@ def cloud_tasks_emulator(request: pytest.FixtureRequest) -> Iterator[EmulatorInH
         )
         with use(surroundings), override_settings(TASKS=tasks):
             yield EmulatorInHand(emulator)
-

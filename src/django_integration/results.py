@@ -6,12 +6,12 @@ Django's `TaskResult` is frozen, and its backends change it all the same, throug
 
 from __future__ import annotations
 
+import os
 import traceback
-from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
+from django.conf import settings
 from django.dispatch import Signal
 from django.tasks import signals
 from django.tasks.base import TaskError, TaskResult, TaskResultStatus
@@ -28,33 +28,16 @@ _LOG_RECEIVERS = {
 }
 
 
-def new_result[**P, R](
-    task: Task[P, R], args: Sequence[Any], kwargs: Mapping[str, Any], *, alias: str
-) -> TaskResult[P, R]:
-    """The result of a task that is about to be enqueued, READY, under a new random id.
+def new_id() -> str:
+    """A random id, of a form that Cloud Tasks takes and spreads evenly: 32 hexadecimal digits."""
+    return os.urandom(16).hex()
 
-    Raises:
-        TypeError: JSON cannot carry an argument.
-    """
-    try:
-        return TaskResult(
-            task=task,
-            id=str(uuid4()),
-            status=TaskResultStatus.READY,
-            enqueued_at=None,
-            started_at=None,
-            finished_at=None,
-            last_attempted_at=None,
-            args=args,  # type: ignore[arg-type]  # made a list by TaskResult
-            kwargs=kwargs,  # type: ignore[arg-type]  # likewise a dict
-            backend=alias,
-            errors=[],
-            worker_ids=[],
-        )
-    except (TypeError, ValueError, RecursionError) as error:
-        raise TypeError(
-            f"The arguments of {task.module_path} cannot be sent as JSON: {error}"
-        ) from error
+
+def ready_result[**P, R](
+    task: Task[P, R], task_id: str, args: list[Any], kwargs: dict[str, Any], *, alias: str
+) -> TaskResult[P, R]:
+    """The result of a task that is about to be enqueued."""
+    return _result(task, task_id, TaskResultStatus.READY, args, kwargs, alias, None, None, [])
 
 
 def running_result[**P, R](
@@ -67,26 +50,45 @@ def running_result[**P, R](
     worker_ids: list[str],
 ) -> TaskResult[P, R]:
     """The result of a task whose execution begins now."""
-    now = timezone.now()
-    return TaskResult(
+    status, now = TaskResultStatus.RUNNING, timezone.now()
+    return _result(task, task_id, status, args, kwargs, task.backend, enqueued_at, now, worker_ids)
+
+
+def _result[**P, R](
+    task: Task[P, R],
+    task_id: str,
+    status: TaskResultStatus,
+    args: list[Any],
+    kwargs: dict[str, Any],
+    alias: str,
+    enqueued_at: datetime | None,
+    started_at: datetime | None,
+    worker_ids: list[str],
+) -> TaskResult[P, R]:
+    result = TaskResult(
         task=task,
         id=task_id,
-        status=TaskResultStatus.RUNNING,
+        status=status,
         enqueued_at=enqueued_at,
-        started_at=now,
+        started_at=started_at,
         finished_at=None,
-        last_attempted_at=now,
-        args=args,
-        kwargs=kwargs,
-        backend=task.backend,
+        last_attempted_at=started_at,
+        args=[],
+        kwargs={},
+        backend=alias,
         errors=[],
         worker_ids=worker_ids,
     )
+    # They come out of JSON. TaskResult would walk through them once more to make them fit for it.
+    object.__setattr__(result, "args", args)
+    object.__setattr__(result, "kwargs", kwargs)
+    return result
 
 
 def mark_enqueued(result: TaskResult[..., Any], moment: datetime) -> None:
-    """The task is in its queue."""
-    object.__setattr__(result, "enqueued_at", moment)
+    """The task is in its queue since `moment`, which is aware."""
+    shown = moment if settings.USE_TZ else timezone.make_naive(moment)
+    object.__setattr__(result, "enqueued_at", shown)
 
 
 def mark_successful(result: TaskResult[..., Any], value: object) -> None:
