@@ -1,2 +1,1 @@
 """Never imported before its caller is authorized: a test looks."""
-

@@ -17,25 +17,19 @@ class Delivery:
     """One dispatch of a task.
 
     Attributes:
-        queue: id of the queue, or None when the request did not come from a queue.
-        task: id of the Cloud Task, likewise.
         retry_count: dispatches before this one.
     """
 
-    queue: str | None = None
-    task: str | None = None
     retry_count: int = 0
 
     @classmethod
-    def from_headers(cls, headers: Mapping[str, str]) -> Self:
-        """Read `X-CloudTasks-*` from a mapping whose look-up ignores case.
+    def from_environ(cls, environ: Mapping[str, object]) -> Self:
+        """Read `X-CloudTasks-*` from where CGI, WSGI and Django's `request.META` keep headers.
 
         Headers that are absent or make no sense count as absent: a delivery by hand has none.
         """
-        count = headers.get("X-CloudTasks-TaskRetryCount", "")
+        count = str(environ.get("HTTP_X_CLOUDTASKS_TASKRETRYCOUNT", ""))
         return cls(
-            queue=headers.get("X-CloudTasks-QueueName"),
-            task=headers.get("X-CloudTasks-TaskName"),
             retry_count=(min(int(count), _HIGHEST_RETRY_COUNT) if _COUNT.fullmatch(count) else 0),
         )
 

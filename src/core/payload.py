@@ -95,7 +95,7 @@ class TaskPayload:
             InvalidPayloadError: with every fault found.
         """
         try:
-            document = json.loads(body, parse_constant=_refuse_constant)
+            document = _STRICT_DECODER.decode(body.decode())
         except (ValueError, RecursionError) as error:
             raise InvalidPayloadError([f"the body is not JSON: {error}"]) from error
         if not isinstance(document, dict):
@@ -135,7 +135,13 @@ _FIELDS: Mapping[str, tuple[type, bool]] = {
     "takes_context": (bool, False),
 }
 
+
+def _refuse_constant(name: str) -> Json:
+    raise ValueError(f"{name} is not JSON")
+
+
 _DECODER = json.JSONDecoder()
+_STRICT_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 _ENCODER = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_carry
 )
@@ -156,13 +162,9 @@ def _json_type(value: object) -> str:
     return _JSON_TYPES[type(value)]
 
 
-def _refuse_constant(name: str) -> Json:
-    raise ValueError(f"{name} is not JSON")
-
-
 def _is_dotted_path(text: str) -> bool:
     parts = text.split(".")
-    return len(parts) > 1 and all(part.isidentifier() for part in parts)
+    return len(parts) > 1 and all(map(str.isidentifier, parts))
 
 
 def _moment(value: Json, faults: list[str]) -> datetime | None:

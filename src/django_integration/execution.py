@@ -44,12 +44,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger("django_tasks_cloud_tasks")
 
 _SIGNATURES = PayloadSignatures()
+_HOST = "/".join(filter(None, (os.environ.get("K_REVISION"), socket.gethostname())))
+_SIGNATURE_KEY = "HTTP_" + SIGNATURE_HEADER.upper().replace("-", "_")
 
 
 def worker_id() -> str:
     """Names this process: host (on Cloud Run the revision as well) and process id."""
-    revision = os.environ.get("K_REVISION")
-    return f"{revision + '/' if revision else ''}{socket.gethostname()}:{os.getpid()}"
+    return f"{_HOST}:{os.getpid()}"
 
 
 @attrs.frozen
@@ -89,7 +90,7 @@ def needs_request(door: Door, request: HttpRequest) -> bool:
     if door.policy.mode is not Authentication.OIDC:
         return False
     try:
-        token = bearer_token(request.headers.get("Authorization"))
+        token = bearer_token(request.META.get("HTTP_AUTHORIZATION"))
     except InvalidTokenError:
         return False
     return not door.backend.configuration.tokens.ready(token)
@@ -99,8 +100,8 @@ def judge(door: Door, request: HttpRequest, body: bytes | None) -> Decision:
     """The core's decision on the request, for one backend."""
     proof = Proof(
         body=body or b"",
-        authorization=request.headers.get("Authorization"),
-        signature=request.headers.get(SIGNATURE_HEADER),
+        authorization=request.META.get("HTTP_AUTHORIZATION"),
+        signature=request.META.get(_SIGNATURE_KEY),
     )
     return authorize(
         door.policy, proof, tokens=door.backend.configuration.tokens, signatures=_SIGNATURES
@@ -165,7 +166,7 @@ def resolve(payload: TaskPayload) -> Task[..., Any] | Outcome:
     path = payload.task_path
     module_path, _, name = path.rpartition(".")
     try:
-        module = import_module(module_path)
+        module = sys.modules.get(module_path) or import_module(module_path)
         task = getattr(module, name, None)
     except ImportError as error:
         return UnknownTask(payload.task_id, f"There is no task {path}: {error}.")
@@ -211,8 +212,8 @@ class Execution:
         result = running_result(
             task,
             task_id=payload.task_id,
-            args=payload.args,
-            kwargs=payload.kwargs,
+            args=list(payload.args),
+            kwargs=dict(payload.kwargs),
             enqueued_at=payload.enqueued_at,
             worker_ids=delivery.worker_ids(worker),
         )

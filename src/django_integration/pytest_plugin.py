@@ -214,11 +214,12 @@ def cloud_tasks_emulator(request: pytest.FixtureRequest) -> Iterator[EmulatorInH
     live_server = request.getfixturevalue("live_server")
     with BackgroundEmulator(lambda: Emulator(clock=ManualClock(), create_queues=True)) as emulator:
         own = {"TASK_HANDLER_HOST": live_server.url, "EMULATOR_HOST": emulator.address}
+        entries: Mapping[str, dict[str, Any]] = settings.TASKS
         tasks = {
             alias: {**entry, "OPTIONS": {**entry.get("OPTIONS", {}), **own}}
             if entry["BACKEND"].rpartition(".")[2] == "CloudTasksBackend"
             else entry
-            for alias, entry in settings.TASKS.items()
+            for alias, entry in entries.items()
         }
         surroundings = Surroundings(
             environ={**_DEFAULTS, **os.environ}, make_metadata=lambda _: NoMetadataServer()

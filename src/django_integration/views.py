@@ -55,14 +55,14 @@ class TaskView(View):
 
     def begin(self, task: Task[..., Any], payload: TaskPayload) -> Execution:
         """The attempt at a task; its number stands in the headers."""
-        delivery = Delivery.from_headers(self.request.headers)
+        delivery = Delivery.from_environ(self.request.META)
         return Execution.begin(task, payload, delivery, worker_id())
 
     def respond(self, outcome: Outcome) -> HttpResponse:
         """The response that the core decides on."""
         answer = decide(outcome, debug=settings.DEBUG)
         response = HttpResponse(
-            json.dumps(answer.document),
+            json.dumps(answer.document).encode(),
             content_type="application/json",
             status=answer.status,
             headers=dict(answer.headers),

@@ -9,8 +9,8 @@ import pytest
 from django.conf import LazySettings
 from django.http import HttpResponse
 from django.test import Client
-
 from django_tasks_cloud_tasks.django_integration.signing import sign
+
 from tests import tasks
 
 pytestmark = pytest.mark.usefixtures("cloud_tasks")
@@ -25,7 +25,9 @@ def _nothing_ran() -> Iterator[None]:
     tasks.ran.clear()
 
 
-@pytest.fixture(params=["/cloudtasks/execute/", "/async/cloudtasks/execute/"], ids=["sync", "async"])
+@pytest.fixture(
+    params=["/cloudtasks/execute/", "/async/cloudtasks/execute/"], ids=["sync", "async"]
+)
 def deliver(request: pytest.FixtureRequest) -> Deliver:
     def _deliver(
         path: str = "tests.tasks.add",
@@ -127,9 +129,9 @@ def test_every_fault_of_a_bad_body_is_told(deliver: Deliver) -> None:
     assert status == 400
     assert document["faults"] == [
         "task_id must be a string, not a whole number",
-        "task_path must be a dotted path such as 'shop.tasks.send_receipt'",
         "args must be an array, not an object",
         "kwargs is missing",
+        "task_path must be a dotted path such as 'shop.tasks.send_receipt'",
     ]
 
 
@@ -180,9 +182,13 @@ def test_under_debug_a_request_without_proof_is_let_in_and_a_wrong_one_is_not(
     )
 
     def post(**headers: str) -> int:
-        return Client().post(
-            "/cloudtasks/execute/", data=body, content_type="application/json", headers=headers
-        ).status_code
+        return (
+            Client()
+            .post(
+                "/cloudtasks/execute/", data=body, content_type="application/json", headers=headers
+            )
+            .status_code
+        )
 
     assert post() == 200
     assert post(**{"X-Django-Tasks-Signature": "wrong"}) == 401

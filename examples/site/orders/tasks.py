@@ -1,0 +1,38 @@
+"""One task of each kind."""
+
+from __future__ import annotations
+
+from django.tasks import TaskContext, task
+
+
+@task
+def add_up(prices: list[int]) -> int:
+    """A plain task."""
+    return sum(prices)
+
+
+@task
+async def greet(name: str) -> str:
+    """A coroutine."""
+    return f"Hello, {name}"
+
+
+@task(takes_context=True)
+def describe(context: TaskContext[..., object]) -> str:
+    """A task that wants to know about itself."""
+    result = context.task_result
+    return f"task {result.id[:8]}, attempt {context.attempt}, on {result.worker_ids[-1]}"
+
+
+@task(priority=80)
+def alert(message: str) -> str:
+    """An urgent task: PRIORITY_QUEUES gives it a queue of its own."""
+    return f"sent at once: {message}"
+
+
+@task(takes_context=True)
+def charge(context: TaskContext[..., object], order: int) -> str:
+    """A task that fails twice, and is repeated by its queue until it succeeds."""
+    if context.attempt < 3:
+        raise ConnectionError(f"the bank does not answer (attempt {context.attempt})")
+    return f"order {order} charged at attempt {context.attempt}"

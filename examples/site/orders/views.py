@@ -1,0 +1,72 @@
+"""A page with a button for each kind of task, and a live table of what became of them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import redirect, render
+from django.tasks import TaskResult
+from django.utils import timezone
+from django.views.decorators.http import require_GET, require_POST
+
+from . import tasks
+from .models import TaskRun
+
+KINDS = {
+    "plain": "Plain: add up prices",
+    "coroutine": "Coroutine: greet",
+    "context": "With context: describe itself",
+    "delayed": "Delayed: in three seconds",
+    "urgent": "Urgent: in a queue of its own",
+    "failing": "Failing twice, then succeeding",
+}
+
+
+def enqueue_kind(kind: str) -> TaskResult[..., Any]:
+    """Enqueue a task of that kind."""
+    match kind:
+        case "plain":
+            return tasks.add_up.enqueue([1200, 350, 499])
+        case "coroutine":
+            return tasks.greet.enqueue("Ada")
+        case "context":
+            return tasks.describe.enqueue()
+        case "delayed":
+            later = timezone.now() + timedelta(seconds=3)
+            return tasks.greet.using(run_after=later).enqueue("later Ada")
+        case "urgent":
+            return tasks.alert.enqueue("stock is low")
+        case "failing":
+            return tasks.charge.enqueue(order=1815)
+    raise Http404(f"no kind {kind!r}")
+
+
+@require_GET
+def index(request: HttpRequest) -> HttpResponse:
+    """The page."""
+    return render(request, "orders/index.html", {"kinds": KINDS.items()})
+
+
+@require_POST
+def enqueue(request: HttpRequest, kind: str) -> HttpResponse:
+    """Enqueue, and back to the page; a script gets the id instead."""
+    result = enqueue_kind(kind)
+    if "application/json" in request.headers.get("Accept", ""):
+        return JsonResponse({"task_id": result.id})
+    return redirect("index")
+
+
+@require_GET
+def runs(_: HttpRequest) -> JsonResponse:
+    """The history, for the table."""
+    return JsonResponse(
+        {
+            "runs": list(
+                TaskRun.objects.values(
+                    "task_id", "name", "priority", "arguments", "status", "attempts", "outcome"
+                )[:50]
+            )
+        }
+    )
