@@ -4,14 +4,11 @@ import io
 import json
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
-
-import attrs
 
 from .measure import Row, alternate
 
@@ -83,12 +80,11 @@ def enqueue() -> list[Row]:
     import grpc
     from django.conf import settings
     from django.test import override_settings
-    from google.cloud import tasks_v2
-    from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
-
     from django_tasks_cloud_tasks.adapters.cloud_tasks import encode
     from django_tasks_cloud_tasks.core.names import QueueName
     from django_tasks_cloud_tasks.core.requests import OidcToken, TaskRequest
+    from google.cloud import tasks_v2
+    from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 
     from .site_tasks import nothing
 
@@ -226,8 +222,6 @@ def execution() -> list[Row]:
 
 def verification() -> list[Row]:
     """A verdict on a token against `jwt.decode` with the certificates in hand."""
-    from google.auth import jwt
-
     from django_tasks_cloud_tasks.adapters.tokens import (
         CertificateStore,
         FetchedCertificates,
@@ -238,6 +232,7 @@ def verification() -> list[Row]:
     from django_tasks_cloud_tasks.django_integration.signing import PayloadSignatures
     from django_tasks_cloud_tasks.emulator.identity import TokenIssuer
     from django_tasks_cloud_tasks.emulator.state import Token
+    from google.auth import jwt
 
     issuer = TokenIssuer(time=time.time)
     email, audience = "tasks@project.iam.gserviceaccount.com", "https://app.example.com"

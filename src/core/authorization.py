@@ -24,7 +24,7 @@ from .errors import InvalidTokenError
 from .options import Authentication
 from .ports import Claims, SignatureVerifier, TokenVerifier
 
-ISSUERS = frozenset({"https://accounts.google.com", "accounts.google.com"})
+ISSUERS = ("https://accounts.google.com", "accounts.google.com")
 """The two spellings that Google documents for the issuer of its tokens."""
 
 _LONGEST_HEADER = 16_384  # characters; Google's identity tokens have about 1,000

@@ -4,30 +4,28 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='TaskRun',
+            name="TaskRun",
             fields=[
-                ('task_id', models.CharField(max_length=64, primary_key=True, serialize=False)),
-                ('name', models.CharField(max_length=200)),
-                ('queue', models.CharField(max_length=100)),
-                ('priority', models.IntegerField(default=0)),
-                ('arguments', models.JSONField(default=list)),
-                ('status', models.CharField(max_length=20)),
-                ('attempts', models.IntegerField(default=0)),
-                ('outcome', models.TextField(blank=True)),
-                ('enqueued_at', models.DateTimeField(null=True)),
-                ('finished_at', models.DateTimeField(null=True)),
-                ('seen_at', models.DateTimeField(auto_now_add=True)),
+                ("task_id", models.CharField(max_length=64, primary_key=True, serialize=False)),
+                ("name", models.CharField(max_length=200)),
+                ("queue", models.CharField(max_length=100)),
+                ("priority", models.IntegerField(default=0)),
+                ("arguments", models.JSONField(default=list)),
+                ("status", models.CharField(max_length=20)),
+                ("attempts", models.IntegerField(default=0)),
+                ("outcome", models.TextField(blank=True)),
+                ("enqueued_at", models.DateTimeField(null=True)),
+                ("finished_at", models.DateTimeField(null=True)),
+                ("seen_at", models.DateTimeField(auto_now_add=True)),
             ],
             options={
-                'ordering': ['-seen_at'],
+                "ordering": ["-seen_at"],
             },
         ),
     ]

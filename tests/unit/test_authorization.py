@@ -1,0 +1,257 @@
+"""Who may have a task executed."""
+
+import base64
+import json
+from typing import Any
+
+import attrs
+import pytest
+from django_tasks_cloud_tasks.core.authorization import (
+    Policy,
+    Proof,
+    Verdict,
+    authorize,
+    bearer_token,
+    claims_without_signature,
+    resolve_policy,
+)
+from django_tasks_cloud_tasks.core.errors import InvalidTokenError
+from django_tasks_cloud_tasks.core.options import Authentication
+from django_tasks_cloud_tasks.core.ports import Claims
+from hypothesis import given
+from hypothesis import strategies as st
+
+EMAIL, AUDIENCE = "tasks@shop.iam.gserviceaccount.com", "https://shop.example.com"
+GOOD: dict[str, Any] = {
+    "iss": "https://accounts.google.com",
+    "aud": AUDIENCE,
+    "email": EMAIL,
+    "email_verified": True,
+}
+
+
+@attrs.define
+class Tokens:
+    """Knows one token, `a.b.c`, and its claims."""
+
+    claims: dict[str, Any] = attrs.field(factory=lambda: dict(GOOD))
+
+    def ready(self, token: str) -> bool:
+        return True
+
+    def verify(self, token: str) -> Claims:
+        if token != "a.b.c":
+            raise InvalidTokenError("the token is not valid")
+        return self.claims
+
+
+class Signatures:
+    """Knows one signature."""
+
+    def verify(self, body: bytes, signature: str) -> bool:
+        return (body, signature) == (b"body", "signed")
+
+
+def policy(mode: Authentication, *, open_without_proof: bool = False) -> Policy:
+    return Policy(
+        mode=mode,
+        service_account=EMAIL,
+        audience=AUDIENCE,
+        open_without_proof=open_without_proof,
+    )
+
+
+def judge(
+    demanded: Policy,
+    authorization: str | None = None,
+    signature: str | None = None,
+    **claims: Any,
+) -> Verdict:
+    proof = Proof(body=b"body", authorization=authorization, signature=signature)
+    known = {k: v for k, v in (GOOD | claims).items() if v is not None}
+    return authorize(demanded, proof, tokens=Tokens(known), signatures=Signatures()).verdict
+
+
+OIDC = policy(Authentication.OIDC)
+SIGNATURE = policy(Authentication.SIGNATURE)
+PLATFORM = policy(Authentication.PLATFORM)
+
+
+def stripped(**claims: Any) -> str:
+    def part(value: object) -> str:
+        return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
+
+    return f"Bearer {part({'alg': 'RS256'})}.{part(GOOD | claims)}.SIGNATURE_REMOVED_BY_GOOGLE"
+
+
+@pytest.mark.parametrize(
+    ("claims", "verdict"),
+    [
+        ({}, Verdict.GRANTED),
+        ({"iss": "accounts.google.com"}, Verdict.GRANTED),
+        ({"iss": "https://evil.example.com"}, Verdict.UNAUTHENTICATED),
+        ({"iss": None}, Verdict.UNAUTHENTICATED),
+        ({"aud": "https://other.example.com"}, Verdict.UNAUTHENTICATED),
+        ({"aud": [AUDIENCE]}, Verdict.UNAUTHENTICATED),
+        ({"aud": None}, Verdict.UNAUTHENTICATED),
+        ({"email": "other@shop.iam.gserviceaccount.com"}, Verdict.FORBIDDEN),
+        ({"email": EMAIL.upper()}, Verdict.FORBIDDEN),
+        ({"email": None}, Verdict.FORBIDDEN),
+        ({"email": [EMAIL]}, Verdict.FORBIDDEN),
+        ({"email_verified": False}, Verdict.FORBIDDEN),
+        ({"email_verified": "true"}, Verdict.FORBIDDEN),
+        ({"email_verified": None}, Verdict.FORBIDDEN),
+    ],
+)
+def test_oidc_demands_issuer_audience_and_verified_email(
+    claims: dict[str, Any], verdict: Verdict
+) -> None:
+    assert judge(OIDC, "Bearer a.b.c", **claims) is verdict
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        "Basic a.b.c",
+        "Bearer a.b",
+        "Bearer a.b.c.d",
+        "Bearer x.y.z",
+        "Bearer a.b.c,Bearer a.b.c",
+        "Bearer a.b.c ",
+        "a.b.c",
+        "Bearer é.b.c",
+        "Bearer " + "a" * 10**6,
+    ],
+)
+def test_oidc_refuses_everything_else(authorization: str | None) -> None:
+    assert judge(OIDC, authorization, "signed") is Verdict.UNAUTHENTICATED
+
+
+def test_a_site_that_knows_no_account_or_audience_grants_nothing() -> None:
+    for unknown in ("service_account", "audience"):
+        demanded = attrs.evolve(OIDC, **{unknown: None})
+        assert judge(demanded, "Bearer a.b.c") is Verdict.UNAUTHENTICATED
+        assert judge(demanded, "Bearer a.b.c", aud=None, email=None) is Verdict.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize(
+    ("signature", "verdict"),
+    [
+        ("signed", Verdict.GRANTED),
+        ("other", Verdict.UNAUTHENTICATED),
+        ("", Verdict.UNAUTHENTICATED),
+        (None, Verdict.UNAUTHENTICATED),
+    ],
+)
+def test_signature_demands_the_signature(signature: str | None, verdict: Verdict) -> None:
+    assert judge(SIGNATURE, "Bearer a.b.c", signature) is verdict
+
+
+@pytest.mark.parametrize(
+    ("authorization", "signature", "verdict"),
+    [
+        (stripped(), "signed", Verdict.GRANTED),
+        (stripped(), None, Verdict.UNAUTHENTICATED),
+        (stripped(), "other", Verdict.UNAUTHENTICATED),
+        (None, "signed", Verdict.UNAUTHENTICATED),
+        ("Bearer a.b.c", "signed", Verdict.UNAUTHENTICATED),
+        (stripped(email="other@shop"), "signed", Verdict.FORBIDDEN),
+        (stripped(email_verified=False), "signed", Verdict.FORBIDDEN),
+        (stripped(iss="me"), "signed", Verdict.UNAUTHENTICATED),
+        ("Bearer e30.bm9wZQ.SIGNATURE_REMOVED_BY_GOOGLE", "signed", Verdict.UNAUTHENTICATED),
+        ("Bearer e30.WzFd.SIGNATURE_REMOVED_BY_GOOGLE", "signed", Verdict.UNAUTHENTICATED),
+    ],
+)
+def test_platform_demands_both(
+    authorization: str | None, signature: str | None, verdict: Verdict
+) -> None:
+    assert judge(PLATFORM, authorization, signature) is verdict
+
+
+def test_a_removed_signature_is_trusted_in_platform_mode_only() -> None:
+    assert judge(OIDC, stripped(), "signed") is Verdict.UNAUTHENTICATED
+
+
+def test_none_demands_nothing() -> None:
+    assert judge(policy(Authentication.NONE)) is Verdict.GRANTED
+
+
+@pytest.mark.parametrize("mode", [Authentication.OIDC, Authentication.SIGNATURE])
+def test_an_open_site_lets_in_who_claims_nothing_but_never_a_wrong_proof(
+    mode: Authentication,
+) -> None:
+    demanded = policy(mode, open_without_proof=True)
+    assert judge(demanded) is Verdict.GRANTED_WITHOUT_PROOF
+    assert judge(demanded, "Bearer x.y.z") is Verdict.UNAUTHENTICATED
+    assert judge(demanded, None, "other") is Verdict.UNAUTHENTICATED
+    assert judge(demanded, "", None) is Verdict.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize(
+    ("mode", "account", "debug", "resolved", "is_open"),
+    [
+        (Authentication.AUTO, EMAIL, False, Authentication.OIDC, False),
+        (Authentication.AUTO, None, False, Authentication.SIGNATURE, False),
+        (Authentication.AUTO, EMAIL, True, Authentication.OIDC, True),
+        (Authentication.AUTO, None, True, Authentication.SIGNATURE, True),
+        (Authentication.OIDC, EMAIL, True, Authentication.OIDC, False),
+        (Authentication.SIGNATURE, None, True, Authentication.SIGNATURE, False),
+        (Authentication.PLATFORM, EMAIL, True, Authentication.PLATFORM, False),
+    ],
+)
+def test_auto_is_resolved_and_only_auto_opens_under_debug(
+    mode: Authentication,
+    account: str | None,
+    debug: bool,
+    resolved: Authentication,
+    is_open: bool,
+) -> None:
+    found = resolve_policy(mode, service_account=account, audience=AUDIENCE, debug=debug)
+    assert (found.mode, found.open_without_proof) == (resolved, is_open)
+
+
+def test_reasons_are_for_the_log_and_stay_on_their_line() -> None:
+    tokens = Tokens(GOOD | {"email": "x\ny" + "z" * 10_000})
+    proof = Proof(body=b"", authorization="Bearer a.b.c")
+    reason = authorize(OIDC, proof, tokens=tokens, signatures=Signatures()).reason
+    assert "\n" not in reason
+    assert len(reason) < 400
+
+
+@given(
+    st.sampled_from([OIDC, SIGNATURE, PLATFORM]),
+    st.none() | st.text() | st.text().map("Bearer {}".format),
+    st.none() | st.text(),
+)
+def test_no_garbage_gets_in(
+    demanded: Policy, authorization: str | None, signature: str | None
+) -> None:
+    assert judge(demanded, authorization, signature) is Verdict.UNAUTHENTICATED
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([*GOOD]), st.none() | st.booleans() | st.text() | st.lists(st.text())
+    )
+)
+def test_no_other_claims_get_in(claims: dict[str, Any]) -> None:
+    assert (
+        judge(OIDC, "Bearer a.b.c", **claims) is not Verdict.GRANTED
+        or not claims
+        or ({k: v for k, v in (GOOD | claims).items() if v is not None} == GOOD)
+    )
+
+
+@given(st.text())
+def test_headers_are_tokens_or_refused(header: str) -> None:
+    try:
+        token = bearer_token(header)
+    except InvalidTokenError:
+        return
+    assert token.count(".") == 2
+    with pytest.raises(InvalidTokenError):
+        claims_without_signature(token)

@@ -1,0 +1,114 @@
+"""What becomes of a failed creation."""
+
+import pytest
+from django_tasks_cloud_tasks.core import errors
+from django_tasks_cloud_tasks.core.creation import (
+    Code,
+    Created,
+    Failure,
+    GiveUp,
+    TryAgain,
+    after_failure,
+    attempt_timeout,
+)
+from django_tasks_cloud_tasks.core.names import QueueName
+from django_tasks_cloud_tasks.core.requests import OidcToken, TaskRequest
+from hypothesis import given
+from hypothesis import strategies as st
+
+TRANSIENT = [Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.ABORTED, Code.INTERNAL]
+
+
+def request(*, named: bool = True, oidc: OidcToken | None = None) -> TaskRequest:
+    return TaskRequest(
+        queue=QueueName("shop", "europe-west1", "mail"),
+        task_id="an-id" if named else None,
+        url="https://a.b/",
+        headers={},
+        body=b"",
+        oidc=oidc,
+    )
+
+
+def failure(code: Code, attempt: int = 1, elapsed: float = 0.0) -> Failure:
+    return Failure(code=code, status=code.value, details="why", attempt=attempt, elapsed=elapsed)
+
+
+def decide(
+    failed: Failure, of: TaskRequest | None = None, jitter: float = 1.0
+) -> Created | TryAgain | GiveUp:
+    return after_failure(failed, request=of or request(), timeout=10, jitter=jitter)
+
+
+@pytest.mark.parametrize("code", TRANSIENT)
+def test_what_may_pass_is_tried_again_later_and_later(code: Code) -> None:
+    assert [decide(failure(code, attempt)) for attempt in (1, 2, 3)] == [
+        TryAgain(0.1),
+        TryAgain(0.2),
+        TryAgain(0.4),
+    ]
+    assert decide(failure(code), jitter=0) == TryAgain(0.05)
+
+
+@pytest.mark.parametrize("code", TRANSIENT)
+def test_until_the_time_is_up(code: Code) -> None:
+    decision = decide(failure(code, attempt=7, elapsed=9.5))
+    assert isinstance(decision, GiveUp)
+    assert isinstance(decision.error, errors.ServiceUnavailableError)
+    assert "within 10 s (7 attempts)" in str(decision.error)
+    assert "ENQUEUE_TIMEOUT" in str(decision.error)
+
+
+def test_already_exists_on_a_repetition_means_that_it_worked() -> None:
+    assert decide(failure(Code.ALREADY_EXISTS, attempt=2)) == Created()
+
+
+def test_already_exists_at_once_is_an_error() -> None:
+    for of, attempt in ((request(), 1), (request(named=False), 2)):
+        decision = decide(failure(Code.ALREADY_EXISTS, attempt), of)
+        assert isinstance(decision, GiveUp)
+        assert isinstance(decision.error, errors.TaskRejectedError)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "mend"),
+    [
+        (
+            Code.NOT_FOUND,
+            errors.QueueNotFoundError,
+            "gcloud tasks queues create mail --location=europe-west1 --project=shop",
+        ),
+        (Code.PERMISSION_DENIED, errors.PermissionDeniedError, "roles/cloudtasks.enqueuer"),
+        (Code.UNAUTHENTICATED, errors.PermissionDeniedError, "roles/cloudtasks.enqueuer"),
+        (Code.OTHER, errors.TaskRejectedError, "why"),
+    ],
+)
+def test_what_will_not_pass_says_what_to_do(
+    code: Code, kind: type[errors.EnqueueError], mend: str
+) -> None:
+    decision = decide(failure(code))
+    assert isinstance(decision, GiveUp)
+    assert type(decision.error) is kind
+    assert mend in str(decision.error)
+    assert "projects/shop/locations/europe-west1/queues/mail" in str(decision.error)
+
+
+def test_a_task_with_a_token_needs_a_role_on_its_account() -> None:
+    oidc = OidcToken(service_account_email="tasks@shop", audience="https://a.b")
+    decision = decide(failure(Code.PERMISSION_DENIED), request(oidc=oidc))
+    assert isinstance(decision, GiveUp)
+    assert "roles/iam.serviceAccountUser on tasks@shop" in str(decision.error)
+
+
+def test_names_of_codes() -> None:
+    assert Code.named("ABORTED") is Code.ABORTED
+    assert Code.named("RESOURCE_EXHAUSTED") is Code.OTHER
+
+
+@given(st.floats(0.001, 3600))
+def test_an_attempt_leaves_room_for_another_and_is_never_longer_than_what_is_left(
+    remaining: float,
+) -> None:
+    timeout = attempt_timeout(remaining=remaining)
+    assert 0 < timeout <= remaining
+    assert remaining <= 2 or timeout == remaining / 2

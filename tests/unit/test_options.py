@@ -1,0 +1,148 @@
+"""OPTIONS of a backend."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django_tasks_cloud_tasks.core.errors import OptionsError
+from django_tasks_cloud_tasks.core.options import Authentication, BackendOptions
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def read(**options: Any) -> BackendOptions:
+    return BackendOptions.from_mapping(options)
+
+
+def test_without_options_there_are_defaults() -> None:
+    assert read() == BackendOptions()
+    assert BackendOptions().handler_path == "/cloudtasks/execute/"
+    assert BackendOptions().enqueue_timeout == 10
+    assert BackendOptions().name_tasks is True
+    assert BackendOptions().enqueue_on_commit is False
+    assert BackendOptions().authentication is Authentication.AUTO
+
+
+def test_every_option_is_read() -> None:
+    assert read(
+        CLOUD_TASKS_PROJECT="p",
+        CLOUD_TASKS_LOCATION="l",
+        TASK_HANDLER_HOST="https://a.b/",
+        TASK_HANDLER_PATH="/x/",
+        OIDC_SERVICE_ACCOUNT_EMAIL="tasks@p",
+        OIDC_AUDIENCE="aud",
+        AUTHENTICATION="platform",
+        EMULATOR_HOST="localhost:8123",
+        DISPATCH_DEADLINE=15,
+        ENQUEUE_TIMEOUT=timedelta(seconds=2),
+        ENQUEUE_ON_COMMIT=True,
+        NAME_TASKS=False,
+        PRIORITY_QUEUES={50: "{queue}-urgent"},
+    ) == BackendOptions(
+        project="p",
+        location="l",
+        handler_host="https://a.b",
+        handler_path="/x/",
+        service_account="tasks@p",
+        audience="aud",
+        authentication=Authentication.PLATFORM,
+        emulator_host="localhost:8123",
+        dispatch_deadline=timedelta(seconds=15),
+        enqueue_timeout=2.0,
+        enqueue_on_commit=True,
+        name_tasks=False,
+        priority_queues={50: "{queue}-urgent"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("CLOUD_TASKS_PROJECT", "", "a string that is not empty"),
+        ("CLOUD_TASKS_LOCATION", 3, "a string that is not empty"),
+        ("TASK_HANDLER_HOST", "app.example.com", "a URL"),
+        ("TASK_HANDLER_HOST", "ftp://app.example.com", "a URL"),
+        ("TASK_HANDLER_HOST", "https://", "a URL"),
+        ("TASK_HANDLER_HOST", "https://a.b/?c", "a URL"),
+        ("TASK_HANDLER_PATH", "execute/", "a path"),
+        ("OIDC_SERVICE_ACCOUNT_EMAIL", "tasks", "the e-mail address"),
+        ("OIDC_AUDIENCE", None, "a string"),
+        ("AUTHENTICATION", "oauth", "one of 'auto', 'oidc', 'signature', 'platform', 'none'"),
+        ("AUTHENTICATION", None, "one of"),
+        ("AUTHENTICATION", [], "one of"),
+        ("EMULATOR_HOST", "localhost", "HOST:PORT"),
+        ("EMULATOR_HOST", "http://localhost:8123", "HOST:PORT"),
+        ("DISPATCH_DEADLINE", 14, "15 seconds to 30 minutes"),
+        ("DISPATCH_DEADLINE", timedelta(minutes=31), "15 seconds to 30 minutes"),
+        ("DISPATCH_DEADLINE", "60", "15 seconds to 30 minutes"),
+        ("DISPATCH_DEADLINE", 10**30, "15 seconds to 30 minutes"),
+        ("ENQUEUE_TIMEOUT", 0, "more than 0 seconds"),
+        ("ENQUEUE_TIMEOUT", True, "a number of seconds"),
+        ("ENQUEUE_TIMEOUT", float("nan"), "more than 0 seconds"),
+        ("ENQUEUE_ON_COMMIT", 1, "True or False"),
+        ("NAME_TASKS", "yes", "True or False"),
+        ("PRIORITY_QUEUES", [50], "a mapping"),
+        ("PRIORITY_QUEUES", {101: "q"}, "from -100 to 100 (101 is not)"),
+        ("PRIORITY_QUEUES", {"50": "q"}, "whole numbers"),
+        ("PRIORITY_QUEUES", {True: "q"}, "whole numbers"),
+        ("PRIORITY_QUEUES", {50: "{queue}_urgent"}, "letters, digits and hyphens"),
+        ("PRIORITY_QUEUES", {50: "{other}"}, "letters, digits and hyphens"),
+    ],
+)
+def test_a_fault_names_the_option_what_it_must_be_and_what_it_is(
+    name: str, value: object, wanted: str
+) -> None:
+    with pytest.raises(OptionsError) as raised:
+        read(**{name: value})
+    (fault,) = raised.value.faults
+    assert fault.option == name
+    assert fault.message.startswith(f"{name} must be {wanted}")
+    assert fault.message.endswith(f"not {value!r}")
+
+
+@pytest.mark.parametrize(
+    ("unknown", "near"),
+    [
+        ("CLOUD_TASK_PROJECT", "did you mean 'CLOUD_TASKS_PROJECT'?"),
+        ("task_handler_host", "did you mean 'TASK_HANDLER_HOST'?"),
+        ("COLOUR", "there are AUTHENTICATION, "),
+    ],
+)
+def test_an_unknown_option_is_told_its_neighbour(unknown: str, near: str) -> None:
+    with pytest.raises(OptionsError) as raised:
+        read(**{unknown: "x"})
+    assert str(raised.value).startswith(f"{unknown!r} is no option; {near}")
+
+
+def test_all_faults_are_told_at_once() -> None:
+    with pytest.raises(OptionsError) as raised:
+        read(NAME_TASKS=3, EMULATOR_HOST=3, HUE=3)
+    assert [fault.option for fault in raised.value.faults] == ["NAME_TASKS", "EMULATOR_HOST", "HUE"]
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            [
+                "TASK_HANDLER_HOST",
+                "DISPATCH_DEADLINE",
+                "PRIORITY_QUEUES",
+                "EMULATOR_HOST",
+                "AUTHENTICATION",
+                "ENQUEUE_TIMEOUT",
+            ]
+        )
+        | st.text(),
+        st.none()
+        | st.text()
+        | st.integers()
+        | st.floats()
+        | st.lists(st.integers())
+        | st.dictionaries(st.integers() | st.text(), st.text()),
+    )
+)
+def test_whatever_options_are_they_are_read_or_refused(options: dict[str, Any]) -> None:
+    try:
+        BackendOptions.from_mapping(options)
+    except OptionsError as error:
+        assert {fault.option for fault in error.faults} <= set(options)

@@ -1,0 +1,171 @@
+"""The wire format."""
+
+import json
+import math
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from django_tasks_cloud_tasks.core.errors import InvalidPayloadError
+from django_tasks_cloud_tasks.core.payload import TaskPayload
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+MOMENT = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=[])),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+def payload(**changes: Any) -> TaskPayload:
+    return TaskPayload(
+        **{"task_id": "an-id", "task_path": "shop.tasks.send", "args": [], "kwargs": {}} | changes
+    )
+
+
+def test_the_fields_on_the_wire() -> None:
+    sent = payload(
+        args=[1, "two"],
+        kwargs={"three": 3},
+        queue_name="mail",
+        backend="cloud",
+        priority=-7,
+        takes_context=True,
+        enqueued_at=MOMENT,
+    )
+    assert json.loads(sent.encode()) == {
+        "task_id": "an-id",
+        "task_path": "shop.tasks.send",
+        "args": [1, "two"],
+        "kwargs": {"three": 3},
+        "queue_name": "mail",
+        "backend": "cloud",
+        "priority": -7,
+        "takes_context": True,
+        "enqueued_at": "2026-01-02T03:04:05.678901+00:00",
+    }
+
+
+@given(
+    st.lists(json_values),
+    st.dictionaries(st.text(), json_values),
+    st.integers(-100, 100),
+    st.booleans(),
+    st.none() | st.datetimes(timezones=st.just(UTC)),
+)
+def test_what_is_encoded_is_decoded(
+    args: list[Any], kwargs: dict[str, Any], priority: int, takes: bool, moment: datetime | None
+) -> None:
+    sent = payload(
+        args=args, kwargs=kwargs, priority=priority, takes_context=takes, enqueued_at=moment
+    )
+    assert TaskPayload.decode(sent.encode()) == sent
+    assert TaskPayload.carried(sent.encode()) == (args, kwargs)
+
+
+def test_what_django_takes_is_taken() -> None:
+    sent = payload(args=((1, range(2)), b"text", MappingProxyType({"a": 1})), kwargs={1: None})
+    assert TaskPayload.carried(sent.encode()) == ([[1, [0, 1]], "text", {"a": 1}], {"1": None})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [object(), {1, 2}, MOMENT, b"\xff", math.nan, math.inf, {(1, 2): 3}, 1j, [[[{1}]]]],
+    ids=repr,
+)
+def test_what_json_cannot_carry_is_a_type_error(value: object) -> None:
+    with pytest.raises(TypeError, match=r"The arguments of shop\.tasks\.send cannot be sent"):
+        payload(args=[value]).encode()
+
+
+def test_a_value_that_contains_itself_is_a_type_error() -> None:
+    loop: list[Any] = []
+    loop.append(loop)
+    with pytest.raises(TypeError):
+        payload(args=loop).encode()
+
+
+def test_a_short_body_by_hand_is_enough() -> None:
+    body = b'{"task_id": "1", "task_path": "a.b", "args": [], "kwargs": {}, "unknown": [1]}'
+    assert TaskPayload.decode(body) == TaskPayload(task_id="1", task_path="a.b", args=[], kwargs={})
+
+
+def faults(body: bytes) -> tuple[str, ...]:
+    with pytest.raises(InvalidPayloadError) as raised:
+        TaskPayload.decode(body)
+    return raised.value.faults
+
+
+def test_every_fault_is_listed() -> None:
+    document = {
+        "task_id": "",
+        "task_path": "x",
+        "args": {},
+        "queue_name": 1,
+        "backend": None,
+        "priority": True,
+        "takes_context": 0,
+        "enqueued_at": "2026-01-02T03:04:05",
+    }
+    assert faults(json.dumps(document).encode()) == (
+        "args must be an array, not an object",
+        "kwargs is missing",
+        "queue_name must be a string, not a whole number",
+        "backend must be a string, not null",
+        "priority must be a whole number, not true or false",
+        "takes_context must be true or false, not a whole number",
+        "enqueued_at must be an ISO 8601 time with its offset from UTC, or null",
+        "task_id is empty",
+        "task_path must be a dotted path such as 'shop.tasks.send_receipt'",
+    )
+
+
+@pytest.mark.parametrize("body", [b"[]", b"1", b"null", b'"x"', b"true", b"1.5"])
+def test_a_body_that_is_no_object(body: bytes) -> None:
+    assert "must be a JSON object, not" in faults(body)[0]
+
+
+@given(st.binary() | json_values.map(lambda value: json.dumps(value).encode()))
+@example(b"\xff\xfe{\x00}\x00")
+@example(b'{"args": NaN}')
+@example(b"[" * 100_000)
+@example(b"1" * 5_000)
+@example(b'\xef\xbb\xbf{"task_id": "1"}')
+def test_whatever_arrives_is_a_payload_or_a_list_of_faults(body: bytes) -> None:
+    try:
+        decoded = TaskPayload.decode(body)
+    except InvalidPayloadError as error:
+        assert error.faults
+        assert all(error.faults)
+    else:
+        assert TaskPayload.decode(decoded.encode()) == decoded
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            name: json_values | st.just("a.b")
+            for name in (
+                *("task_id", "task_path", "args", "kwargs", "queue_name", "backend"),
+                *("priority", "takes_context", "enqueued_at"),
+            )
+        },
+    )
+)
+def test_fields_of_any_type_are_accepted_or_named(document: dict[str, Any]) -> None:
+    try:
+        TaskPayload.decode(json.dumps(document).encode())
+    except InvalidPayloadError as error:
+        assert all(
+            fault.split()[0] in {*document, "task_id", "task_path", "args", "kwargs"}
+            for fault in error.faults
+        )

@@ -1,0 +1,50 @@
+"""Schedule times and priorities."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django_tasks_cloud_tasks.core.errors import ScheduleTooFarError
+from django_tasks_cloud_tasks.core.scheduling import HORIZON, queue_for, schedule_time
+from hypothesis import given
+from hypothesis import strategies as st
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+THRESHOLDS = {50: "{queue}-urgent", 90: "{queue}-alarm", -50: "{queue}-bulk", -90: "night"}
+
+
+@pytest.mark.parametrize("run_after", [None, NOW, NOW - timedelta(days=1)])
+def test_what_is_due_has_no_schedule_time(run_after: datetime | None) -> None:
+    assert schedule_time(run_after, now=NOW) is None
+
+
+def test_720_hours_ahead_is_the_limit() -> None:
+    assert schedule_time(NOW + HORIZON, now=NOW) == NOW + HORIZON
+    with pytest.raises(ScheduleTooFarError, match="more than 720 hours"):
+        schedule_time(NOW + HORIZON + timedelta(microseconds=1), now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("priority", "queue"),
+    [
+        (100, "mail-alarm"),
+        (90, "mail-alarm"),
+        (89, "mail-urgent"),
+        (50, "mail-urgent"),
+        (49, "mail"),
+        (0, "mail"),
+        (-49, "mail"),
+        (-50, "mail-bulk"),
+        (-89, "mail-bulk"),
+        (-90, "night"),
+        (-100, "night"),
+    ],
+)
+def test_the_threshold_furthest_from_zero_that_is_reached_decides(
+    priority: int, queue: str
+) -> None:
+    assert queue_for("mail", priority=priority, thresholds=THRESHOLDS) == queue
+
+
+@given(st.integers(-100, 100))
+def test_without_thresholds_priority_changes_nothing(priority: int) -> None:
+    assert queue_for("mail", priority=priority, thresholds={}) == "mail"
