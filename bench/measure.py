@@ -24,7 +24,8 @@ class Row:
             if self.aim is None
             else f"  aim {self.aim:.2f}  {'reached' if self.ratio <= self.aim else 'MISSED'}"
         )
-        return f"  {self.what:<44} {self.microseconds:9.1f} us   {self.ratio:5.2f}x {self.against}{aim}"
+        compared = f"{self.ratio:5.2f}x {self.against}{aim}"
+        return f"  {self.what:<46} {self.microseconds:9.1f} us  {compared}"
 
 
 def alternate(

@@ -132,8 +132,10 @@ def test_oidc_refuses_everything_else(authorization: str | None) -> None:
 
 
 def test_a_site_that_knows_no_account_or_audience_grants_nothing() -> None:
-    for unknown in ("service_account", "audience"):
-        demanded = attrs.evolve(OIDC, **{unknown: None})
+    for demanded in (
+        attrs.evolve(OIDC, service_account=None),
+        attrs.evolve(OIDC, audience=None),
+    ):
         assert judge(demanded, "Bearer a.b.c") is Verdict.UNAUTHENTICATED
         assert judge(demanded, "Bearer a.b.c", aud=None, email=None) is Verdict.UNAUTHENTICATED
 
@@ -233,17 +235,13 @@ def test_no_garbage_gets_in(
     assert judge(demanded, authorization, signature) is Verdict.UNAUTHENTICATED
 
 
-@given(
-    st.dictionaries(
-        st.sampled_from([*GOOD]), st.none() | st.booleans() | st.text() | st.lists(st.text())
-    )
-)
+CLAIMS = st.none() | st.booleans() | st.text() | st.lists(st.text()) | st.floats()
+
+
+@given(st.dictionaries(st.sampled_from([*GOOD]), CLAIMS))
 def test_no_other_claims_get_in(claims: dict[str, Any]) -> None:
-    assert (
-        judge(OIDC, "Bearer a.b.c", **claims) is not Verdict.GRANTED
-        or not claims
-        or ({k: v for k, v in (GOOD | claims).items() if v is not None} == GOOD)
-    )
+    changed = any(GOOD[name] != value for name, value in claims.items())
+    assert (judge(OIDC, "Bearer a.b.c", **claims) is Verdict.GRANTED) is not changed
 
 
 @given(st.text())

@@ -24,7 +24,7 @@ def test_text_is_a_queue_name_or_an_error_that_shows_it(text: str) -> None:
     try:
         assert str(QueueName.parse(text)) == text
     except InvalidNameError as error:
-        assert text in str(error) or repr(text) in str(error) or "is no" in str(error)
+        assert "is no" in str(error)
 
 
 @pytest.mark.parametrize(

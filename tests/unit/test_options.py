@@ -96,7 +96,8 @@ def test_a_fault_names_the_option_what_it_must_be_and_what_it_is(
         read(**{name: value})
     (fault,) = raised.value.faults
     assert fault.option == name
-    assert fault.message.startswith(f"{name} must be {wanted}")
+    assert fault.message.startswith(f"{name} must be ")
+    assert wanted in fault.message
     assert fault.message.endswith(f"not {value!r}")
 
 
@@ -120,27 +121,21 @@ def test_all_faults_are_told_at_once() -> None:
     assert [fault.option for fault in raised.value.faults] == ["NAME_TASKS", "EMULATOR_HOST", "HUE"]
 
 
-@given(
-    st.dictionaries(
-        st.sampled_from(
-            [
-                "TASK_HANDLER_HOST",
-                "DISPATCH_DEADLINE",
-                "PRIORITY_QUEUES",
-                "EMULATOR_HOST",
-                "AUTHENTICATION",
-                "ENQUEUE_TIMEOUT",
-            ]
-        )
-        | st.text(),
-        st.none()
-        | st.text()
-        | st.integers()
-        | st.floats()
-        | st.lists(st.integers())
-        | st.dictionaries(st.integers() | st.text(), st.text()),
-    )
+NAMES = [
+    *("TASK_HANDLER_HOST", "DISPATCH_DEADLINE", "PRIORITY_QUEUES"),
+    *("EMULATOR_HOST", "AUTHENTICATION"),
+]
+VALUES = (
+    st.none()
+    | st.text()
+    | st.integers()
+    | st.floats()
+    | st.lists(st.integers())
+    | st.dictionaries(st.integers() | st.text(), st.text())
 )
+
+
+@given(st.dictionaries(st.sampled_from(NAMES) | st.text(), VALUES))
 def test_whatever_options_are_they_are_read_or_refused(options: dict[str, Any]) -> None:
     try:
         BackendOptions.from_mapping(options)

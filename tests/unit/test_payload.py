@@ -165,7 +165,5 @@ def test_fields_of_any_type_are_accepted_or_named(document: dict[str, Any]) -> N
     try:
         TaskPayload.decode(json.dumps(document).encode())
     except InvalidPayloadError as error:
-        assert all(
-            fault.split()[0] in {*document, "task_id", "task_path", "args", "kwargs"}
-            for fault in error.faults
-        )
+        named = {fault.split()[0] for fault in error.faults}
+        assert named <= {*document, "task_id", "task_path", "args", "kwargs"}

@@ -90,7 +90,7 @@ def as_stored(request: TaskRequest) -> int:
 
 
 @given(
-    st.integers(0, 2_000_000).map(bytes) | st.sampled_from([127, 128, 16383, 16384]).map(bytes),
+    st.integers(1, 2_000_000).map(bytes) | st.sampled_from([127, 128, 16383, 16384]).map(bytes),
     st.sampled_from([None, OIDC]),
     st.dictionaries(st.text(min_size=1, max_size=40), st.text(max_size=300), max_size=4),
     st.text("az09-_", min_size=1, max_size=500),
@@ -118,8 +118,8 @@ def test_the_largest_body_passes_and_one_byte_more_does_not(oidc: OidcToken | No
     where = route(oidc=oidc)
     size = largest_body(where)
     assert stored_size(build(where, b"x" * size)) == MAX_STORED_SIZE
-    with pytest.raises(
-        PayloadTooLargeError, match="1,048,570 bytes.*1,048,569 is the limit"
-    ) as raised:
+    with pytest.raises(PayloadTooLargeError) as raised:
         build(where, b"x" * (size + 1))
+    assert "1,048,570 bytes" in str(raised.value)
+    assert "1,048,569 is the limit" in str(raised.value)
     assert (raised.value.size, raised.value.limit) == (MAX_STORED_SIZE + 1, MAX_STORED_SIZE)
