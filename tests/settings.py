@@ -4,6 +4,7 @@ SECRET_KEY = "tests-only"
 DEBUG = False
 USE_TZ = True
 ALLOWED_HOSTS = ["*"]
+STATIC_URL = "static/"
 ROOT_URLCONF = "tests.urls"
 INSTALLED_APPS = ["django_tasks_cloud_tasks"]
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}

@@ -150,14 +150,17 @@ class GoogleTokenVerifier:
             # google-auth lets what a hostile token makes of the standard library through
             # (TypeError for an exp that is a list, say); whatever it is, the token is bad.
             raise InvalidTokenError(f"the token is not valid: {_reason(error)}") from error
-        self._check_not_before(claims)
+        self._check_times(claims)
         return claims
 
-    def _check_not_before(self, claims: Claims) -> None:
-        """google-auth looks at `iat` and `exp` only."""
-        not_before = claims.get("nbf", 0)
-        if not isinstance(not_before, int | float) or not_before > self._time() + _CLOCK_SKEW:
-            raise InvalidTokenError("the token is not valid yet")
+    def _check_times(self, claims: Claims) -> None:
+        """What google-auth leaves out: `nbf`, and times that compare with nothing (NaN)."""
+        for name in ("iat", "exp", "nbf"):
+            moment = claims.get(name, 0)
+            if not isinstance(moment, int | float) or moment != moment:  # noqa: PLR0124 - NaN
+                raise InvalidTokenError(f"the token's {name} is no time")
+            if name == "nbf" and moment > self._time() + _CLOCK_SKEW:
+                raise InvalidTokenError("the token is not valid yet")
 
 
 def _reason(error: Exception) -> str:

@@ -148,7 +148,7 @@ class Emulator:
                 else {}
             ),
         )
-        self.touched(attempt.queue)
+        self.touched(attempt.queue.name)
 
     # Time in the hand of a test
 

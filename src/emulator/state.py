@@ -136,7 +136,7 @@ class Task:
 class Attempt:
     """An attempt that begins: everything that its request says."""
 
-    queue: str
+    queue: "Queue"
     task: Task
     record: AttemptRecord
     retry_count: int
@@ -147,7 +147,7 @@ class Attempt:
         """The headers that Cloud Tasks adds, as captured from production."""
         headers = {
             "User-Agent": "Google-Cloud-Tasks",
-            "X-CloudTasks-QueueName": self.queue.rpartition("/")[2],
+            "X-CloudTasks-QueueName": self.queue.name.rpartition("/")[2],
             "X-CloudTasks-TaskName": self.task.task_id,
             "X-CloudTasks-TaskETA": f"{self.record.schedule_time / SECOND:.6f}",
             "X-CloudTasks-TaskExecutionCount": str(self.execution_count),
@@ -322,10 +322,8 @@ class Service:
 
     def finish(self, attempt: Attempt, result: int | AttemptResult, now: int) -> None:
         """An attempt ended with an HTTP status, or without an answer."""
-        queue = self._queues.get(attempt.queue)
-        if queue is not None:
-            queue.running -= 1
-        task, record = attempt.task, attempt.record
+        queue, task, record = attempt.queue, attempt.task, attempt.record
+        queue.running -= 1
         record.answered = isinstance(result, int)
         record.status = result if isinstance(result, int) else result.http_status
         if record.answered:
@@ -333,7 +331,7 @@ class Service:
             task.response_count += 1
             # 5xx answers are left out, as captured from production.
             task.execution_count += record.status < 500  # noqa: PLR2004
-        if queue is None or queue.tasks.get(task.task_id) is not task:
+        if queue.tasks.get(task.task_id) is not task:
             return  # Deleted, or done by another attempt, while this one ran.
         policy = queue.config.retries
         first = task.first_attempt or record
@@ -380,7 +378,7 @@ class Service:
         record = AttemptRecord(task.schedule_time, now)
         previous = task.last_attempt
         attempt = Attempt(
-            queue.name,
+            queue,
             task,
             record,
             task.dispatch_count,

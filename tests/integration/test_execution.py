@@ -18,9 +18,10 @@ pytestmark = pytest.mark.usefixtures("cloud_tasks")
 type Deliver = Callable[..., HttpResponse]
 
 
-@pytest.fixture(
-    params=["/cloudtasks/execute/", "/async/cloudtasks/execute/"], ids=["sync", "async"]
-)
+PATHS = ["/cloudtasks/execute/", "/async/cloudtasks/execute/"]
+
+
+@pytest.fixture(params=PATHS, ids=["sync", "async"])
 def deliver(request: pytest.FixtureRequest) -> Deliver:
     def _deliver(
         path: str = "tests.tasks.add",

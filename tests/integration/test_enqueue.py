@@ -1,0 +1,491 @@
+"""Enqueueing over real gRPC, to a real emulator or to a server that fails on demand."""
+
+import asyncio
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from typing import Any
+
+import grpc
+import pytest
+from django.db import transaction
+from django.tasks import TaskResultStatus
+from django.tasks.exceptions import InvalidTask
+from django.tasks.signals import task_enqueued
+from django.test import override_settings
+from django.utils import timezone
+from django_tasks_cloud_tasks import (
+    ConfigurationError,
+    EnqueueError,
+    PayloadTooLargeError,
+    PermissionDeniedError,
+    QueueNotFoundError,
+    ScheduleTooFarError,
+    ServiceUnavailableError,
+)
+from django_tasks_cloud_tasks.adapters.cloud_tasks import GrpcTaskQueue
+from django_tasks_cloud_tasks.adapters.metadata import NoMetadataServer
+from django_tasks_cloud_tasks.core.names import QueueName
+from django_tasks_cloud_tasks.core.requests import TaskRequest
+from django_tasks_cloud_tasks.django_integration.pytest_plugin import CapturedTasks, EmulatorInHand
+from django_tasks_cloud_tasks.django_integration.surroundings import Surroundings, current, use
+from django_tasks_cloud_tasks.emulator.background import BackgroundEmulator
+from django_tasks_cloud_tasks.emulator.server import Emulator
+from google.cloud.tasks_v2.types import CreateTaskRequest
+
+from tests import tasks
+
+OPTIONS = {
+    "CLOUD_TASKS_PROJECT": "test-project",
+    "CLOUD_TASKS_LOCATION": "europe-west1",
+    "TASK_HANDLER_HOST": "http://127.0.0.1:1",
+}
+
+
+def with_options(**options: Any) -> override_settings:
+    backend = "django_tasks_cloud_tasks.CloudTasksBackend"
+    return override_settings(
+        TASKS={"default": {"BACKEND": backend, "QUEUES": [], "OPTIONS": OPTIONS | options}}
+    )
+
+
+# All the way, on the emulator
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_task_goes_all_the_way(cloud_tasks_emulator: EmulatorInHand, ran: list[object]) -> None:
+    heard = []
+
+    def hear(sender: type, task_result: Any, **_: object) -> None:
+        heard.append((sender.__name__, task_result.id, task_result.enqueued_at is not None))
+
+    task_enqueued.connect(hear)
+    try:
+        result = tasks.add.enqueue(1, b=2)
+    finally:
+        task_enqueued.disconnect(hear)
+    cloud_tasks_emulator.settle()
+    assert ran == [("add", 1, 2)]
+    assert result.status is TaskResultStatus.READY
+    assert (result.args, result.kwargs, result.backend) == ([1], {"b": 2}, "default")
+    assert result.enqueued_at is not None
+    assert heard == [("CloudTasksBackend", result.id, True)]
+    (attempt,) = cloud_tasks_emulator.finished
+    assert attempt.task.endswith(f"/queues/default/tasks/{result.id}")
+    assert (attempt.number, attempt.status) == (1, 200)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_failing_task_is_repeated_and_knows_its_attempt(
+    cloud_tasks_emulator: EmulatorInHand, ran: list[object]
+) -> None:
+    tasks.fails_twice.enqueue()
+    cloud_tasks_emulator.settle()
+    assert ran == [1]
+    cloud_tasks_emulator.advance(0.1)
+    assert ran == [1, 2]
+    cloud_tasks_emulator.advance(0.19)
+    assert ran == [1, 2]
+    cloud_tasks_emulator.advance(0.01)
+    assert ran == [1, 2, 3]
+    assert cloud_tasks_emulator.waiting() == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_delayed_task_waits(cloud_tasks_emulator: EmulatorInHand, ran: list[object]) -> None:
+    tomorrow = timezone.now() + timedelta(days=1)
+    tasks.add.using(run_after=tomorrow).enqueue(1, 2)
+    cloud_tasks_emulator.advance(86_000)
+    assert ran == []
+    (waiting,) = cloud_tasks_emulator.waiting()
+    assert abs(waiting.schedule_time / 1e9 - tomorrow.timestamp()) < 0.000_002
+    cloud_tasks_emulator.advance(500)
+    assert ran == [("add", 1, 2)]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_with_an_account_the_task_carries_a_token_that_the_view_demands(
+    cloud_tasks_emulator: EmulatorInHand, ran: list[object], settings: Any
+) -> None:
+    account = {"OIDC_SERVICE_ACCOUNT_EMAIL": "tasks@test-project.iam.gserviceaccount.com"}
+    options = settings.TASKS["default"]["OPTIONS"] | account
+    settings.TASKS = {"default": settings.TASKS["default"] | {"OPTIONS": options}}
+    tasks.add.enqueue(1, 2)
+    cloud_tasks_emulator.settle()
+    assert ran == [("add", 1, 2)]
+    (waiting,) = cloud_tasks_emulator.finished
+    assert waiting.status == 200
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_awaited_without_a_thread(cloud_tasks_emulator: EmulatorInHand) -> None:
+    await tasks.add.aenqueue(0, 0)
+    before = {thread.name for thread in threading.enumerate()}
+    results = await asyncio.gather(*(tasks.add.aenqueue(n, n) for n in range(20)))
+    borrowed = {thread.name for thread in threading.enumerate()} - before
+    assert not any(name.startswith(("asyncio", "ThreadPool")) for name in borrowed), borrowed
+    assert len({result.id for result in results}) == 20
+    assert all(result.enqueued_at for result in results)
+
+
+def test_each_event_loop_has_its_own_channel(cloud_tasks: CapturedTasks) -> None:
+    with BackgroundEmulator(lambda: Emulator(create_queues=True)) as emulator:
+        surroundings = Surroundings(environ={}, make_metadata=lambda _: NoMetadataServer())
+        with use(surroundings), with_options(EMULATOR_HOST=emulator.address):
+            ids = {asyncio.run(tasks.add.aenqueue(1, 1)).id for _ in range(3)}
+    assert len(ids) == 3
+
+
+# What the request says, captured
+
+
+def test_priority_chooses_the_queue(cloud_tasks: CapturedTasks) -> None:
+    with with_options(PRIORITY_QUEUES={50: "{queue}-urgent", -50: "{queue}-bulk"}):
+        for priority in (60, 0, -60):
+            tasks.add.using(priority=priority).enqueue(1, 1)
+    assert [task.request.queue.queue for task in cloud_tasks.pending] == [
+        "default-urgent",
+        "default",
+        "default-bulk",
+    ]
+    assert [task.payload.priority for task in cloud_tasks.pending] == [60, 0, -60]
+    assert {task.payload.queue_name for task in cloud_tasks.pending} == {"default"}
+
+
+def test_a_priority_that_nothing_orders_is_told_once(
+    cloud_tasks: CapturedTasks, caplog: pytest.LogCaptureFixture
+) -> None:
+    from django_tasks_cloud_tasks import CloudTasksBackend
+
+    CloudTasksBackend._told_of_priority.clear()
+    for _ in range(3):
+        tasks.add.using(priority=5).enqueue(1, 1)
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "PRIORITY_QUEUES" in caplog.text
+    assert [task.payload.priority for task in cloud_tasks.pending] == [5, 5, 5]
+
+
+@pytest.mark.parametrize("value", [object(), {1}, b"\xff", float("nan"), datetime(2026, 1, 1)])  # noqa: DTZ001
+def test_what_json_cannot_carry_is_a_type_error_and_nothing_is_sent(
+    cloud_tasks: CapturedTasks, value: object
+) -> None:
+    with pytest.raises(TypeError, match=r"The arguments of tests\.tasks\.echo"):
+        tasks.echo.enqueue(value)
+    with pytest.raises(TypeError):
+        asyncio.run(tasks.echo.aenqueue(value=value))
+    assert cloud_tasks.pending == []
+
+
+def test_a_task_that_is_too_large_is_refused_before_anything_is_sent(
+    cloud_tasks: CapturedTasks,
+) -> None:
+    with pytest.raises(PayloadTooLargeError, match="1,048,569 is the limit") as raised:
+        tasks.echo.enqueue("x" * 1_048_569)
+    assert raised.value.size > raised.value.limit == 1_048_569
+    tasks.echo.enqueue("x" * 1_047_000)
+    assert len(cloud_tasks.pending) == 1
+
+
+def test_720_hours_is_as_far_as_it_goes(cloud_tasks: CapturedTasks) -> None:
+    now = timezone.now()
+    tasks.add.using(run_after=now + timedelta(hours=719)).enqueue(1, 1)
+    with pytest.raises(ScheduleTooFarError, match="720 hours"):
+        tasks.add.using(run_after=now + timedelta(hours=721)).enqueue(1, 1)
+    assert len(cloud_tasks.pending) == 1
+
+
+def test_a_queue_that_cloud_tasks_does_not_take_is_an_invalid_task() -> None:
+    with pytest.raises(InvalidTask, match="'my_queue' cannot be a Cloud Tasks queue"):
+        tasks.add.using(queue_name="my_queue")
+
+
+def test_naive_times_are_the_sites_own(cloud_tasks: CapturedTasks, settings: Any) -> None:
+    settings.USE_TZ = False
+    settings.TIME_ZONE = "Asia/Tokyo"
+    later = timezone.now() + timedelta(hours=1)
+    result = tasks.add.using(run_after=later).enqueue(1, 1)
+    assert result.enqueued_at is not None
+    assert timezone.is_naive(result.enqueued_at)
+    assert abs(result.enqueued_at + timedelta(hours=1) - later) < timedelta(seconds=60)
+    (task,) = cloud_tasks.pending
+    assert task.request.schedule_time == timezone.make_aware(later)
+
+
+# Transactions
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("awaited", [False, True])
+def test_on_commit_a_rollback_leaves_no_task(cloud_tasks: CapturedTasks, awaited: bool) -> None:
+    from asgiref.sync import async_to_sync
+
+    enqueue: Any = async_to_sync(tasks.add.aenqueue) if awaited else tasks.add.enqueue
+    with with_options(ENQUEUE_ON_COMMIT=True):
+        with transaction.atomic():
+            enqueue(1, 1)
+            transaction.set_rollback(True)
+        assert cloud_tasks.pending == []
+        with transaction.atomic():
+            result: Any = enqueue(2, 2)
+            assert cloud_tasks.pending == []
+            assert result.enqueued_at is None
+            with pytest.raises(TypeError):
+                enqueue(object(), 1)
+        assert [task.payload.args for task in cloud_tasks.pending] == [[2, 2]]
+        assert result.enqueued_at is not None
+        enqueue(3, 3)
+        assert len(cloud_tasks.pending) == 2, "outside of a transaction at once"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_by_default_a_task_is_enqueued_at_once(cloud_tasks: CapturedTasks) -> None:
+    with transaction.atomic():
+        tasks.add.enqueue(1, 1)
+        assert len(cloud_tasks.pending) == 1
+
+
+# Trouble
+
+
+class Failing(grpc.GenericRpcHandler):
+    """CreateTask that answers as told: a code is refused with, None creates."""
+
+    def __init__(self) -> None:
+        self.answers: list[grpc.StatusCode | None] = []
+        self.created: set[str] = set()
+        self.calls = 0
+        self.metadata: dict[str, str] = {}
+
+    def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any]":
+        message = CreateTaskRequest.pb()
+        return grpc.unary_unary_rpc_method_handler(
+            self._create, message.FromString, lambda task: task.SerializeToString()
+        )
+
+    def _create(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.calls += 1
+        self.metadata = {k: str(v) for k, v in context.invocation_metadata()}
+        name = request.task.name
+        answer = self.answers.pop(0) if self.answers else None
+        if name and name in self.created:
+            context.abort(grpc.StatusCode.ALREADY_EXISTS, "Requested entity already exists")
+        if answer is None or answer is grpc.StatusCode.ABORTED:
+            self.created.add(name or f"unnamed-{self.calls}")
+        if answer is not None:
+            context.abort(answer, "as told")
+        return request.task
+
+
+@pytest.fixture
+def failing() -> Iterator[Failing]:
+    handler = Failing()
+    server = grpc.server(ThreadPoolExecutor(4), handlers=[handler])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    surroundings = Surroundings(environ={}, make_metadata=lambda _: NoMetadataServer())
+    with use(surroundings), with_options(EMULATOR_HOST=f"127.0.0.1:{port}", ENQUEUE_TIMEOUT=5):
+        yield handler
+    server.stop(None).wait()
+
+
+def both_ways(call: Callable[[Any], Any]) -> list[Any]:
+    """`call` with a synchronous enqueue and with an awaited one."""
+    return [call(tasks.add.enqueue), call(lambda *a: asyncio.run(tasks.add.aenqueue(*a)))]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.INTERNAL,
+    ],
+)
+def test_a_creation_that_failed_in_passing_is_repeated(
+    failing: Failing, code: grpc.StatusCode
+) -> None:
+    def enqueue(how: Any) -> None:
+        failing.answers = [code, code]
+        how(1, 1)
+
+    both_ways(enqueue)
+    assert failing.calls == 6
+    assert len(failing.created) == 2
+
+
+def test_a_creation_whose_answer_was_lost_makes_one_task(failing: Failing) -> None:
+    def enqueue(how: Any) -> str:
+        failing.answers = [grpc.StatusCode.ABORTED]  # The task is created; the answer says not.
+        return str(how(1, 1).id)
+
+    ids = both_ways(enqueue)
+    assert failing.calls == 4
+    assert {name.rpartition("/")[2] for name in failing.created} == set(ids)
+
+
+def test_requests_tell_the_service_where_the_queue_lives(failing: Failing) -> None:
+    both_ways(lambda how: how(1, 1))
+    assert failing.metadata["x-goog-request-params"] == (
+        "parent=projects%2Ftest-project%2Flocations%2Feurope-west1%2Fqueues%2Fdefault"
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (grpc.StatusCode.NOT_FOUND, QueueNotFoundError),
+        (grpc.StatusCode.PERMISSION_DENIED, PermissionDeniedError),
+        (grpc.StatusCode.UNAUTHENTICATED, PermissionDeniedError),
+        (grpc.StatusCode.INVALID_ARGUMENT, EnqueueError),
+    ],
+)
+def test_what_will_not_pass_is_not_repeated(
+    failing: Failing, code: grpc.StatusCode, error: type[EnqueueError]
+) -> None:
+    def enqueue(how: Any) -> None:
+        failing.answers = [code]
+        with pytest.raises(error) as raised:
+            how(1, 1)
+        assert isinstance(raised.value.__cause__, grpc.RpcError)
+
+    both_ways(enqueue)
+    assert failing.calls == 2
+
+
+def test_a_queue_that_does_not_exist_names_the_command_that_makes_it() -> None:
+    with BackgroundEmulator() as emulator:
+        surroundings = Surroundings(environ={}, make_metadata=lambda _: NoMetadataServer())
+        with (
+            use(surroundings),
+            with_options(EMULATOR_HOST=emulator.address),
+            pytest.raises(QueueNotFoundError, match="gcloud tasks queues create default"),
+        ):
+            tasks.add.enqueue(1, 1)
+
+
+class Elapsing:
+    """A clock that only sleeping moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_an_unreachable_service_is_tried_until_the_time_is_up() -> None:
+    clock = Elapsing()
+    queue = GrpcTaskQueue("127.0.0.1:1", clock=clock, sleep=clock.sleep)
+    request = TaskRequest(
+        queue=QueueName("p", "l", "q"), task_id="1", url="http://a/", headers={}, body=b"{}"
+    )
+    with pytest.raises(ServiceUnavailableError, match="within 10 s"):
+        queue.create(request, timeout=10)
+    assert 8 <= clock.now <= 10
+    queue.close()
+
+
+def test_without_credentials_the_error_says_how_to_get_some(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_CONFIG", "HOME"):
+        monkeypatch.setenv(name, "/nonexistent")
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS")
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    queue = GrpcTaskQueue()
+    request = TaskRequest(
+        queue=QueueName("p", "l", "q"), task_id="1", url="http://a/", headers={}, body=b"{}"
+    )
+    with pytest.raises(PermissionDeniedError, match="gcloud auth application-default login"):
+        queue.create(request, timeout=10)
+    with pytest.raises(PermissionDeniedError):
+        asyncio.run(queue.acreate(request, timeout=10))
+
+
+def test_what_is_neither_set_nor_detected_is_told_with_every_source() -> None:
+    surroundings = Surroundings(environ={}, make_metadata=lambda _: NoMetadataServer())
+    backend = "django_tasks_cloud_tasks.CloudTasksBackend"
+    with (
+        use(surroundings),
+        override_settings(TASKS={"default": {"BACKEND": backend}}),
+        pytest.raises(ConfigurationError, match="metadata server") as raised,
+    ):
+        tasks.add.enqueue(1, 1)
+    assert "No Google Cloud project found" in str(raised.value)
+
+
+# Processes and threads
+
+
+def test_threads_share_one_channel(failing: Failing) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda n: tasks.add.enqueue(n, n), range(64)))
+    assert len({result.id for result in results}) == 64
+    queues = current()._queues
+    assert len(queues) == 1
+
+
+FORKING = """
+import os, sys
+import django
+from django.conf import settings
+settings.configure(SECRET_KEY="x", TASKS={"default": {
+    "BACKEND": "django_tasks_cloud_tasks.CloudTasksBackend",
+    "OPTIONS": {"CLOUD_TASKS_PROJECT": "p", "CLOUD_TASKS_LOCATION": "l",
+                "TASK_HANDLER_HOST": "http://a", "EMULATOR_HOST": sys.argv[1]}}})
+django.setup()
+from tests.tasks import add
+add.enqueue(1, 1)
+for _ in range(3):
+    child = os.fork()
+    if not child:
+        add.enqueue(2, 2)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    add.enqueue(3, 3)
+print("parent done")
+"""
+
+
+def test_a_forked_process_enqueues_too(tmp_path: Any) -> None:
+    import subprocess
+    import sys
+
+    with BackgroundEmulator(lambda: Emulator(create_queues=True)) as emulator:
+        done = subprocess.run(
+            [sys.executable, "-c", FORKING, emulator.address],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=os.getcwd(),  # noqa: PTH109 - the tests' own folder
+            env=os.environ | {"PYTHONPATH": os.getcwd()},  # noqa: PTH109
+        )
+        assert done.stdout == "parent done\n", done.stderr
+        names = [queue.name for queue in emulator.emulator.service.queues()]
+        assert len(emulator.emulator.service.tasks(names[0])) == 7
+
+
+def test_the_wire_format(cloud_tasks: CapturedTasks) -> None:
+    result = tasks.which_attempt.using(priority=3).enqueue()
+    (task,) = cloud_tasks.pending
+    document = json.loads(task.request.body)
+    assert datetime.fromisoformat(document.pop("enqueued_at")) == result.enqueued_at
+    assert document == {
+        "task_id": result.id,
+        "task_path": "tests.tasks.which_attempt",
+        "args": [],
+        "kwargs": {},
+        "queue_name": "default",
+        "backend": "default",
+        "priority": 3,
+        "takes_context": True,
+    }
+    assert task.request.url == "http://testserver/cloudtasks/execute/"
