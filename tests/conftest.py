@@ -7,6 +7,8 @@ from hypothesis import settings
 
 from tests import tasks
 
+pytest_plugins = ["pytester"]
+
 # Slow machines are no failure, and a failure must come back: nothing depends on the wall clock.
 settings.register_profile("project", deadline=None, derandomize=True)
 settings.load_profile("project")

@@ -17,5 +17,15 @@ TASKS = {
             "CLOUD_TASKS_LOCATION": "europe-west1",
             "TASK_HANDLER_HOST": "http://testserver",
         },
-    }
+    },
+    # Another door of the same site, with a demand of its own.
+    "closed": {
+        "BACKEND": "django_tasks_cloud_tasks.CloudTasksBackend",
+        "OPTIONS": {
+            "CLOUD_TASKS_PROJECT": "test-project",
+            "CLOUD_TASKS_LOCATION": "europe-west1",
+            "TASK_HANDLER_HOST": "http://testserver",
+            "AUTHENTICATION": "signature",
+        },
+    },
 }

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
 from django.tasks import TaskContext, task
 
 ran: list[object] = []
@@ -54,3 +58,104 @@ def echo(*args: object, **kwargs: object) -> object:
 
 def not_a_task() -> None:
     ran.append("not a task")
+
+
+@task
+def enqueues_add(count: int) -> None:
+    ran.append(("enqueues_add", count))
+    if count > 1:
+        enqueues_add.enqueue(count - 1)
+    else:
+        add.enqueue(0, 0)
+
+
+_arrived = 0
+_all_there: asyncio.Event | None = None
+
+
+@task
+async def meets(others: int) -> None:
+    """Wait until `others` of its kind run at once."""
+    global _arrived, _all_there  # noqa: PLW0603 - they meet in one process
+    _all_there = _all_there or asyncio.Event()
+    _arrived += 1
+    if _arrived == others:
+        _all_there.set()
+    await asyncio.wait_for(_all_there.wait(), 20)
+
+
+class Unreadable(Sequence[int]):
+    """A sequence that cannot be read."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: object) -> Any:
+        raise KeyError(index)
+
+
+class BadStr(Exception):  # noqa: N818 - it is about its behaviour
+    def __str__(self) -> str:
+        raise SystemExit
+
+
+class BadFormat(str):
+    __slots__ = ()
+
+    def __format__(self, _: str) -> str:
+        raise RuntimeError
+
+
+HOSTILE: dict[str, Callable[[], BaseException]] = {
+    "StopIteration": lambda: StopIteration(1),
+    "StopAsyncIteration": StopAsyncIteration,
+    "GeneratorExit": GeneratorExit,
+    "SystemExit": lambda: SystemExit(3),
+    "CancelledError": asyncio.CancelledError,
+    "BaseException": BaseException,
+    "ExceptionGroup": lambda: ExceptionGroup("several", [ValueError(1), OSError(2)]),
+    "a __str__ that exits": BadStr,
+    "a message that cannot be formatted": lambda: ValueError(BadFormat("x")),
+    "a lone surrogate": lambda: ValueError("\ud800"),
+}
+
+
+@task
+def raises(kind: str) -> None:
+    ran.append(kind)
+    error = HOSTILE[kind]()
+    raise error
+
+
+@task
+async def raises_async(kind: str) -> None:
+    ran.append(kind)
+    error = HOSTILE[kind]()
+    raise error
+
+
+@task
+async def awaits_what_it_cancelled() -> None:
+    waiting = asyncio.ensure_future(asyncio.sleep(30))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await waiting
+
+
+@task
+def returns_the_unreadable() -> Unreadable:
+    return Unreadable()
+
+
+_waiting: dict[object, asyncio.Event] = {}
+
+
+def waiting() -> asyncio.Event:
+    """Set, on this loop, once `waits_for_ever` waits."""
+    return _waiting.setdefault(asyncio.get_running_loop(), asyncio.Event())
+
+
+@task
+async def waits_for_ever() -> None:
+    waiting().set()
+    await asyncio.Event().wait()

@@ -8,15 +8,20 @@ import http.client
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
+
+import attrs
 
 from ..core.detection import is_app_engine, is_cloud_run
 from ..core.errors import ConfigurationError
+from .patience import within
 
 DEFAULT_HOST = "metadata.google.internal"
 _PREFIX = "/computeMetadata/v1/"
 _FLAVOR = ("Metadata-Flavor", "Google")
 _LONGEST_VALUE = 65_536
 _OK, _NOT_FOUND = 200, 404
+_PAUSE = 5.0  # seconds before a server that must be there, and is silent, is asked again
 
 
 class NoMetadataServer:
@@ -33,9 +38,9 @@ class HttpMetadataServer:
     Args:
         host: where it is, with a port if it is not 80.
         expected: whether this machine must have one (Cloud Run and App Engine say so in the
-            environment). Then its silence is an error, and asked again the next time, instead
-            of the fact that there is none: an app that forgot its identity for a network hiccup
-            would create tasks that nobody accepts.
+            environment). Then its silence is an error, and it is asked again a little later,
+            instead of the fact that there is none: an app that forgot its identity for a
+            network hiccup would create tasks that nobody accepts.
         budget: seconds that silence may cost.
     """
 
@@ -54,6 +59,7 @@ class HttpMetadataServer:
         self._lock = threading.Lock()
         self._values: dict[str, str | None] = {}
         self._absent = False
+        self._silent_until = float("-inf")
 
     def get(self, path: str) -> str | None:
         """See `MetadataServer.get`.
@@ -66,50 +72,51 @@ class HttpMetadataServer:
                 return self._values[path]
             if self._absent:
                 return None
-            answers = self._ask(path)
-            if answers:
-                self._values[path] = answers[0]
-                return answers[0]
+            if self._clock() < self._silent_until:
+                raise self._silence()
+            # Resolving a name cannot be bounded in time; waiting for it can.
+            answer = within(self._budget, partial(_fetch, self._host, path, self._budget))
+            if answer is not None:
+                self._values[path] = answer.value
+                return answer.value
             if self._expected:
-                raise ConfigurationError(
-                    f"The metadata server ({self._host}) did not answer within "
-                    f"{self._budget:g} s, though this is Google Cloud."
-                )
+                self._silent_until = self._clock() + _PAUSE
+                raise self._silence()
             self._absent = True
             return None
 
-    def _ask(self, path: str) -> list[str | None]:
-        """The answer, or an empty list for none in time."""
-        answers: list[str | None] = []
-        began = self._clock()
-
-        def ask() -> None:
-            answers.extend(_fetch(self._host, path, timeout=self._budget))
-
-        # Resolving a name cannot be bounded in time; waiting for a thread that does it can.
-        thread = threading.Thread(target=ask, name="metadata-server", daemon=True)
-        thread.start()
-        thread.join(self._budget - (self._clock() - began))
-        return list(answers)
+    def _silence(self) -> ConfigurationError:
+        return ConfigurationError(
+            f"The metadata server ({self._host}) did not answer within {self._budget:g} s, "
+            "though this is Google Cloud."
+        )
 
 
-def _fetch(host: str, path: str, *, timeout: float) -> list[str | None]:
+@attrs.frozen
+class _Answer:
+    """What the server said: a value, or that it has none."""
+
+    value: str | None
+
+
+def _fetch(host: str, path: str, timeout: float) -> _Answer | None:
+    """The server's answer; None if there is no server, or what is there is none."""
     try:
         connection = http.client.HTTPConnection(host, timeout=timeout)
         try:
             connection.request("GET", _PREFIX + path, headers=dict([_FLAVOR]))
             response = connection.getresponse()
             if response.getheader(_FLAVOR[0]) != _FLAVOR[1]:
-                return []  # Something else listens there: a captive portal, a proxy.
+                return None  # Something else listens there: a captive portal, a proxy.
             if response.status == _NOT_FOUND:
-                return [None]
+                return _Answer(None)
             if response.status != _OK:
-                return []
-            return [response.read(_LONGEST_VALUE).decode("utf-8").strip() or None]
+                return None
+            return _Answer(response.read(_LONGEST_VALUE).decode("utf-8").strip() or None)
         finally:
             connection.close()
     except (OSError, http.client.HTTPException, ValueError):
-        return []
+        return None
 
 
 def metadata_server(environ: Mapping[str, str]) -> HttpMetadataServer | NoMetadataServer:

@@ -11,19 +11,22 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import cast
 
 import attrs
 
 from ..core.errors import InvalidTokenError
 from ..core.ports import Claims
+from .patience import within
 
 logger = logging.getLogger(__name__)
 
 GOOGLE_CERTIFICATES = "https://www.googleapis.com/oauth2/v1/certs"
 
 _CLOCK_SKEW = 10  # seconds by which the clocks of issuer and site may differ
-_FETCH_TIMEOUT = 5.0
+_LAST_MOMENT = 253_402_300_799  # seconds since the epoch, of the year 9999
+_FETCH_TIMEOUT = 5.0  # seconds in all
 _REFRESH_INTERVAL = 60.0  # between fetches that an unknown key id or a failure causes
 _DEFAULT_LIFETIME = 3600.0
 _MAX_AGE = re.compile(r"max-age=(\d{1,9})")
@@ -103,7 +106,11 @@ def fetch_certificates(url: str) -> FetchedCertificates:
     """
     import google.auth.transport.requests
 
-    response = google.auth.transport.requests.Request()(url, timeout=_FETCH_TIMEOUT)
+    request = google.auth.transport.requests.Request()
+    # Its time-out is for each read; a server that drips must not hold requests for longer.
+    response = within(_FETCH_TIMEOUT, partial(request, url, timeout=_FETCH_TIMEOUT))
+    if response is None:
+        raise OSError(f"{url} did not answer within {_FETCH_TIMEOUT:g} s")
     if response.status != _OK:
         raise OSError(f"{url} answered {response.status}")
     certificates = json.loads(response.data)
@@ -154,10 +161,10 @@ class GoogleTokenVerifier:
         return claims
 
     def _check_times(self, claims: Claims) -> None:
-        """What google-auth leaves out: `nbf`, and times that compare with nothing (NaN)."""
+        """What google-auth leaves out: `nbf`, and times that are none (NaN, infinity)."""
         for name in ("iat", "exp", "nbf"):
             moment = claims.get(name, 0)
-            if not isinstance(moment, int | float) or moment != moment:  # noqa: PLR0124 - NaN
+            if not isinstance(moment, int | float) or not 0 <= moment <= _LAST_MOMENT:
                 raise InvalidTokenError(f"the token's {name} is no time")
             if name == "nbf" and moment > self._time() + _CLOCK_SKEW:
                 raise InvalidTokenError("the token is not valid yet")

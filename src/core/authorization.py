@@ -50,11 +50,19 @@ class Policy:
 
 @attrs.frozen(kw_only=True)
 class Proof:
-    """What a request brings along."""
+    """What a request brings along.
 
-    body: bytes
+    Attributes:
+        body: None if it is larger than the site takes, or broke off.
+        authorization: the header of that name.
+        signature: the header `SIGNATURE_HEADER`.
+        from_browser: whether a page sent it, of whatever site.
+    """
+
+    body: bytes | None
     authorization: str | None = None
     signature: str | None = None
+    from_browser: bool = False
 
 
 class Verdict(Enum):
@@ -108,6 +116,9 @@ def authorize(
     if policy.mode is Authentication.NONE:
         return Decision(Verdict.GRANTED, "AUTHENTICATION is 'none'")
     if policy.open_without_proof and proof.authorization is None and proof.signature is None:
+        # Any page that a developer visits can make the browser send something to localhost.
+        if proof.from_browser:
+            return Decision(Verdict.UNAUTHENTICATED, "no proof, and a web page sent it")
         return Decision(Verdict.GRANTED_WITHOUT_PROOF, "DEBUG is on and the request claims nothing")
     try:
         if policy.mode is Authentication.OIDC:
@@ -119,6 +130,8 @@ def authorize(
                     f"not {policy.audience!r}",
                 )
             return _judge(claims, policy)
+        if proof.body is None:
+            return Decision(Verdict.UNAUTHENTICATED, "the body is too large, or broke off")
         if not proof.signature or not signatures.verify(proof.body, proof.signature):
             return Decision(
                 Verdict.UNAUTHENTICATED,

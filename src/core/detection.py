@@ -45,6 +45,22 @@ class Missing:
         )
 
 
+@attrs.frozen(kw_only=True)
+class Platform:
+    """What is asked for everything that was not given.
+
+    Attributes:
+        environ: the environment's variables.
+        metadata: Google Cloud's metadata server.
+        emulated: whether tasks go to an emulator. Then nothing is Google Cloud's, and what is
+            missing has a default: an emulator takes any project, and the app is `runserver`'s.
+    """
+
+    environ: Environment
+    metadata: MetadataServer
+    emulated: bool = False
+
+
 type Detected = Found | Missing
 type Source = tuple[str, Callable[[], str | Found | None]]
 
@@ -59,34 +75,38 @@ def is_app_engine(environ: Environment) -> bool:
     return "GAE_APPLICATION" in environ or "GAE_SERVICE" in environ
 
 
-def find_project(option: str | None, environ: Environment, metadata: MetadataServer) -> Detected:
+def find_project(option: str | None, platform: Platform) -> Detected:
     """The id of the Google Cloud project."""
 
     def app_engine() -> str | None:
         # GAE_APPLICATION is CODE~PROJECT; the code names a region, but not by its name.
-        return environ.get("GAE_APPLICATION", "").partition("~")[2] or None
+        return platform.environ.get("GAE_APPLICATION", "").partition("~")[2] or None
 
     return _first(
         "Google Cloud project",
         "CLOUD_TASKS_PROJECT",
         option,
         [
-            *_variables(environ, "GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT", "GCP_PROJECT"),
+            *_variables(platform, "GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT", "GCP_PROJECT"),
             ("GAE_APPLICATION in the environment", app_engine),
-            _metadata(metadata, "project/project-id"),
+            (
+                "project/project-id of the metadata server",
+                lambda: platform.metadata.get("project/project-id"),
+            ),
+            *_beside_emulator(platform, "local-project"),
         ],
     )
 
 
-def find_location(option: str | None, environ: Environment, metadata: MetadataServer) -> Detected:
+def find_location(option: str | None, platform: Platform) -> Detected:
     """The region of the queues: by default that of the app."""
 
     def region() -> str | None:
-        match = _REGION.fullmatch(metadata.get("instance/region") or "")
+        match = _REGION.fullmatch(platform.metadata.get("instance/region") or "")
         return match.group(1) if match else None
 
     def zone() -> str | None:
-        match = _ZONE.fullmatch(metadata.get("instance/zone") or "")
+        match = _ZONE.fullmatch(platform.metadata.get("instance/zone") or "")
         return match.group(1) if match else None
 
     return _first(
@@ -94,21 +114,22 @@ def find_location(option: str | None, environ: Environment, metadata: MetadataSe
         "CLOUD_TASKS_LOCATION",
         option,
         [
-            *_variables(environ, "CLOUD_TASKS_LOCATION", "CLOUD_RUN_REGION", "GOOGLE_CLOUD_REGION"),
+            *_variables(
+                platform, "CLOUD_TASKS_LOCATION", "CLOUD_RUN_REGION", "GOOGLE_CLOUD_REGION"
+            ),
             ("instance/region of the metadata server", region),
             ("instance/zone of the metadata server", zone),
+            *_beside_emulator(platform, "local"),
         ],
     )
 
 
-def find_service_account(
-    option: str | None, environ: Environment, metadata: MetadataServer
-) -> Detected:
+def find_service_account(option: str | None, platform: Platform) -> Detected:
     """The e-mail of the account whose token tasks carry: by default the app's own."""
 
     def email() -> str | None:
         # Off Google's own machines (GKE without an account, say) the entry may be no e-mail.
-        value = metadata.get("instance/service-accounts/default/email")
+        value = platform.metadata.get("instance/service-accounts/default/email")
         return value if value and "@" in value else None
 
     return _first(
@@ -116,42 +137,37 @@ def find_service_account(
         "OIDC_SERVICE_ACCOUNT_EMAIL",
         option,
         [
-            *_variables(environ, "OIDC_SERVICE_ACCOUNT_EMAIL"),
+            *_variables(platform, "OIDC_SERVICE_ACCOUNT_EMAIL"),
             ("instance/service-accounts/default/email of the metadata server", email),
         ],
     )
 
 
-def find_handler_host(
-    option: str | None, environ: Environment, metadata: MetadataServer
-) -> Detected:
+def find_handler_host(option: str | None, platform: Platform) -> Detected:
     """The address under which Cloud Tasks reaches the app, such as `https://app.example.com`."""
-    sources = [*_variables(environ, "TASK_HANDLER_HOST", "SERVICE_URL")]
-    if is_cloud_run(environ):
-        sources.append(
-            ("the Cloud Run service's own URL", lambda: _cloud_run_url(environ, metadata))
-        )
-    if is_app_engine(environ):
-        sources.append(
-            ("the App Engine version's own URL", lambda: _app_engine_url(environ, metadata))
-        )
+    sources = _variables(platform, "TASK_HANDLER_HOST", "SERVICE_URL")
+    if is_cloud_run(platform.environ):
+        sources.append(("the Cloud Run service's own URL", lambda: _cloud_run_url(platform)))
+    if is_app_engine(platform.environ):
+        sources.append(("the App Engine version's own URL", lambda: _app_engine_url(platform)))
+    sources += _beside_emulator(platform, "http://localhost:8000")
     found = _first("task handler host", "TASK_HANDLER_HOST", option, sources)
     return attrs.evolve(found, value=found.value.rstrip("/")) if isinstance(found, Found) else found
 
 
-def _cloud_run_url(environ: Environment, metadata: MetadataServer) -> str | None:
+def _cloud_run_url(platform: Platform) -> str | None:
     """`https://SERVICE-PROJECT_NUMBER.REGION.run.app`, if its first label fits into DNS."""
-    number = metadata.get("project/numeric-project-id")
-    region = _REGION.fullmatch(metadata.get("instance/region") or "")
-    label = f"{environ['K_SERVICE']}-{number}"
+    number = platform.metadata.get("project/numeric-project-id")
+    region = _REGION.fullmatch(platform.metadata.get("instance/region") or "")
+    label = f"{platform.environ['K_SERVICE']}-{number}"
     if not number or not region or len(label) > _LONGEST_LABEL:
         return None
     return f"https://{label}.{region.group(1)}.run.app"
 
 
-def _app_engine_url(environ: Environment, metadata: MetadataServer) -> Found | None:
+def _app_engine_url(platform: Platform) -> Found | None:
     """`https://VERSION-dot-SERVICE-dot-PROJECT.appspot.com`, which only older apps answer to."""
-    project = find_project(None, environ, metadata)
+    project, environ = find_project(None, platform), platform.environ
     service, version = environ.get("GAE_SERVICE"), environ.get("GAE_VERSION")
     if isinstance(project, Missing) or ":" in project.value or not service or not version:
         return None
@@ -169,12 +185,13 @@ def _app_engine_url(environ: Environment, metadata: MetadataServer) -> Found | N
     )
 
 
-def _variables(environ: Environment, *names: str) -> list[Source]:
-    return [(f"{name} in the environment", partial(environ.get, name)) for name in names]
+def _variables(platform: Platform, *names: str) -> list[Source]:
+    get = platform.environ.get
+    return [(f"{name} in the environment", partial(get, name)) for name in names]
 
 
-def _metadata(metadata: MetadataServer, path: str) -> Source:
-    return (f"{path} of the metadata server", lambda: metadata.get(path))
+def _beside_emulator(platform: Platform, value: str) -> list[Source]:
+    return [("the default beside an emulator", lambda: value)] if platform.emulated else []
 
 
 def _first(what: str, option_name: str, option: str | None, sources: Iterable[Source]) -> Detected:

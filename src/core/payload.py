@@ -1,6 +1,7 @@
 """The JSON that travels from `enqueue()` to the worker: the wire format, both ways."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Self
@@ -111,11 +112,11 @@ class TaskPayload:
                 faults.append(
                     f"{name} must be {_JSON_TYPES[kind]}, not {_json_type(document[name])}"
                 )
+            elif kind is str and not _is_plain(document[name]):
+                faults.append(f"{name} must be 1 to {_LONGEST_TEXT} printable characters")
         enqueued_at = _moment(document.get("enqueued_at"), faults)
-        if document.get("task_id") == "":
-            faults.append("task_id is empty")
         task_path = document.get("task_path")
-        if isinstance(task_path, str) and not _is_dotted_path(task_path):
+        if isinstance(task_path, str) and _is_plain(task_path) and not _is_dotted_path(task_path):
             faults.append("task_path must be a dotted path such as 'shop.tasks.send_receipt'")
         if faults:
             raise InvalidPayloadError(faults)
@@ -140,8 +141,15 @@ def _refuse_constant(name: str) -> Json:
     raise ValueError(f"{name} is not JSON")
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("a number is beyond what a float holds")
+    return number
+
+
 _DECODER = json.JSONDecoder()
-_STRICT_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_STRICT_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 _ENCODER = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_carry
 )
@@ -160,6 +168,14 @@ _JSON_TYPES: Mapping[type, str] = {
 
 def _json_type(value: object) -> str:
     return _JSON_TYPES[type(value)]
+
+
+_LONGEST_TEXT = 1000
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a text may stand in a log line: no line breaks, nothing invisible, not too long."""
+    return 0 < len(text) <= _LONGEST_TEXT and text.isprintable()
 
 
 def _is_dotted_path(text: str) -> bool:

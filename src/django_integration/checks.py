@@ -15,7 +15,7 @@ from django.urls import Resolver404
 from django.urls import resolve as resolve_url
 
 from ..adapters.metadata import NoMetadataServer
-from ..core.detection import Found, find_handler_host, is_app_engine, is_cloud_run
+from ..core.detection import Found, Platform, find_handler_host, is_app_engine, is_cloud_run
 from ..core.errors import OptionsError
 from ..core.names import is_queue_id
 from ..core.options import Authentication, BackendOptions
@@ -71,6 +71,11 @@ def check_deployment(**kwargs: Any) -> list[CheckMessage]:  # noqa: ARG001, ANN4
     return found
 
 
+def _settings_only() -> Platform:
+    """The environment without a metadata server: checks ask nothing over the network."""
+    return Platform(environ=current().environ, metadata=NoMetadataServer())
+
+
 def _check_queue_names(
     backend: CloudTasksBackend, options: BackendOptions, where: str
 ) -> Iterator[CheckMessage]:
@@ -114,7 +119,7 @@ def _check_audience(options: BackendOptions, where: str) -> Iterator[CheckMessag
         options.authentication is Authentication.AUTO and options.service_account
     )
     known = options.audience or isinstance(
-        find_handler_host(options.handler_host, environ, NoMetadataServer()), Found
+        find_handler_host(options.handler_host, _settings_only()), Found
     )
     # On these platforms the handler host is detected when it is needed.
     if demands_token and not (known or is_cloud_run(environ) or is_app_engine(environ)):
@@ -139,7 +144,7 @@ def _check_emulator(options: BackendOptions, where: str) -> Iterator[CheckMessag
 
 
 def _check_https(options: BackendOptions, where: str) -> Iterator[CheckMessage]:
-    host = find_handler_host(options.handler_host, current().environ, NoMetadataServer())
+    host = find_handler_host(options.handler_host, _settings_only())
     if isinstance(host, Found) and not host.value.startswith("https://"):
         yield Warning(
             f"{where}: tasks and their proofs travel unencrypted to {host.value} ({host.source}).",

@@ -12,13 +12,14 @@ from ..core.detection import (
     Detected,
     Found,
     Missing,
+    Platform,
     find_handler_host,
     find_location,
     find_project,
     find_service_account,
 )
 from ..core.options import Authentication, BackendOptions
-from ..core.ports import MetadataServer, TaskQueue, TokenVerifier
+from ..core.ports import TaskQueue, TokenVerifier
 from ..core.requests import OidcToken, Route
 from .surroundings import Surroundings, current
 
@@ -89,7 +90,7 @@ class Configuration:
             "route" in vars(self)
             or self._policies
             or complete
-            or isinstance(self._metadata, NoMetadataServer)
+            or isinstance(self._platform.metadata, NoMetadataServer)
         )
 
     @cached_property
@@ -106,12 +107,8 @@ class Configuration:
             audience = options.audience or _value(self._handler_host)
             oidc = OidcToken(service_account_email=account, audience=audience)
         return Route(
-            project=_value(
-                find_project(options.project, self._surroundings.environ, self._metadata)
-            ),
-            location=_value(
-                find_location(options.location, self._surroundings.environ, self._metadata)
-            ),
+            project=_value(find_project(options.project, self._platform)),
+            location=_value(find_location(options.location, self._platform)),
             url=_value(self._handler_host) + options.handler_path,
             oidc=oidc,
             dispatch_deadline=options.dispatch_deadline,
@@ -142,17 +139,15 @@ class Configuration:
         return policy
 
     @cached_property
-    def _metadata(self) -> MetadataServer:
-        return self._surroundings.metadata(self.emulator_host)
+    def _platform(self) -> Platform:
+        return self._surroundings.platform(self.emulator_host)
 
     @cached_property
     def _service_account(self) -> str | None:
         """The account whose token tasks carry; None where the mode demands no token."""
         if self.options.authentication in _WITHOUT_TOKEN:
             return None
-        found = find_service_account(
-            self.options.service_account, self._surroundings.environ, self._metadata
-        )
+        found = find_service_account(self.options.service_account, self._platform)
         if isinstance(found, Found):
             return found.value
         if self.options.authentication is Authentication.AUTO:
@@ -161,9 +156,7 @@ class Configuration:
 
     @cached_property
     def _handler_host(self) -> Detected:
-        found = find_handler_host(
-            self.options.handler_host, self._surroundings.environ, self._metadata
-        )
+        found = find_handler_host(self.options.handler_host, self._platform)
         if isinstance(found, Found) and found.caution:
             logger.warning(
                 "Tasks are sent to %s (%s), which is a guess: %s.",

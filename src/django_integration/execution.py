@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
 import sys
 from asyncio import CancelledError
+from contextlib import suppress
 from importlib import import_module
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any
 
 import attrs
+from asgiref.sync import sync_to_async
 from django.core.exceptions import RequestDataTooBig
-from django.http import HttpRequest, UnreadablePostError
+from django.http import HttpRequest, RawPostDataException, UnreadablePostError
 from django.tasks import task_backends
 from django.tasks.base import Task, TaskContext
 from django.tasks.exceptions import InvalidTask
@@ -35,7 +39,14 @@ from ..core.outcomes import (
 from ..core.payload import TaskPayload
 from ..core.requests import SIGNATURE_HEADER
 from .backend import CloudTasksBackend
-from .results import announce, announce_async, mark_failed, mark_successful, running_result
+from .results import (
+    UnserializableReturnError,
+    announce,
+    announce_async,
+    mark_failed,
+    mark_successful,
+    running_result,
+)
 from .signing import PayloadSignatures
 
 if TYPE_CHECKING:
@@ -61,6 +72,14 @@ class Door:
     policy: Policy
 
 
+@attrs.frozen
+class Judgement:
+    """The decision on a request, for the backend of that alias."""
+
+    alias: str
+    decision: Decision
+
+
 def backends() -> list[CloudTasksBackend]:
     """The Cloud Tasks backends of the site."""
     return [backend for backend in task_backends.all() if isinstance(backend, CloudTasksBackend)]
@@ -77,11 +96,21 @@ def doors(candidates: list[CloudTasksBackend]) -> list[Door]:
     return known
 
 
+def may_block(candidates: list[CloudTasksBackend]) -> bool:
+    """Whether `doors` may have to ask the metadata server."""
+    for backend in candidates:
+        # Faulty options ask nobody; `doors` tells of them.
+        with suppress(ConfigurationError):
+            if backend.configuration.may_block:
+                return True
+    return False
+
+
 def read_body(request: HttpRequest) -> bytes | None:
-    """The body; None if it is larger than the site takes, or broke off."""
+    """The body; None if it is larger than the site takes, broke off, or was read by others."""
     try:
         return request.body
-    except (RequestDataTooBig, UnreadablePostError):
+    except (RequestDataTooBig, UnreadablePostError, RawPostDataException):
         return None
 
 
@@ -96,59 +125,71 @@ def needs_request(door: Door, request: HttpRequest) -> bool:
     return not door.backend.configuration.tokens.ready(token)
 
 
-def judge(door: Door, request: HttpRequest, body: bytes | None) -> Decision:
+def judge(door: Door, request: HttpRequest, body: bytes | None) -> Judgement:
     """The core's decision on the request, for one backend."""
+    meta = request.META
     proof = Proof(
-        body=body or b"",
-        authorization=request.META.get("HTTP_AUTHORIZATION"),
-        signature=request.META.get(_SIGNATURE_KEY),
+        body=body,
+        authorization=meta.get("HTTP_AUTHORIZATION"),
+        signature=meta.get(_SIGNATURE_KEY),
+        from_browser="HTTP_ORIGIN" in meta or "HTTP_SEC_FETCH_SITE" in meta,
     )
-    return authorize(
+    decision = authorize(
         door.policy, proof, tokens=door.backend.configuration.tokens, signatures=_SIGNATURES
     )
+    return Judgement(door.backend.alias, decision)
 
 
 def admit(
-    request: HttpRequest, body: bytes | None, judged: list[tuple[Door, Decision]]
+    request: HttpRequest, body: bytes | None, judgements: list[Judgement]
 ) -> TaskPayload | Outcome:
     """The payload, if the caller may have it executed by the backend that it names."""
-    open_doors = {door.backend.alias for door, decision in judged if decision.granted}
-    if not open_doors:
-        return _refusal(request, [decision for _, decision in judged])
-    _tell_of_debug([decision for _, decision in judged])
+    granted = [j.alias for j in judgements if j.decision.granted]
+    if not granted:
+        return _refusal(request, judgements)
+    _tell_of_debug(judgements)
     if body is None:
-        return BadPayload(("the body is larger than DATA_UPLOAD_MAX_MEMORY_SIZE, or broke off",))
+        return _told(BadPayload(("the body is larger than the site takes, or broke off",)))
     try:
         payload = TaskPayload.decode(body)
     except InvalidPayloadError as error:
-        return BadPayload(error.faults)
-    if payload.backend in open_doors:
+        return _told(BadPayload(error.faults))
+    if payload.backend in granted:
         return payload
-    if any(door.backend.alias == payload.backend for door, _ in judged):
-        return _refusal(request, [d for door, d in judged if door.backend.alias == payload.backend])
-    return UnknownTask(
-        payload.task_id, f"TASKS has no Cloud Tasks backend called {payload.backend!r}."
-    )
+    shut = [j for j in judgements if j.alias == payload.backend]
+    if shut:
+        return _refusal(request, shut)
+    reason = f"TASKS has no Cloud Tasks backend called {payload.backend!r}."
+    return _told(UnknownTask(payload.task_id, reason))
 
 
-def _refusal(request: HttpRequest, decisions: list[Decision]) -> Outcome:
+def _refusal(request: HttpRequest, judgements: list[Judgement]) -> Outcome:
+    reasons = dict.fromkeys(judgement.decision.reason for judgement in judgements)
     logger.warning(
         "Refused to execute a task for %s: %s.",
         request.META.get("REMOTE_ADDR"),
-        "; ".join(dict.fromkeys(decision.reason for decision in decisions))
-        or "TASKS has no Cloud Tasks backend",
+        "; ".join(reasons) or "no backend in TASKS could tell what it demands",
     )
-    if any(decision.verdict is Verdict.FORBIDDEN for decision in decisions):
+    if any(judgement.decision.verdict is Verdict.FORBIDDEN for judgement in judgements):
         return Forbidden()
     return Unauthenticated()
+
+
+def _told[O: BadPayload | UnknownTask](outcome: O) -> O:
+    """Log why a delivery led to no execution: nobody else will."""
+    reason = "; ".join(outcome.faults) if isinstance(outcome, BadPayload) else outcome.reason
+    logger.warning("Executed nothing: %s", reason)
+    return outcome
 
 
 _told_of_debug = False
 
 
-def _tell_of_debug(decisions: list[Decision]) -> None:
+def _tell_of_debug(judgements: list[Judgement]) -> None:
     global _told_of_debug  # noqa: PLW0603 - said once a process
-    if not _told_of_debug and any(d.verdict is Verdict.GRANTED_WITHOUT_PROOF for d in decisions):
+    if not _told_of_debug and any(
+        j.decision.verdict is Verdict.GRANTED_WITHOUT_PROOF for j in judgements
+    ):
         _told_of_debug = True
         logger.warning(
             "Executing tasks for callers without any proof, because DEBUG is on and "
@@ -157,31 +198,37 @@ def _tell_of_debug(decisions: list[Decision]) -> None:
 
 
 def is_loaded(task_path: str) -> bool:
-    """Whether resolving the path will import nothing."""
-    return task_path.rpartition(".")[0] in sys.modules
+    """Whether resolving the path will import nothing, and wait for nobody who imports it."""
+    spec = getattr(sys.modules.get(task_path.rpartition(".")[0]), "__spec__", None)
+    return spec is not None and not getattr(spec, "_initializing", False)
 
 
-def resolve(payload: TaskPayload) -> Task[..., Any] | Outcome:
+def resolve(
+    request: HttpRequest, payload: TaskPayload, judgements: list[Judgement]
+) -> Task[..., Any] | Outcome:
     """The task that the payload names, as it was enqueued. Imports its module."""
     path = payload.task_path
     module_path, _, name = path.rpartition(".")
     try:
-        module = sys.modules.get(module_path) or import_module(module_path)
+        # Not straight from sys.modules: there it may be half imported, by another thread.
+        module = import_module(module_path)
         task = getattr(module, name, None)
+        exists = hasattr(module, name)
+    except KeyboardInterrupt:
+        raise
     except ImportError as error:
-        return UnknownTask(payload.task_id, f"There is no task {path}: {error}.")
-    except Exception as error:
+        return _told(UnknownTask(payload.task_id, f"There is no task {path}: {_message(error)}."))
+    except BaseException as error:
         logger.exception("The module of the task %s could not be imported.", path)
-        return UnknownTask(
-            payload.task_id, f"The module of {path} raised {type(error).__name__} at its import."
-        )
+        reason = f"The module of {path} raised {type(error).__name__} at its import."
+        return UnknownTask(payload.task_id, reason)
     if not isinstance(task, Task):
-        return UnknownTask(
-            payload.task_id,
-            f"{path} is no task."
-            if hasattr(module, name)
-            else f"There is no task {path}: the module has no {name!r}.",
-        )
+        reason = "it is no task" if exists else f"the module has no {name!r}"
+        return _told(UnknownTask(payload.task_id, f"There is no task {path}: {reason}."))
+    # Whoever may use one backend shall not run what is declared for another that they may not.
+    shut = [j for j in judgements if j.alias == task.backend and not j.decision.granted]
+    if shut:
+        return _refusal(request, shut)
     if (payload.queue_name, payload.priority, payload.backend) != (
         task.queue_name,
         task.priority,
@@ -192,7 +239,8 @@ def resolve(payload: TaskPayload) -> Task[..., Any] | Outcome:
                 queue_name=payload.queue_name, priority=payload.priority, backend=payload.backend
             )
         except InvalidTask as error:
-            return UnknownTask(payload.task_id, f"{path} cannot be executed here: {error}")
+            reason = f"{path} cannot be executed here: {error}"
+            return _told(UnknownTask(payload.task_id, reason))
     return task
 
 
@@ -229,6 +277,7 @@ class Execution:
         announce(task_started, self.backend, self.result)
         try:
             value = self.task.call(*self._arguments, **self.result.kwargs)
+            mark_successful(self.result, value)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever a task raises is its failure
@@ -236,45 +285,52 @@ class Execution:
             # Inside the handler, where Django's receiver finds the traceback to log.
             announce(task_finished, self.backend, self.result)
             return outcome
-        outcome = self._returned(value)
         announce(task_finished, self.backend, self.result)
-        return outcome
+        return Succeeded(self.result.id)
 
     async def arun(self) -> Outcome:
-        """Run the task: a coroutine on this loop, a function in a thread."""
+        """Run the task: a coroutine on this loop, a function in a thread, to its end."""
+        if not iscoroutinefunction(self.task.func):
+            return await sync_to_async(self.run)()
         await announce_async(task_started, self.backend, self.result)
         try:
             value = await self.task.acall(*self._arguments, **self.result.kwargs)
-        except (KeyboardInterrupt, CancelledError):
-            # The server ends, or the caller is gone: there is nobody to answer, and Cloud Tasks
-            # delivers the task again.
+            mark_successful(self.result, value)
+        except KeyboardInterrupt:
             raise
-        except BaseException as error:  # noqa: BLE001 - whatever a task raises is its failure
+        except BaseException as error:
             outcome = self._failed(error)
             await announce_async(task_finished, self.backend, self.result)
+            if _is_cancelled(error):
+                # The caller is gone, or the server ends: nobody is there to be answered, and
+                # Cloud Tasks delivers the task again.
+                raise
             return outcome
-        outcome = self._returned(value)
         await announce_async(task_finished, self.backend, self.result)
-        return outcome
-
-    def _returned(self, value: object) -> Outcome:
-        try:
-            mark_successful(self.result, value)
-        except (TypeError, ValueError, RecursionError) as error:
-            reason = f"The return value cannot be kept as JSON: {error}"
-            mark_failed(self.result, error)
-            return Unserializable(self.result.id, reason)
         return Succeeded(self.result.id)
 
     def _failed(self, error: BaseException) -> Outcome:
         task_error = mark_failed(self.result, error)
+        if isinstance(error, UnserializableReturnError):
+            return Unserializable(self.result.id, str(error))
         return Failed(self.result.id, _summary(error), task_error.traceback)
 
 
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether this request was cancelled, and not just something that the task waited for."""
+    current = asyncio.current_task()
+    return isinstance(error, CancelledError) and current is not None and current.cancelling() > 0
+
+
 def _summary(error: BaseException) -> str:
-    """`Class: message`, whatever the exception's own __str__ does."""
-    try:
-        message = str(error)
-    except Exception:  # noqa: BLE001 - a broken __str__ is the task's, and its class says enough
-        message = ""
+    """`Class: message`."""
+    message = _message(error)
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def _message(error: BaseException) -> str:
+    """The message of an exception, whatever its own `__str__` does."""
+    try:
+        return str.__str__(str(error))
+    except BaseException:  # noqa: BLE001 - its class says enough
+        return ""

@@ -18,6 +18,8 @@ from django.tasks.base import TaskError, TaskResult, TaskResultStatus
 from django.utils import timezone
 from django.utils.json import normalize_json
 
+from ..core.errors import CloudTasksError
+
 if TYPE_CHECKING:
     from django.tasks.base import Task
 
@@ -26,6 +28,16 @@ _LOG_RECEIVERS = {
     id(signals.log_task_started),
     id(signals.log_task_finished),
 }
+
+
+class UnserializableReturnError(CloudTasksError):
+    """A task did its work and returned what JSON cannot carry."""
+
+    def __init__(self, kind: type) -> None:
+        super().__init__(
+            f"The task returned a {kind.__qualname__} that cannot be kept as JSON; return text, "
+            "numbers, lists and dicts only."
+        )
 
 
 def new_id() -> str:
@@ -51,7 +63,8 @@ def running_result[**P, R](
 ) -> TaskResult[P, R]:
     """The result of a task whose execution begins now."""
     status, now = TaskResultStatus.RUNNING, timezone.now()
-    return _result(task, task_id, status, args, kwargs, task.backend, enqueued_at, now, worker_ids)
+    shown = _shown(enqueued_at) if enqueued_at else None
+    return _result(task, task_id, status, args, kwargs, task.backend, shown, now, worker_ids)
 
 
 def _result[**P, R](
@@ -87,17 +100,20 @@ def _result[**P, R](
 
 def mark_enqueued(result: TaskResult[..., Any], moment: datetime) -> None:
     """The task is in its queue since `moment`, which is aware."""
-    shown = moment if settings.USE_TZ else timezone.make_naive(moment)
-    object.__setattr__(result, "enqueued_at", shown)
+    object.__setattr__(result, "enqueued_at", _shown(moment))
 
 
 def mark_successful(result: TaskResult[..., Any], value: object) -> None:
     """The task returned `value`.
 
     Raises:
-        TypeError, ValueError: JSON cannot carry the value.
+        UnserializableReturnError: JSON cannot carry the value.
     """
-    object.__setattr__(result, "_return_value", normalize_json(value))
+    try:
+        normalized = normalize_json(value)
+    except Exception as error:
+        raise UnserializableReturnError(type(value)) from error
+    object.__setattr__(result, "_return_value", normalized)
     _finish(result, TaskResultStatus.SUCCESSFUL)
 
 
@@ -106,11 +122,26 @@ def mark_failed(result: TaskResult[..., Any], error: BaseException) -> TaskError
     kind = type(error)
     task_error = TaskError(
         exception_class_path=f"{kind.__module__}.{kind.__qualname__}",
-        traceback="".join(traceback.format_exception(error)),
+        traceback=_traceback(error),
     )
     result.errors.append(task_error)
     _finish(result, TaskResultStatus.FAILED)
     return task_error
+
+
+def _traceback(error: BaseException) -> str:
+    """The traceback, or as much as can be told of an exception that cannot be formatted."""
+    try:
+        return "".join(traceback.format_exception(error))
+    except BaseException as fault:  # noqa: BLE001 - an exception may do anything when it is looked at
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        kind, fault_kind = type(error).__qualname__, type(fault).__qualname__
+        return f"Traceback:\n{frames}{kind} (telling more of it raised {fault_kind})\n"
+
+
+def _shown(moment: datetime) -> datetime:
+    """An aware time as the site shows times: with USE_TZ off they are naive."""
+    return moment if settings.USE_TZ else timezone.make_naive(moment)
 
 
 def _finish(result: TaskResult[..., Any], status: TaskResultStatus) -> None:

@@ -63,14 +63,15 @@ class Surroundings:
         """The process's verifier for the tokens of Google, or of that emulator."""
         return _kept(self._tokens, emulator_host, self.make_tokens, self._lock)
 
-    def metadata(self, emulator_host: str | None = None) -> MetadataServer:
-        """The metadata server; none where an emulator is in use, which is never Google Cloud."""
+    def platform(self, emulator_host: str | None) -> detection.Platform:
+        """What detection asks. Where an emulator is in use nothing is Google Cloud's."""
         if emulator_host:
-            return NoMetadataServer()
+            metadata: MetadataServer = NoMetadataServer()
+            return detection.Platform(environ=self.environ, metadata=metadata, emulated=True)
         with self._lock:
             if self._metadata is None:
                 self._metadata = self.make_metadata(self.environ)
-            return self._metadata
+            return detection.Platform(environ=self.environ, metadata=self._metadata)
 
 
 def _kept[K, V](kept: dict[K, V], key: K, make: Callable[[K], V], lock: threading.Lock) -> V:
@@ -144,10 +145,9 @@ def is_app_engine() -> bool:
     return detection.is_app_engine(current().environ)
 
 
-type _Find = Callable[[str | None, Mapping[str, str], MetadataServer], detection.Detected]
+type _Find = Callable[[str | None, detection.Platform], detection.Detected]
 
 
 def _value(find: _Find) -> str | None:
-    surroundings = current()
-    found = find(None, surroundings.environ, surroundings.metadata())
+    found = find(None, current().platform(None))
     return found.value if isinstance(found, detection.Found) else None

@@ -31,6 +31,7 @@ from .execution import (
     doors,
     is_loaded,
     judge,
+    may_block,
     needs_request,
     read_body,
     resolve,
@@ -50,8 +51,10 @@ class TaskView(View):
         It answers to Cloud Tasks, not to browsers: no CSRF token, no login. And no transaction
         around it: a task that fails is answered, not raised, so ATOMIC_REQUESTS would commit it.
         """
-        view = super().as_view(**initkwargs)
-        return csrf_exempt(login_not_required(transaction.non_atomic_requests(view)))
+        view = login_not_required(super().as_view(**initkwargs))
+        for database in settings.DATABASES:
+            view = transaction.non_atomic_requests(using=database)(view)
+        return csrf_exempt(view)
 
     def begin(self, task: Task[..., Any], payload: TaskPayload) -> Execution:
         """The attempt at a task; its number stands in the headers."""
@@ -87,11 +90,11 @@ class ExecuteTaskView(TaskView):
     def execute(self, request: HttpRequest) -> Outcome:
         """How the request ends. Override to put something around every task."""
         body = read_body(request)
-        known = doors(backends())
-        admitted = admit(request, body, [(door, judge(door, request, body)) for door in known])
+        judgements = [judge(door, request, body) for door in doors(backends())]
+        admitted = admit(request, body, judgements)
         if not isinstance(admitted, TaskPayload):
             return admitted
-        task = resolve(admitted)
+        task = resolve(request, admitted, judgements)
         if not isinstance(task, Task):
             return task
         return self.begin(task, admitted).run()
@@ -114,22 +117,28 @@ class AsyncExecuteTaskView(TaskView):
         """How the request ends. Override to put something around every task."""
         body = read_body(request)
         candidates = backends()
-        if any(backend.configuration.may_block for backend in candidates):
-            known = await sync_to_async(doors, thread_sensitive=False)(candidates)
-        else:
-            known = doors(candidates)
-        judged = []
-        for door in known:
-            if needs_request(door, request):
-                decision = await sync_to_async(judge, thread_sensitive=False)(door, request, body)
-            else:
-                decision = judge(door, request, body)
-            judged.append((door, decision))
-        admitted = admit(request, body, judged)
+        known = await _in_place_if(not may_block(candidates), doors, candidates)
+        judgements = [
+            await _in_place_if(not needs_request(door, request), judge, door, request, body)
+            for door in known
+        ]
+        admitted = admit(request, body, judgements)
         if not isinstance(admitted, TaskPayload):
             return admitted
         in_place = is_loaded(admitted.task_path)
-        task = resolve(admitted) if in_place else await sync_to_async(resolve)(admitted)
+        task = await _in_place_if(in_place, resolve, request, admitted, judgements)
         if not isinstance(task, Task):
             return task
         return await self.begin(task, admitted).arun()
+
+
+async def _in_place_if[**P, R](
+    quick: bool,  # noqa: FBT001 - read with the function's name
+    call: Callable[P, R],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> R:
+    """Call what is quick on the loop, and in a thread what would hold it up."""
+    if quick:
+        return call(*args, **kwargs)
+    return await sync_to_async(call, thread_sensitive=False)(*args, **kwargs)

@@ -2,6 +2,10 @@
 
 import sys
 
-from .command_line import main
+if __name__ == "__main__":
+    try:
+        from .command_line import main
 
-sys.exit(main(sys.argv[1:]))
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(0)

@@ -9,7 +9,9 @@ from google.protobuf.empty_pb2 import Empty
 
 from .errors import ApiError, Status, invalid
 from .messages import (
+    FULL,
     Message,
+    check_task,
     location_name,
     page,
     queue_name,
@@ -82,7 +84,13 @@ class Api:
         queues = self._service.queues(location_name(request.parent))
         if request.filter:
             raise ApiError(Status.UNIMPLEMENTED, "This emulator has no filter for queues.")
-        shown, token = page(queues, request.page_size, request.page_token, _MOST_QUEUES)
+        shown, token = page(
+            queues,
+            lambda queue: (queue.name,),
+            size=request.page_size,
+            token=request.page_token,
+            largest=_MOST_QUEUES,
+        )
         return types.ListQueuesResponse.pb()(
             queues=[write_queue(queue) for queue in shown], next_page_token=token
         )
@@ -101,14 +109,15 @@ class Api:
 
     def _update_queue(self, request: Message) -> Message:
         name = queue_name(request.queue.name)
-        wanted, paths = request.queue, frozenset(request.update_mask.paths)
-        if paths and any(queue.name == name for queue in self._service.queues()):
+        wanted, mask = request.queue, request.update_mask
+        if not mask.IsValidForDescriptor(wanted.DESCRIPTOR):
+            raise invalid(f"The update mask is invalid: {', '.join(mask.paths)}.")
+        merged = bool(mask.paths) and self._service.has_queue(name)
+        if merged:
             wanted = write_queue(self._service.queue(name))
-            try:
-                request.update_mask.MergeMessage(request.queue, wanted, replace_message_field=True)
-            except ValueError as error:
-                raise invalid(f"The update mask is invalid: {error}") from error
-        queue = self._service.update_queue(name, read_queue(wanted, paths), self._driver.now())
+            mask.MergeMessage(request.queue, wanted, replace_message_field=True)
+        config = read_queue(wanted, zero_doublings=merged and "retry_config" not in mask.paths)
+        queue = self._service.update_queue(name, config, self._driver.now())
         self._driver.log("queue updated", queue=name)
         self._driver.touched(name)
         return write_queue(queue)
@@ -141,7 +150,15 @@ class Api:
 
     def _list_tasks(self, request: Message) -> Message:
         tasks = self._service.tasks(queue_name(request.parent))
-        shown, token = page(tasks, request.page_size, request.page_token, _MOST_TASKS)
+        full = request.response_view == FULL
+        shown, token = page(
+            tasks,
+            lambda task: (task.schedule_time, task.name),
+            size=request.page_size,
+            token=request.page_token,
+            largest=_MOST_TASKS,
+            weight=lambda task: len(task.target.body) if full else 0,
+        )
         return types.ListTasksResponse.pb()(
             tasks=[write_task(task, request.response_view) for task in shown],
             next_page_token=token,
@@ -154,6 +171,7 @@ class Api:
     def _create_task(self, request: Message) -> Message:
         parent = queue_name(request.parent)
         now = self._driver.now()
+        check_task(request.task)
         task = self._service.create_task(
             parent,
             read_task_id(request.task, parent),

@@ -5,12 +5,14 @@ import asyncio
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 
 from ..core.errors import InvalidNameError
 from ..core.names import QueueName
 from .server import Emulator
 
+_HIGHEST_PORT = 65535
 _FAULT = 2  # exit code for what the caller has to change
 
 
@@ -59,33 +61,46 @@ def run(
     *, host: str, port: int, queue: Sequence[str], auto_create_queues: bool, **_: object
 ) -> int:
     """Run the emulator until Ctrl-C or SIGTERM; the exit code."""
+    if not 0 <= port <= _HIGHEST_PORT:
+        return _fault(f"{port} is no port: ports go from 0 to {_HIGHEST_PORT}.")
     try:
-        queues = [str(QueueName.parse(name)) for name in queue]
+        queues = {str(QueueName.parse(name)) for name in queue}
     except InvalidNameError as error:
         return _fault(str(error))
     emulator = Emulator(queues=queues, create_queues=auto_create_queues, log=_print_event)
     try:
         asyncio.run(_serve(emulator, host, port))
-    except OSError as error:
-        return _fault(f"Cannot listen on {host}:{port}: {error.strerror or error}.")
-    except OverflowError:
-        return _fault(f"{port} is no port: ports go from 0 to 65535.")
+    except _CannotListenError as error:
+        return _fault(f"Cannot listen on {host}:{port}: {error}.")
+    except KeyboardInterrupt:
+        pass  # Where signals cannot be handled on the loop, this is how Ctrl-C arrives.
     return 0
+
+
+class _CannotListenError(Exception):
+    """The address is taken, or is none."""
 
 
 async def _serve(emulator: Emulator, host: str, port: int) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(signal_number, stop.set)
-    port = await emulator.start(host, port)
-    _say(f"Cloud Tasks emulator on {host}:{port}. Point clients at it with:")
-    _say(f"    export CLOUD_TASKS_EMULATOR_HOST={host}:{port}")
+    with suppress(NotImplementedError):
+        for signal_number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(signal_number, stop.set)
+    try:
+        port = await emulator.start(host, port)
+    except OSError as error:
+        raise _CannotListenError(error.strerror or str(error)) from error
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    _say(f"Cloud Tasks emulator on {address}. Point clients at it with:")
+    _say(f"    export CLOUD_TASKS_EMULATOR_HOST={address}")
     for queue in emulator.service.queues():
         _say(f"Queue {queue.name}")
     _say("Ctrl-C ends it.")
-    await stop.wait()
-    await emulator.stop()
+    try:
+        await stop.wait()
+    finally:
+        await emulator.stop()
     _say("Ended.")
 
 
@@ -99,7 +114,9 @@ def _print_event(event: str, facts: dict[str, object]) -> None:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    # Whoever read the output may be gone (`| head`); the emulator's work goes on.
+    with suppress(BrokenPipeError):
+        print(line, flush=True)
 
 
 def _fault(sentence: str) -> int:

@@ -1,15 +1,20 @@
 """Making attempts: the HTTP requests that Cloud Tasks sends to the app."""
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import aiohttp
 from aiohttp import ClientTimeout, hdrs
+from yarl import URL
 
 from .limits import SECOND
 from .state import Attempt, AttemptResult, Token
 
 # What aiohttp would add on its own account; an attempt says exactly what the service says.
 _SILENT = (hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE)
+
+
+_CHUNK = 65_536
 
 
 class Dispatcher:
@@ -23,8 +28,11 @@ class Dispatcher:
         self._issue_token = issue_token
         # Queues limit how many requests there are at a time; this must not.
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
+            # Connections are dropped before a server drops them: a request that meets a closing
+            # connection would count as an attempt that failed.
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=1.0),
             cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
             skip_auto_headers=_SILENT,
         )
 
@@ -38,13 +46,18 @@ class Dispatcher:
         try:
             async with self._session.request(
                 target.method,
-                target.url,
+                URL(target.url, encoded=True),  # The URL as it is, not as it could be written.
                 headers=headers,
                 data=target.body or None,
                 allow_redirects=False,
-                timeout=ClientTimeout(total=attempt.task.deadline / SECOND),
+                timeout=ClientTimeout(
+                    total=attempt.task.deadline / SECOND, ceil_threshold=float("inf")
+                ),
             ) as response:
-                await response.read()
+                # The status counts, whatever becomes of the body behind it.
+                with suppress(aiohttp.ClientError):
+                    async for _ in response.content.iter_chunked(_CHUNK):
+                        pass
                 return response.status
         except TimeoutError:
             return AttemptResult.TIMEOUT

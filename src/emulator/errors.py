@@ -53,11 +53,19 @@ def invalid_queue_name() -> ApiError:
     )
 
 
+def invalid_task_name() -> ApiError:
+    """A task name of another form."""
+    return invalid(
+        "Task name must be formatted: "
+        '"projects/<PROJECT_ID>/locations/<LOCATION_ID>/queues/<QUEUE_ID>/tasks/<TASK_ID>".'
+    )
+
+
 def invalid_task_id(task_id: str) -> ApiError:
-    """A task id with other characters, or too long."""
+    """A task id with other characters, or too long; shown no longer than it may be."""
     return ApiError(
         Status.INVALID_ARGUMENT,
-        f'Task ID "{task_id}" can contain only letters ([A-Za-z]), numbers ([0-9]), '
+        f'Task ID "{task_id[:501]}" can contain only letters ([A-Za-z]), numbers ([0-9]), '
         "hyphens (-), or underscores (_). Task ID must between 1 and 500 characters.",
         Help("Definition of task ID", f"{_REFERENCE}.tasks#Task.FIELDS.name"),
     )

@@ -1,11 +1,12 @@
 """gRPC over HTTP/2, unary calls only: bytes of a connection in, calls of the API out.
 
 h2 does the framing; what is left of gRPC is five bytes before each message and a status in the
-trailers. On this API it answers more calls a second than grpcio's own servers do (`make bench`),
-and it shares its port with HTTP/1.1 because it is a protocol like any other on the loop.
+trailers. On this API it answers more calls a second than grpcio's own servers do, and it shares
+its port with HTTP/1.1 because it is a protocol like any other on the loop.
 """
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from urllib.parse import quote
 
@@ -20,6 +21,8 @@ from h2.errors import ErrorCodes
 from h2.events import (
     ConnectionTerminated,
     DataReceived,
+    Event,
+    RemoteSettingsChanged,
     RequestReceived,
     StreamEnded,
     StreamReset,
@@ -30,6 +33,8 @@ from h2.exceptions import ProtocolError, StreamClosedError
 from .api import Method
 from .encoding import base64_unpadded
 from .errors import ApiError, Status
+
+logger = logging.getLogger(__name__)
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 """What an HTTP/2 connection without negotiation begins with."""
@@ -51,23 +56,15 @@ class _Request:
     body: bytearray = attrs.field(factory=bytearray)
 
 
-@attrs.define
-class _Response:
-    """What could not be sent yet, for the peer's window is full."""
-
-    rest: memoryview
-    trailers: Headers
-
-
 class GrpcProtocol(asyncio.Protocol):
     """One connection. Calls are answered in place: none of them waits for anything.
 
     Args:
         methods: by their path.
-        connections: holds the connection while it is open, so that the server can close it.
+        connections: where the transport is forgotten when the connection is lost.
     """
 
-    def __init__(self, methods: Mapping[str, Method], connections: "set[GrpcProtocol]") -> None:
+    def __init__(self, methods: Mapping[str, Method], connections: set[asyncio.Transport]) -> None:
         self._methods = methods
         self._connections = connections
         self._h2 = H2Connection(
@@ -82,65 +79,66 @@ class GrpcProtocol(asyncio.Protocol):
             )
         )
         self._requests: dict[int, _Request] = {}
-        self._blocked: dict[int, _Response] = {}
+        # What is left to send of answers that are larger than the peer's window.
+        self._unsent: dict[int, memoryview] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what loops give to servers
         self._transport = transport
-        self._connections.add(self)
         self._h2.initiate_connection()
         self._h2.increment_flow_control_window(_WINDOW)
         transport.write(self._h2.data_to_send())
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Forget the connection."""
-        self._connections.discard(self)
+        self._connections.discard(self._transport)
 
     def data_received(self, data: bytes) -> None:
         """Answer what is complete."""
         try:
-            for event in self._h2.receive_data(data):
-                if isinstance(event, RequestReceived):
-                    self._requests[event.stream_id] = _request(event.headers)
-                elif isinstance(event, DataReceived):
-                    self._receive(event)
-                elif isinstance(event, StreamEnded):
-                    self._answer(event.stream_id)
-                elif isinstance(event, WindowUpdated):
-                    self._unblock()
-                elif isinstance(event, StreamReset):
-                    self._requests.pop(event.stream_id, None)
-                    self._blocked.pop(event.stream_id, None)
-                elif isinstance(event, ConnectionTerminated):
-                    self._transport.close()
+            events = self._h2.receive_data(data)
         except ProtocolError:
             # h2 has prepared the GOAWAY that says why.
             self._transport.write(self._h2.data_to_send())
             self._transport.close()
             return
+        # A call that is cancelled in the same breath is not made.
+        for event in events:
+            if isinstance(event, StreamReset):
+                self._requests.pop(event.stream_id, None)
+                self._unsent.pop(event.stream_id, None)
+        cancelled = {event.stream_id for event in events if isinstance(event, StreamReset)}
+        for event in events:
+            if getattr(event, "stream_id", None) not in cancelled:
+                self._handle(event)
         self._transport.write(self._h2.data_to_send())
 
-    def close(self) -> None:
-        """Tell the peer that the server ends, and hang up."""
-        if not self._transport.is_closing():
-            self._h2.close_connection()
-            self._transport.write(self._h2.data_to_send())
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, RequestReceived):
+            self._requests[event.stream_id] = _request(event.headers)
+        elif isinstance(event, DataReceived):
+            self._receive(event)
+        elif isinstance(event, StreamEnded):
+            self._answer(event.stream_id)
+        elif isinstance(event, WindowUpdated | RemoteSettingsChanged):
+            for stream in list(self._unsent):
+                self._send_on(stream)
+        elif isinstance(event, ConnectionTerminated):
             self._transport.close()
 
     def _receive(self, event: DataReceived) -> None:
-        request = self._requests.get(event.stream_id)
-        if request is not None:
-            request.body += event.data
-            if len(request.body) > _LARGEST_MESSAGE + _PREFIX_SIZE:
-                del self._requests[event.stream_id]
-                self._refuse(
-                    event.stream_id,
-                    ApiError(Status.RESOURCE_EXHAUSTED, "The message is larger than 4 MiB."),
-                )
-                self._h2.reset_stream(event.stream_id, ErrorCodes.NO_ERROR)
-                return
-        self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+        stream, request = event.stream_id, self._requests.get(event.stream_id)
+        self._h2.acknowledge_received_data(event.flow_controlled_length, stream)
+        if request is None:
+            return
+        request.body += event.data
+        if len(request.body) > _LARGEST_MESSAGE + _PREFIX_SIZE:
+            del self._requests[stream]
+            error = ApiError(Status.RESOURCE_EXHAUSTED, "The message is larger than 4 MiB.")
+            self._h2.send_headers(stream, _RESPONSE + _trailers(error), end_stream=True)
+            if event.stream_ended is None:
+                self._h2.reset_stream(stream, ErrorCodes.NO_ERROR)
 
     def _answer(self, stream: int) -> None:
         request = self._requests.pop(stream, None)
@@ -152,21 +150,16 @@ class GrpcProtocol(asyncio.Protocol):
         try:
             message = self._call(request)
         except ApiError as error:
-            self._refuse(stream, error)
+            self._h2.send_headers(stream, _RESPONSE + _trailers(error), end_stream=True)
             return
         self._h2.send_headers(stream, _RESPONSE)
-        framed = b"\0" + len(message).to_bytes(4) + message
-        if len(framed) <= self._sendable(stream):
-            self._h2.send_data(stream, framed)
-            self._h2.send_headers(stream, _OK_TRAILERS, end_stream=True)
-        else:
-            self._blocked[stream] = _Response(memoryview(framed), _OK_TRAILERS)
-            self._unblock()
+        self._unsent[stream] = memoryview(b"\0" + len(message).to_bytes(4) + message)
+        self._send_on(stream)
 
     def _call(self, request: _Request) -> bytes:
         method = self._methods.get(request.path)
         if method is None:
-            raise ApiError(Status.UNIMPLEMENTED, f"Method not found: {request.path}")
+            raise ApiError(Status.UNIMPLEMENTED, f"Method not found: {request.path[:200]}")
         body = request.body
         if len(body) < _PREFIX_SIZE or len(body) != _PREFIX_SIZE + int.from_bytes(body[1:5]):
             raise ApiError(Status.INTERNAL, "The request is not one gRPC message.")
@@ -174,28 +167,34 @@ class GrpcProtocol(asyncio.Protocol):
             raise ApiError(Status.UNIMPLEMENTED, "Compressed messages are not supported.")
         try:
             message = method.request.FromString(bytes(memoryview(body)[_PREFIX_SIZE:]))
+            response: bytes = method.handle(message).SerializeToString()
         except DecodeError:
             raise ApiError(Status.INTERNAL, "The request message cannot be parsed.") from None
-        response: bytes = method.handle(message).SerializeToString()
+        except ApiError:
+            raise
+        except Exception as error:
+            # A fault of ours must not take the other calls of the connection with it.
+            logger.exception("%s failed", request.path)
+            raise ApiError(Status.INTERNAL, "Internal error encountered.") from error
         return response
 
-    def _refuse(self, stream: int, error: ApiError) -> None:
-        self._h2.send_headers(stream, _RESPONSE + _trailers(error), end_stream=True)
+    def _send_on(self, stream: int) -> None:
+        """Send what the peer's window has room for, and the trailers behind the end."""
+        rest = self._unsent[stream]
+        try:
+            while rest and (room := self._room(stream)) > 0:
+                self._h2.send_data(stream, rest[:room].tobytes())
+                rest = rest[room:]
+            if rest:
+                self._unsent[stream] = rest
+                return
+            self._h2.send_headers(stream, _OK_TRAILERS, end_stream=True)
+        except StreamClosedError:
+            pass  # The caller is gone; so is the answer.
+        del self._unsent[stream]
 
-    def _sendable(self, stream: int) -> int:
+    def _room(self, stream: int) -> int:
         return min(self._h2.local_flow_control_window(stream), self._h2.max_outbound_frame_size)
-
-    def _unblock(self) -> None:
-        for stream, response in list(self._blocked.items()):
-            try:
-                while response.rest and (room := self._sendable(stream)) > 0:
-                    self._h2.send_data(stream, response.rest[:room].tobytes())
-                    response.rest = response.rest[room:]
-                if not response.rest:
-                    del self._blocked[stream]
-                    self._h2.send_headers(stream, response.trailers, end_stream=True)
-            except StreamClosedError:
-                self._blocked.pop(stream, None)
 
 
 def _request(headers: Headers) -> _Request:
@@ -215,11 +214,9 @@ def _trailers(error: ApiError) -> Headers:
         (b"grpc-message", message),
     ]
     if error.help:
+        link = {"description": error.help.description, "url": error.help.url}
         detail = AnyMessage()
-        detail.Pack(
-            HelpMessage(links=[{"description": error.help.description, "url": error.help.url}])
-        )
+        detail.Pack(HelpMessage(links=[link]))
         status = StatusMessage(code=error.status.value, message=error.message, details=[detail])
-        encoded = base64_unpadded(status.SerializeToString())
-        trailers.append((b"grpc-status-details-bin", encoded))
+        trailers.append((b"grpc-status-details-bin", base64_unpadded(status.SerializeToString())))
     return trailers

@@ -6,6 +6,9 @@ SECOND = 1_000_000_000
 """Nanoseconds: all times of the emulator are whole numbers of them, since the epoch."""
 
 
+_LONGEST_WAIT = 31 * 24 * 3600  # seconds; no task waits longer, however slow its queue
+
+
 def burst_for(rate: float) -> int:
     """The burst that the service chooses for a rate.
 
@@ -43,7 +46,7 @@ class TokenBucket:
         if self.tokens >= 1:
             return now
         # Rounded up: a wake a nanosecond early would find the bucket short of a token.
-        return now + int((1 - self.tokens) / self.rate * SECOND) + 1
+        return now + int(min((1 - self.tokens) / self.rate, _LONGEST_WAIT) * SECOND) + 1
 
     def _refill(self, now: int) -> None:
         if now > self.filled_at:

@@ -1,7 +1,10 @@
 """Between the API's protocol buffers and the values of `state`, with the API's validation."""
 
 import base64
-import binascii
+import json
+import math
+import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from google.cloud.tasks_v2 import types
@@ -10,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from ..core.errors import InvalidNameError
 from ..core.names import QueueName, is_task_id
+from ..core.requests import MAX_STORED_SIZE
 from ..core.retries import RetryPolicy
 from .errors import ApiError, Status, invalid, invalid_queue_name, invalid_task_id
 from .limits import SECOND
@@ -45,6 +49,15 @@ _DEFAULT_DEADLINE = 600 * SECOND
 _SHORTEST_DEADLINE, _LONGEST_DEADLINE = 15 * SECOND, 1800 * SECOND
 _HIGHEST_RATE, _MOST_CONCURRENT = 500, 5000
 _LONGEST_URL = 2083
+_ADDED = 70  # bytes of times, deadline, view and User-Agent header, which the service adds
+_HEAVY = 3_500_000  # bytes; clients take 4 MiB by default
+_MOST_HEADERS = 80 * 1024
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_OWN_HEADERS = re.compile(
+    r"(host|content-length|transfer-encoding|user-agent)$|x-(google|appengine|cloudtasks)-",
+    re.IGNORECASE,
+)
+_LAST_SECOND = 253_402_300_799  # of the year 9999: the end of a Timestamp's range
 
 # gRPC's code and name for what an attempt was answered, as in the API's `response_status`.
 _RPC_CODES = {
@@ -86,14 +99,16 @@ def location_name(text: str) -> str:
 # Queues
 
 
-def read_queue(message: Message, explicit: frozenset[str] = frozenset()) -> QueueConfig:
+def read_queue(message: Message, *, zero_doublings: bool = False) -> QueueConfig:
     """The configuration that a queue message asks for.
 
     Args:
-        explicit: paths of an update mask: what they name is meant even where it is zero.
+        zero_doublings: whether a `max_doublings` of 0 is meant, and not just left out.
     """
     limits, retries = message.rate_limits, message.retry_config
     rate = limits.max_dispatches_per_second
+    if not math.isfinite(rate):
+        raise invalid("RateLimits.maxDispatchesPerSecond must be a finite number.")
     if rate < 0:
         raise invalid("RateLimits.maxDispatchesPerSecond cannot be negative.")
     if rate > _HIGHEST_RATE:
@@ -107,12 +122,12 @@ def read_queue(message: Message, explicit: frozenset[str] = frozenset()) -> Queu
         limits=RateLimits(
             rate=rate or RateLimits().rate, concurrent=concurrent or RateLimits().concurrent
         ),
-        retries=read_retries(retries, explicit),
+        retries=read_retries(retries, zero_doublings=zero_doublings),
     )
 
 
-def read_retries(message: Message, explicit: frozenset[str] = frozenset()) -> RetryPolicy:
-    """The policy that a retry config asks for."""
+def read_retries(message: Message, *, zero_doublings: bool = False) -> RetryPolicy:
+    """The policy that a retry config asks for; `zero_doublings` as in `read_queue`."""
     default = RetryPolicy()
     if message.max_attempts < -1:
         raise invalid("RetryConfig.maxAttempts must be greater or equal to -1.")
@@ -128,13 +143,14 @@ def read_retries(message: Message, explicit: frozenset[str] = frozenset()) -> Re
         raise invalid(
             "RetryConfig.minBackoff must be less than or equal to RetryConfig.maxBackoff."
         )
-    doublings_meant = "retry_config.max_doublings" in explicit
+    if _seconds(message.max_retry_duration) < 0:
+        raise invalid("RetryConfig.maxRetryDuration cannot be negative.")
     return RetryPolicy(
         max_attempts=message.max_attempts or default.max_attempts,
         max_retry_duration=_seconds(message.max_retry_duration),
         max_doublings=(
             message.max_doublings
-            if message.max_doublings or doublings_meant
+            if message.max_doublings or zero_doublings
             else default.max_doublings
         ),
         **backoffs,
@@ -185,6 +201,15 @@ def read_task_id(task: Message, parent: str) -> str | None:
     return task_id
 
 
+def check_task(task: Message) -> None:
+    """Refuse a task that is larger than the service stores, or asks for what is not there yet."""
+    # Older versions of the client do not know the field.
+    if any(field.name == "retry_config" for field, _ in task.ListFields()):
+        raise ApiError(Status.UNIMPLEMENTED, "This emulator has no retry_config of tasks yet.")
+    if task.ByteSize() > MAX_STORED_SIZE - _ADDED:
+        raise invalid(f"Task size too large: at most {MAX_STORED_SIZE} bytes are stored.")
+
+
 def read_target(task: Message) -> HttpTarget:
     """The request that a task to create shall make."""
     if task.HasField("app_engine_http_request"):
@@ -199,6 +224,8 @@ def read_target(task: Message) -> HttpTarget:
     method = _METHODS.get(http.http_method, "POST")
     if http.body and method not in _BODY_METHODS:
         raise invalid("HTTP method must be POST, PUT or PATCH when HttpRequest.body is set.")
+    if http.HasField("oauth_token"):
+        raise ApiError(Status.UNIMPLEMENTED, "This emulator has no OAuth tokens yet.")
     token = None
     if http.HasField("oidc_token"):
         token = Token(
@@ -207,8 +234,19 @@ def read_target(task: Message) -> HttpTarget:
             audience=http.oidc_token.audience or http.url,
         )
     return HttpTarget(
-        url=http.url, method=method, headers=dict(http.headers), body=http.body, token=token
+        url=http.url, method=method, headers=_headers(http), body=http.body, token=token
     )
+
+
+def _headers(http: Message) -> dict[str, str]:
+    """The headers of a task without those that are the service's to set, as its reference says."""
+    headers = dict(http.headers)
+    if sum(len(name) + len(value) for name, value in headers.items()) > _MOST_HEADERS:
+        raise invalid("HttpRequest.headers must be at most 80 KB.")
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(name) or any(c in "\r\n\0" for c in value):
+            raise invalid(f"HttpRequest.headers has an invalid header: {name[:100]!r}.")
+    return {name: value for name, value in headers.items() if not _OWN_HEADERS.match(name)}
 
 
 def read_deadline(task: Message) -> int:
@@ -225,6 +263,8 @@ def read_schedule_time(task: Message, now: int) -> int | None:
     """The schedule time of a task to create; None for at once."""
     if not task.HasField("schedule_time"):
         return None
+    if not 0 <= task.schedule_time.seconds <= _LAST_SECOND:
+        raise invalid("Task.scheduleTime is out of range.")
     moment = task.schedule_time.seconds * SECOND + task.schedule_time.nanos
     if moment > now + _HORIZON:
         raise invalid(
@@ -282,17 +322,59 @@ def _write_attempt(record: AttemptRecord) -> Message:
 # Pages
 
 
-def page(items: list[Any], size: int, token: str, largest: int) -> tuple[list[Any], str]:
-    """One page of a list, and the token of the next one, empty at the end."""
+class PageToken:
+    """Where a page ends: the key of its last item, so that nothing is skipped if others go."""
+
+    @staticmethod
+    def write(key: tuple[int | str, ...]) -> str:
+        """The token that stands for everything behind `key`."""
+        return base64.urlsafe_b64encode(json.dumps(key).encode()).decode()
+
+    @staticmethod
+    def read(token: str) -> tuple[int | str, ...]:
+        """The key in a token; less than any other for none."""
+        if not token:
+            return ()
+        try:
+            key = json.loads(base64.urlsafe_b64decode(token))
+        except ValueError:
+            key = None
+        if not isinstance(key, list) or not all(isinstance(part, int | str) for part in key):
+            raise invalid("The page token is invalid.")
+        return tuple(key)
+
+
+def page[T](
+    items: Iterable[T],
+    key: Callable[[T], tuple[int | str, ...]],
+    *,
+    size: int,
+    token: str,
+    largest: int,
+    weight: Callable[[T], int] = lambda _: 0,
+) -> tuple[list[T], str]:
+    """One page of a list that is sorted by `key`, and the token of the next, empty at the end.
+
+    Args:
+        size: how many items were asked for; 0 for as many as there may be, `largest`.
+        weight: bytes of an item. A page ends before its answer outgrows what clients receive.
+    """
     if size < 0:
         raise invalid("The page size cannot be negative.")
+    after = PageToken.read(token)
+    shown: list[T] = []
+    total = 0
     try:
-        start = int(base64.urlsafe_b64decode(token)) if token else 0
-    except (ValueError, binascii.Error):
+        for item in items:
+            if key(item) <= after:
+                continue
+            total += weight(item)
+            if len(shown) == min(size or largest, largest) or (shown and total > _HEAVY):
+                return shown, PageToken.write(key(shown[-1]))
+            shown.append(item)
+    except TypeError:
         raise invalid("The page token is invalid.") from None
-    end = start + min(size or largest, largest)
-    more = base64.urlsafe_b64encode(str(end).encode()).decode() if end < len(items) else ""
-    return items[start:end], more
+    return shown, ""
 
 
 # Times

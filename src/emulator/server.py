@@ -1,6 +1,7 @@
 """The emulator put together: one port in front, the dispatcher behind, the clock in between."""
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from time import time
@@ -15,14 +16,18 @@ from .dispatcher import Dispatcher
 from .grpc_protocol import PREFACE, GrpcProtocol
 from .identity import TokenIssuer
 from .limits import SECOND
-from .state import Attempt, QueueConfig, Service
+from .state import Attempt, AttemptResult, QueueConfig, Service
 from .web import make_web
+
+logger = logging.getLogger(__name__)
 
 type Log = Callable[[str, dict[str, object]], None]
 """Takes an event and its facts."""
 
 # Clients see the end of the server and come back; nobody is waited for.
 _NO_PATIENCE = 0.1
+
+_LONGEST_TIMER = 60.0  # seconds
 
 _REMEMBERED = 10_000  # attempts that ended, the latest
 
@@ -64,7 +69,8 @@ class Emulator:
         self._api = Api(self.service, self)
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._deliveries: set[asyncio.Task[None]] = set()
-        self._grpc_connections: set[GrpcProtocol] = set()
+        self._connections: set[asyncio.Transport] = set()
+        self._stopping = False
         self.finished: deque[FinishedAttempt] = deque(maxlen=_REMEMBERED)
 
     async def start(self, host: str, port: int) -> int:
@@ -78,21 +84,27 @@ class Emulator:
             make_web(self._issuer), access_log=None, shutdown_timeout=_NO_PATIENCE
         )
         await self._runner.setup()
-        self._server = await self._loop.create_server(self._accept, host, port)
+        try:
+            self._server = await self._loop.create_server(self._accept, host, port)
+        except BaseException:
+            await self._runner.cleanup()
+            raise
         self._dispatcher = Dispatcher(self._issuer.issue)
         return int(self._server.sockets[0].getsockname()[1])
 
     async def stop(self) -> None:
         """Stop listening, break off what is under way, close every connection."""
+        self._stopping = True
         self._server.close()
         for timer in self._timers.values():
             timer.cancel()
+        # First who could ask for more, then what was asked for.
+        for connection in list(self._connections):
+            connection.close()
         deliveries = list(self._deliveries)
         for delivery in deliveries:
             delivery.cancel()
         await asyncio.gather(*deliveries, return_exceptions=True)
-        for connection in list(self._grpc_connections):
-            connection.close()
         await self._runner.cleanup()
         await self._dispatcher.close()
 
@@ -107,14 +119,16 @@ class Emulator:
         timer = self._timers.pop(queue, None)
         if timer is not None:
             timer.cancel()
+        if self._stopping:
+            return
         now = self._clock.now()
         for attempt in self.service.dispatch(queue, now):
             self.begin(attempt)
         when = self.service.next_event(queue, now)
         if when is not None and not isinstance(self._clock, ManualClock):
-            self._timers[queue] = self._loop.call_later(
-                max(0, when - now) / SECOND, self.touched, queue
-            )
+            # The loop's clock stands still while a laptop sleeps: a long wait is looked at again.
+            wait = min(max(0, when - now) / SECOND, _LONGEST_TIMER)
+            self._timers[queue] = self._loop.call_later(wait, self.touched, queue)
 
     def begin(self, attempt: Attempt) -> None:
         """See `Driver`."""
@@ -130,7 +144,12 @@ class Emulator:
     async def _deliver(self, attempt: Attempt) -> None:
         number = attempt.retry_count + 1
         self.log("attempt started", task=attempt.task.name, attempt=number)
-        result = await self._dispatcher.send(attempt)
+        try:
+            result = await self._dispatcher.send(attempt)
+        except Exception:
+            # Whatever a strange answer does to the client: the attempt ends, the task lives on.
+            logger.exception("An attempt at %s broke", attempt.task.name)
+            result = AttemptResult.NO_CONNECTION
         now = self._clock.now()
         self.service.finish(attempt, result, now)
         status = result if isinstance(result, int) else result.http_status
@@ -185,10 +204,11 @@ class Emulator:
     # The port
 
     def _accept(self) -> asyncio.Protocol:
-        return _FirstBytes(self._grpc_connection, self._http_connection)
-
-    def _grpc_connection(self) -> asyncio.Protocol:
-        return GrpcProtocol(self._api.methods, self._grpc_connections)
+        return _FirstBytes(
+            lambda: GrpcProtocol(self._api.methods, self._connections),
+            self._http_connection,
+            self._connections,
+        )
 
     def _http_connection(self) -> asyncio.Protocol:
         server = self._runner.server
@@ -197,18 +217,30 @@ class Emulator:
 
 
 class _FirstBytes(asyncio.Protocol):
-    """Looks at how a connection begins, and hands it to the protocol that it speaks."""
+    """Looks at how a connection begins, and gives the rest to the protocol that it speaks.
+
+    Args:
+        connections: holds the transports that the server has to close itself.
+    """
 
     def __init__(
-        self, grpc: Callable[[], asyncio.Protocol], http: Callable[[], asyncio.Protocol]
+        self,
+        grpc: Callable[[], asyncio.Protocol],
+        http: Callable[[], asyncio.Protocol],
+        connections: set[asyncio.Transport],
     ) -> None:
         self._grpc = grpc
         self._http = http
+        self._connections = connections
         self._seen = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what loops give to servers
         self._transport = transport
+        self._connections.add(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        self._connections.discard(self._transport)
 
     def data_received(self, data: bytes) -> None:
         self._seen += data
@@ -217,6 +249,7 @@ class _FirstBytes(asyncio.Protocol):
         elif PREFACE.startswith(self._seen):
             return  # Not enough to tell.
         else:
+            self._connections.discard(self._transport)  # aiohttp looks after its own.
             protocol = self._http()
         self._transport.set_protocol(protocol)
         protocol.connection_made(self._transport)

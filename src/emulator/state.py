@@ -18,12 +18,14 @@ from enum import Enum
 
 import attrs
 
+from ..core.errors import InvalidNameError
 from ..core.names import QueueName, is_task_id
 from ..core.retries import RetryPolicy
 from .errors import (
     ApiError,
     Status,
     invalid_task_id,
+    invalid_task_name,
     no_queue,
     not_found,
     task_gone,
@@ -35,6 +37,11 @@ TASK_TOMBSTONE = 24 * 3600 * SECOND
 
 QUEUE_TOMBSTONE = 3 * 24 * 3600 * SECOND
 """How long a deleted queue's name stays taken."""
+
+MOST_TOMBSTONES = 200_000
+"""How many names a queue remembers: production's memory is larger, and not on a laptop."""
+
+_FEW = 64
 
 RETENTION = 31 * 24 * 3600 * SECOND
 """How long a task lives at most."""
@@ -169,7 +176,7 @@ class Queue:
     state: QueueState = QueueState.RUNNING
     purge_time: int | None = None
     tasks: dict[str, Task] = attrs.field(factory=dict)
-    waiting: list[tuple[int, int, Task]] = attrs.field(factory=list)
+    waiting: list[tuple[int, int, str]] = attrs.field(factory=list)
     running: int = 0
     tombstones: dict[str, int] = attrs.field(factory=dict)
 
@@ -210,6 +217,10 @@ class Service:
             raise no_queue()
         return queue
 
+    def has_queue(self, name: str) -> bool:
+        """Whether there is a queue of that name."""
+        return name in self._queues
+
     def queues(self, parent: str = "") -> list[Queue]:
         """The queues below `projects/P/locations/L`, or all, by name."""
         prefix = f"{parent}/queues/" if parent else ""
@@ -237,6 +248,7 @@ class Service:
         queue.purge_time = now
         for task in list(queue.tasks.values()):
             self._remove(queue, task, now)
+        queue.waiting.clear()
         return queue
 
     def set_state(self, name: str, state: QueueState) -> Queue:
@@ -310,7 +322,7 @@ class Service:
             due = self._first(queue, now)
             if due is None or due > now or not self._may_begin(queue) or not queue.bucket.take(now):
                 return
-            yield self._begin(queue, heapq.heappop(queue.waiting)[2], now)
+            yield self._begin(queue, queue.tasks[heapq.heappop(queue.waiting)[2]], now)
 
     def next_event(self, queue_name: str, now: int) -> int | None:
         """When `dispatch` will next have something; None until something else happens."""
@@ -358,13 +370,22 @@ class Service:
     def _schedule(self, queue: Queue, task: Task) -> None:
         self._order += 1
         task.order = self._order
-        heapq.heappush(queue.waiting, (task.schedule_time, self._order, task))
+        if len(queue.waiting) > 2 * len(queue.tasks) + _FEW:
+            # More is left behind than waits: begin anew with what waits.
+            queue.waiting = [
+                (other.schedule_time, other.order, other.task_id)
+                for other in queue.tasks.values()
+                if other.order is not None and other is not task
+            ]
+            heapq.heapify(queue.waiting)
+        heapq.heappush(queue.waiting, (task.schedule_time, self._order, task.task_id))
 
     def _first(self, queue: Queue, now: int) -> int | None:
         """The earliest schedule time of a waiting task; drops what is over age or left behind."""
         while queue.waiting:
-            due, order, task = queue.waiting[0]
-            if task.order == order:
+            due, order, task_id = queue.waiting[0]
+            task = queue.tasks.get(task_id)
+            if task is not None and task.order == order:
                 if now < task.create_time + RETENTION:
                     return due
                 self._remove(queue, task, now)
@@ -398,7 +419,7 @@ class Service:
         # Oldest first, as they were inserted: the ones whose time is over go as others come.
         while queue.tombstones:
             oldest = next(iter(queue.tombstones))
-            if queue.tombstones[oldest] > now:
+            if queue.tombstones[oldest] > now and len(queue.tombstones) < MOST_TOMBSTONES:
                 break
             del queue.tombstones[oldest]
         queue.tombstones.pop(task.task_id, None)
@@ -408,9 +429,15 @@ class Service:
 def split_task_name(name: str) -> tuple[str, str]:
     """Queue name and task id of a task name."""
     queue_name, separator, task_id = name.partition("/tasks/")
-    if not separator or not is_task_id(task_id):
+    try:
+        queue_name = str(QueueName.parse(queue_name))
+    except InvalidNameError:
+        raise invalid_task_name() from None
+    if not separator:
+        raise invalid_task_name()
+    if not is_task_id(task_id):
         raise invalid_task_id(task_id)
-    return str(QueueName.parse(queue_name)), task_id
+    return queue_name, task_id
 
 
 def _bucket(limits: RateLimits, now: int) -> TokenBucket:

@@ -232,7 +232,7 @@ def test_on_commit_a_rollback_leaves_no_task(cloud_tasks: CapturedTasks, awaited
         with transaction.atomic():
             result: Any = enqueue(2, 2)
             assert cloud_tasks.pending == []
-            assert result.enqueued_at is None
+            assert not result.enqueued_at
             with pytest.raises(TypeError):
                 enqueue(object(), 1)
         assert [task.payload.args for task in cloud_tasks.pending] == [[2, 2]]

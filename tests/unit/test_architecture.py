@@ -32,6 +32,7 @@ CORE_MAY_IMPORT = {
     "hmac",
     "http",
     "json",
+    "math",
     "re",
     "typing",
 }

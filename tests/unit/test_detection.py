@@ -85,7 +85,7 @@ def test_platforms_are_told_by_their_variables() -> None:
     ],
 )
 def test_the_project(option: str | None, environ: dict[str, str], found: Detected) -> None:
-    assert find_project(option, environ, GKE) == found
+    assert find_project(option, at(environ, GKE)) == found
 
 
 @pytest.mark.parametrize(
@@ -103,26 +103,26 @@ def test_the_project(option: str | None, environ: dict[str, str], found: Detecte
     ],
 )
 def test_the_location(environ: dict[str, str], metadata: Metadata, location: str) -> None:
-    found = find_location(None, environ, metadata)
+    found = find_location(None, at(environ, metadata))
     assert isinstance(found, Found)
     assert found.value == location
 
 
 @pytest.mark.parametrize("zone", ["projects/1/zones/us16", "us-central1-c", "rubbish", ""])
 def test_what_is_no_zone_is_no_location(zone: str) -> None:
-    assert isinstance(find_location(None, {}, Metadata({"instance/zone": zone})), Missing)
+    assert isinstance(find_location(None, at({}, Metadata({"instance/zone": zone}))), Missing)
 
 
 def test_the_service_account() -> None:
-    found = find_service_account(None, {}, GKE)
+    found = find_service_account(None, at({}, GKE))
     assert isinstance(found, Found)
     assert found.value == "gke@my-shop.iam.gserviceaccount.com"
     no_email = Metadata({"instance/service-accounts/default/email": "default"})
-    assert isinstance(find_service_account(None, {}, no_email), Missing)
+    assert isinstance(find_service_account(None, at({}, no_email)), Missing)
 
 
 def test_a_cloud_run_service_has_a_url_with_its_projects_number() -> None:
-    found = find_handler_host(None, CLOUD_RUN, ON_CLOUD_RUN)
+    found = find_handler_host(None, at(CLOUD_RUN, ON_CLOUD_RUN))
     assert found == Found(
         "https://shop-123456.europe-west1.run.app", "the Cloud Run service's own URL"
     )
@@ -131,13 +131,13 @@ def test_a_cloud_run_service_has_a_url_with_its_projects_number() -> None:
 def test_a_service_whose_label_is_too_long_for_dns_has_no_such_url() -> None:
     longest = "s" * (63 - len("-123456"))
     environ = CLOUD_RUN | {"K_SERVICE": longest}
-    assert isinstance(find_handler_host(None, environ, ON_CLOUD_RUN), Found)
+    assert isinstance(find_handler_host(None, at(environ, ON_CLOUD_RUN)), Found)
     environ = CLOUD_RUN | {"K_SERVICE": longest + "s"}
-    assert isinstance(find_handler_host(None, environ, ON_CLOUD_RUN), Missing)
+    assert isinstance(find_handler_host(None, at(environ, ON_CLOUD_RUN)), Missing)
 
 
 def test_the_address_of_an_app_engine_version_is_a_guess_and_says_so() -> None:
-    found = find_handler_host(None, APP_ENGINE, Metadata())
+    found = find_handler_host(None, at(APP_ENGINE, Metadata()))
     assert isinstance(found, Found)
     assert found.value == "https://v1-dot-web-dot-my-shop.appspot.com"
     assert found.caution is not None
@@ -153,26 +153,39 @@ def test_the_address_of_an_app_engine_version_is_a_guess_and_says_so() -> None:
     ],
 )
 def test_no_guess_where_there_is_no_ground_for_one(environ: dict[str, str]) -> None:
-    assert isinstance(find_handler_host(None, environ, Metadata()), Missing)
+    assert isinstance(find_handler_host(None, at(environ, Metadata())), Missing)
 
 
 @pytest.mark.parametrize("name", ["TASK_HANDLER_HOST", "SERVICE_URL"])
 def test_a_given_address_is_taken_first(name: str) -> None:
-    found = find_handler_host(None, CLOUD_RUN | {name: "https://a.b/"}, ON_CLOUD_RUN)
+    found = find_handler_host(None, at(CLOUD_RUN | {name: "https://a.b/"}, ON_CLOUD_RUN))
     assert found == Found("https://a.b", f"{name} in the environment")
 
 
 def test_what_is_given_is_not_looked_up() -> None:
     metadata = Metadata()
-    find_project("p", {}, metadata)
-    find_location(None, {"CLOUD_TASKS_LOCATION": "l"}, metadata)
-    find_handler_host("https://a.b", CLOUD_RUN, metadata)
-    find_service_account("tasks@p", {}, metadata)
+    find_project("p", at({}, metadata))
+    find_location(None, at({"CLOUD_TASKS_LOCATION": "l"}, metadata))
+    find_handler_host("https://a.b", at(CLOUD_RUN, metadata))
+    find_service_account("tasks@p", at({}, metadata))
     assert metadata.asked == []
 
 
+def test_beside_an_emulator_nothing_is_missing_but_an_account() -> None:
+    platform = at({}, Metadata(), emulated=True)
+    found = [find(None, platform) for find in (find_project, find_location, find_handler_host)]
+    assert [detected.value for detected in found if isinstance(detected, Found)] == [
+        "local-project",
+        "local",
+        "http://localhost:8000",
+    ]
+    assert isinstance(find_service_account(None, platform), Missing)
+    given = at({"GOOGLE_CLOUD_PROJECT": "mine"}, Metadata(), emulated=True)
+    assert find_project(None, given) == Found("mine", f"GOOGLE_CLOUD_PROJECT {ENV}")
+
+
 def test_an_error_names_every_source_that_was_tried() -> None:
-    missing = find_project(None, {}, Metadata())
+    missing = find_project(None, at({}, Metadata()))
     assert isinstance(missing, Missing)
     assert str(missing.error()) == (
         "No Google Cloud project found. Set CLOUD_TASKS_PROJECT in the OPTIONS of the backend. "

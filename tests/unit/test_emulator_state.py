@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from django_tasks_cloud_tasks.core.retries import RetryPolicy
+from django_tasks_cloud_tasks.emulator import state
 from django_tasks_cloud_tasks.emulator.errors import ApiError, Status
 from django_tasks_cloud_tasks.emulator.limits import SECOND
 from django_tasks_cloud_tasks.emulator.state import (
@@ -248,6 +249,29 @@ def test_queues_on_demand() -> None:
     assert [queue.name for queue in of.queues()] == [QUEUE]
     of.delete_queue(QUEUE, START)
     assert refused(lambda: create(of))[0] is Status.NOT_FOUND
+
+
+def test_what_was_deleted_leaves_nothing_behind() -> None:
+    of = service()
+    create(of, "stays", after=1)
+    for _ in range(1000):
+        of.delete_task(create(of, after=100).name, START)
+    assert len(of.queue(QUEUE).waiting) < 200
+    for _ in range(1000):
+        attempt = of.run_task(create(of, after=100).name, START)
+        of.finish(attempt, 200, START)
+    assert len(of.queue(QUEUE).waiting) < 200
+    assert begin(of, START + SECOND).task.task_id == "stays"
+    of.purge_queue(QUEUE, START)
+    assert of.queue(QUEUE).waiting == []
+
+
+def test_a_queue_remembers_so_many_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "MOST_TOMBSTONES", 10)
+    of = service()
+    for number in range(20):
+        of.delete_task(create(of, f"t{number}").name, START)
+    assert list(of.queue(QUEUE).tombstones) == [f"t{number}" for number in range(10, 20)]
 
 
 class AnyOrderOfEvents(RuleBasedStateMachine):

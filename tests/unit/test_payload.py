@@ -116,6 +116,7 @@ def test_every_fault_is_listed() -> None:
         "enqueued_at": "2026-01-02T03:04:05",
     }
     assert faults(json.dumps(document).encode()) == (
+        "task_id must be 1 to 1000 printable characters",
         "args must be an array, not an object",
         "kwargs is missing",
         "queue_name must be a string, not a whole number",
@@ -123,7 +124,6 @@ def test_every_fault_is_listed() -> None:
         "priority must be a whole number, not true or false",
         "takes_context must be true or false, not a whole number",
         "enqueued_at must be an ISO 8601 time with its offset from UTC, or null",
-        "task_id is empty",
         "task_path must be a dotted path such as 'shop.tasks.send_receipt'",
     )
 

@@ -1,0 +1,86 @@
+"""`manage.py check`, with and without --deploy."""
+
+from typing import Any
+
+import pytest
+from django.core import checks
+from django.test import override_settings
+from django_tasks_cloud_tasks.adapters.metadata import NoMetadataServer
+from django_tasks_cloud_tasks.django_integration.surroundings import Surroundings, use
+
+GOOD = {"TASK_HANDLER_HOST": "https://app.example.com"}
+ACCOUNT = {"OIDC_SERVICE_ACCOUNT_EMAIL": "tasks@p.iam.gserviceaccount.com"}
+
+
+def found(
+    options: dict[str, Any],
+    *,
+    deploy: bool = False,
+    environ: dict[str, str] | None = None,
+    **settings: Any,
+) -> list[str]:
+    """The ids of the messages about a backend with these options."""
+    backend = {"BACKEND": "django_tasks_cloud_tasks.CloudTasksBackend", "OPTIONS": options}
+    queues = {"QUEUES": settings.pop("QUEUES")} if "QUEUES" in settings else {}
+    surroundings = Surroundings(environ=environ or {}, make_metadata=lambda _: NoMetadataServer())
+    with use(surroundings), override_settings(TASKS={"default": backend | queues}, **settings):
+        messages = checks.run_checks(include_deployment_checks=deploy)
+    ours = [m for m in messages if str(m.id).startswith("django_tasks_cloud_tasks.")]
+    assert all(message.hint for message in ours)
+    assert all("TASKS['default']" in message.msg for message in ours)
+    return [str(message.id).rpartition(".")[2] for message in ours]
+
+
+def test_a_good_site_has_nothing_to_hear() -> None:
+    assert found(GOOD) == []
+    assert found(GOOD | ACCOUNT, deploy=True) == []
+    assert found({}, deploy=True) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "ids"),
+    [
+        ({"COLOUR": "red"}, ["E001"]),
+        ({"NAME_TASKS": "yes", "COLOUR": 1}, ["E001", "E001"]),
+        ({"PRIORITY_QUEUES": {101: "{queue}-urgent"}}, ["E002"]),
+        ({"PRIORITY_QUEUES": {50: "{queue}_urgent"}}, ["E002"]),
+        ({"PRIORITY_QUEUES": {50: "q" * 96 + "{queue}"}}, ["E003"]),
+        ({"TASK_HANDLER_PATH": "/elsewhere/"}, ["W001"]),
+        ({"TASK_HANDLER_PATH": "/async/cloudtasks/execute/"}, []),
+        ({"AUTHENTICATION": "oidc"}, ["E004"]),
+        (ACCOUNT, ["E004"]),
+        (ACCOUNT | {"OIDC_AUDIENCE": "me"}, []),
+        (ACCOUNT | {"AUTHENTICATION": "signature"}, []),
+        ({"EMULATOR_HOST": "localhost:8123"}, ["W002"]),
+    ],
+)
+def test_what_is_wrong_is_told(options: dict[str, Any], ids: list[str]) -> None:
+    assert found(options) == ids
+
+
+def test_names_of_queues() -> None:
+    assert found(GOOD, QUEUES=["default", "my_queue"]) == ["E003"]
+
+
+def test_the_environment_counts() -> None:
+    assert found(ACCOUNT, environ={"SERVICE_URL": "https://a.b"}) == []
+    assert found(ACCOUNT, environ={"K_SERVICE": "s", "K_REVISION": "r"}) == []
+    emulator = {"CLOUD_TASKS_EMULATOR_HOST": "localhost:8123"}
+    assert found(GOOD, environ=emulator) == ["W002"]
+    assert found(GOOD, environ=emulator, DEBUG=True) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "ids"),
+    [
+        ({"TASK_HANDLER_HOST": "http://app.example.com"}, ["W003"]),
+        (GOOD | {"AUTHENTICATION": "none"}, ["W004"]),
+    ],
+)
+def test_some_things_matter_in_a_deployment_only(options: dict[str, Any], ids: list[str]) -> None:
+    assert found(options) == []
+    assert found(options, deploy=True) == ids
+
+
+def test_a_site_without_a_urlconf_is_told_too() -> None:
+    assert found(GOOD, ROOT_URLCONF=None) == ["W001"]

@@ -1,0 +1,107 @@
+"""The fixtures that the users of the package get, used as they would."""
+
+from typing import Any
+
+import pytest
+from django.tasks import task_backends
+from django_tasks_cloud_tasks.django_integration.pytest_plugin import (
+    CapturedTasks,
+    TaskFailedError,
+)
+
+from tests import tasks
+
+
+def test_tasks_are_captured_and_delivered_through_the_view(
+    cloud_tasks: CapturedTasks, ran: list[object]
+) -> None:
+    tasks.add.enqueue(1, b=2)
+    tasks.add_async.enqueue(3, 4)
+    assert [repr(task) for task in cloud_tasks.pending] == [
+        "<tests.tasks.add(1, b=2) in default>",
+        "<tests.tasks.add_async(3, 4) in default>",
+    ]
+    assert ran == []
+    delivered = cloud_tasks.run_all()
+    assert ran == [("add", 1, 2), ("add_async", 3, 4)]
+    assert [(d.status, d.document["status"]) for d in delivered] == [(200, "success")] * 2
+    assert cloud_tasks.pending == []
+
+
+def test_a_failing_task_fails_the_test(cloud_tasks: CapturedTasks) -> None:
+    tasks.fails.enqueue("no stock")
+    with pytest.raises(TaskFailedError, match="ValueError: no stock"):
+        cloud_tasks.run_all()
+
+
+def test_unless_it_asks_to_see_the_failures(cloud_tasks: CapturedTasks, ran: list[object]) -> None:
+    tasks.fails_twice.enqueue()
+    statuses = [cloud_tasks.run_all(check=False)[0].status for _ in range(3)]
+    assert statuses == [500, 500, 200]
+    assert ran == [1, 2, 3]
+    assert cloud_tasks.run_all(check=False) == []
+
+
+def test_tasks_that_tasks_enqueue_are_delivered_too(
+    cloud_tasks: CapturedTasks, ran: list[object]
+) -> None:
+    tasks.enqueues_add.enqueue(2)
+    cloud_tasks.run_all()
+    assert ran == [("enqueues_add", 2), ("enqueues_add", 1), ("add", 0, 0)]
+
+
+def test_it_works_with_tokens(cloud_tasks: CapturedTasks, settings: Any, ran: list[object]) -> None:
+    account = {"OIDC_SERVICE_ACCOUNT_EMAIL": "tasks@p", "AUTHENTICATION": "oidc"}
+    options = settings.TASKS["default"]["OPTIONS"] | account
+    settings.TASKS = {"default": settings.TASKS["default"] | {"OPTIONS": options}}
+    tasks.add.enqueue(1, 2)
+    (task,) = cloud_tasks.pending
+    assert task.request.oidc is not None
+    cloud_tasks.run_all()
+    assert ran == [("add", 1, 2)]
+
+
+def test_it_works_where_nothing_is_set(cloud_tasks: CapturedTasks, settings: Any) -> None:
+    settings.TASKS = {"default": {"BACKEND": "django_tasks_cloud_tasks.CloudTasksBackend"}}
+    tasks.add.enqueue(1, 2)
+    cloud_tasks.run_all()
+
+
+def test_backends_forget_the_fixture_afterwards(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
+    pytester.makepyfile(
+        conftest="""
+            from django.conf import settings
+            def pytest_configure():
+                settings.configure(SECRET_KEY="x", TASKS={"default": {
+                    "BACKEND": "django_tasks_cloud_tasks.CloudTasksBackend",
+                    "OPTIONS": {"AUTHENTICATION": "signature"}}})
+        """,
+        shop="""
+            from django.tasks import task
+            @task
+            def send(n):
+                pass
+        """,
+        test_it="""
+            import pytest
+            from django_tasks_cloud_tasks import ConfigurationError
+            def test_captured(cloud_tasks):
+                from shop import send
+                send.enqueue(1)
+                assert len(cloud_tasks.pending) == 1
+            def test_not_captured(monkeypatch):
+                monkeypatch.setenv("NO_GCE_CHECK", "true")
+                from shop import send
+                with pytest.raises(ConfigurationError):
+                    send.enqueue(1)
+        """,
+    )
+    result = pytester.runpytest_subprocess("-q", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=2)
+
+
+def test_a_backend_is_made_without_looking_anything_up() -> None:
+    assert task_backends["default"].alias == "default"
