@@ -20,6 +20,8 @@ from ..core.payload import TaskPayload
 from ..core.requests import TaskRequest
 
 if TYPE_CHECKING:
+    from pytest_django.live_server_helper import LiveServer
+
     from ..adapters.memory import MemoryTaskQueue, MemoryTokens
     from ..emulator.background import BackgroundEmulator
     from ..emulator.server import FinishedAttempt
@@ -194,7 +196,7 @@ class EmulatorInHand:
 
 
 @pytest.fixture
-def cloud_tasks_emulator(request: pytest.FixtureRequest) -> Iterator[EmulatorInHand]:
+def cloud_tasks_emulator(live_server: LiveServer) -> Iterator[EmulatorInHand]:
     """An emulator that the site enqueues to, and that delivers to pytest-django's `live_server`."""
     try:
         from ..emulator.background import BackgroundEmulator
@@ -211,7 +213,6 @@ def cloud_tasks_emulator(request: pytest.FixtureRequest) -> Iterator[EmulatorInH
     from ..adapters.metadata import NoMetadataServer
     from .surroundings import Surroundings, use
 
-    live_server = request.getfixturevalue("live_server")
     with BackgroundEmulator(lambda: Emulator(clock=ManualClock(), create_queues=True)) as emulator:
         own = {"TASK_HANDLER_HOST": live_server.url, "EMULATOR_HOST": emulator.address}
         entries: Mapping[str, dict[str, Any]] = settings.TASKS

@@ -8,6 +8,7 @@ from django_tasks_cloud_tasks.core.detection import (
     Detected,
     Found,
     Missing,
+    Platform,
     find_handler_host,
     find_location,
     find_project,
@@ -56,6 +57,13 @@ GKE = Metadata(
         "instance/service-accounts/default/email": "gke@my-shop.iam.gserviceaccount.com",
     }
 )
+
+
+ENV, METADATA = "in the environment", "of the metadata server"
+
+
+def at(environ: Mapping[str, str], metadata: Metadata, *, emulated: bool = False) -> Platform:
+    return Platform(environ=environ, metadata=metadata, emulated=emulated)
 
 
 def test_platforms_are_told_by_their_variables() -> None:

@@ -1,0 +1,78 @@
+"""The page, clicked in a real browser, with the emulator behind it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+
+from django.conf import settings
+from django.contrib.staticfiles.testing import StaticLiveServerTestCase
+from django.test import override_settings
+from django_tasks_cloud_tasks.emulator.background import BackgroundEmulator
+from django_tasks_cloud_tasks.emulator.server import Emulator
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.wait import WebDriverWait
+
+PATIENCE = 30  # seconds for the slowest machine
+
+
+class ClickingTest(StaticLiveServerTestCase):
+    """Chromium, the site, the emulator."""
+
+    def setUp(self) -> None:
+        """Start the emulator, point the site at it, open the page."""
+        emulator = self.enterContext(BackgroundEmulator(lambda: Emulator(create_queues=True)))
+        options = settings.TASKS["default"]["OPTIONS"] | {
+            "EMULATOR_HOST": emulator.address,
+            "TASK_HANDLER_HOST": self.live_server_url,
+        }
+        tasks = {"default": settings.TASKS["default"] | {"OPTIONS": options}}
+        self.enterContext(override_settings(TASKS=tasks))
+        self.browser = self._browser()
+        self.browser.get(self.live_server_url)
+
+    def _browser(self) -> webdriver.Chrome:
+        chrome = webdriver.ChromeOptions()
+        chrome.binary_location = shutil.which("chromium") or ""
+        profile = self.enterContext(tempfile.TemporaryDirectory())
+        for argument in (
+            *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
+            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+            *("--disable-dev-shm-usage", "--disable-quic", f"--user-data-dir={profile}"),
+        ):
+            chrome.add_argument(argument)
+        service = webdriver.ChromeService(shutil.which("chromedriver"))
+        browser = webdriver.Chrome(options=chrome, service=service)
+        self.addCleanup(browser.quit)
+        return browser
+
+    def rows(self) -> list[list[str]]:
+        """The table as it stands."""
+        script = (
+            "return [...document.querySelectorAll('#runs tr')]"
+            ".map(row => [...row.cells].map(cell => cell.textContent))"
+        )
+        return self.browser.execute_script(script)
+
+    def wait_for(self, row: list[str]) -> None:
+        """Until the table has this row."""
+        wait = WebDriverWait(self.browser, PATIENCE, poll_frequency=0.05)
+        wait.until(lambda _: row in self.rows(), f"{row} is not in {self.rows()}")
+
+    def test_every_kind_of_task_is_seen_to_finish(self) -> None:
+        """Click each button; the table tells of each task's end, without a reload."""
+        for kind in ("plain", "coroutine", "urgent", "failing", "delayed", "context"):
+            self.browser.find_element(By.ID, kind).click()
+        self.wait_for(["add_up", "[[1200,350,499]]", "SUCCESSFUL", "1", "2049"])
+        self.wait_for(["greet", '["Ada"]', "SUCCESSFUL", "1", "Hello, Ada"])
+        self.wait_for(
+            ["alert", '["stock is low"]', "SUCCESSFUL", "1", "sent at once: stock is low"]
+        )
+        self.wait_for(["charge", "[1815]", "SUCCESSFUL", "3", "order 1815 charged at attempt 3"])
+        self.wait_for(["greet", '["later Ada"]', "SUCCESSFUL", "1", "Hello, later Ada"])
+        describe = next(row for row in self.rows() if row[0] == "describe")
+        self.assertRegex(describe[4], r"^task [0-9a-f]{8}, attempt 1, on ")
+        self.assertEqual(len(self.rows()), 6)
+        errors = [entry for entry in self.browser.get_log("browser") if entry["level"] == "SEVERE"]
+        self.assertEqual(errors, [])

@@ -1,0 +1,171 @@
+"""The README, followed to the letter: a new project, its settings, a real server, the emulator."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n# (\S+)\n(.*?)```", README, flags=re.DOTALL)
+SETTINGS = [code for name, code in BLOCKS if name == "settings.py"]
+SHELL = [code for name, code in BLOCKS if name == "shell"]
+
+
+def test_every_python_block_says_where_it_goes() -> None:
+    assert len(BLOCKS) == README.count("```python")
+    assert {name for name, _ in BLOCKS} == {
+        *("settings.py", "urls.py", "shop/tasks.py", "shell", "shop/test_tasks.py")
+    }
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Project:
+    """A new Django project with the README's files."""
+
+    def __init__(self, folder: Path, settings: list[str]) -> None:
+        self.folder = folder
+        self.emulator_port, self.site_port = free_port(), free_port()
+        self.environ = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("DJANGO_", "PYTEST_"))
+        } | {
+            "CLOUD_TASKS_EMULATOR_HOST": f"127.0.0.1:{self.emulator_port}",
+            # The README's port may be taken here; everything else is as it says.
+            "TASK_HANDLER_HOST": f"http://127.0.0.1:{self.site_port}",
+            "PYTHONUNBUFFERED": "1",
+        }
+        self.run("-m", "django", "startproject", "mysite", ".")
+        self.run("manage.py", "startapp", "shop")
+        files = {name: code for name, code in BLOCKS if name != "shell"}
+        with (folder / "mysite" / "settings.py").open("a") as file:
+            file.write("\n".join(["", *settings, 'INSTALLED_APPS += ["shop"]', ""]))
+        (folder / "mysite" / "urls.py").write_text(files["urls.py"])
+        (folder / "shop" / "tasks.py").write_text(files["shop/tasks.py"])
+        (folder / "shop" / "test_tasks.py").write_text(files["shop/test_tasks.py"])
+
+    def run(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            check=False,
+            capture_output=True,
+            text=True,
+            cwd=self.folder,
+            env=self.environ,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    @contextmanager
+    def running(self, *arguments: str) -> Iterator[IO[str]]:
+        with subprocess.Popen(
+            [sys.executable, "manage.py", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=self.folder,
+            env=self.environ,
+        ) as process:
+            assert process.stdout is not None
+            try:
+                yield process.stdout
+            finally:
+                process.terminate()
+
+    @contextmanager
+    def up(self) -> Iterator[IO[str]]:
+        """Emulator and site; yields what the emulator says."""
+        emulator = (
+            *("cloudtasks_emulator", "--auto-create-queues"),
+            *("--host", "127.0.0.1", "--port", str(self.emulator_port)),
+        )
+        site = ("runserver", "--noreload", f"127.0.0.1:{self.site_port}")
+        with self.running(*emulator) as said, self.running(*site):
+            for line in said:
+                if line.startswith("Ctrl-C"):
+                    break
+            until = time.monotonic() + 60
+            while True:
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", self.site_port)) == 0:
+                        break
+                assert time.monotonic() < until, "the site did not come up"
+                time.sleep(0.05)  # Nothing tells when runserver listens but trying.
+            yield said
+
+
+@pytest.mark.parametrize(
+    "settings", [[SETTINGS[0]], SETTINGS], ids=["quick start", "with every other block"]
+)
+def test_quick_start_with_and_without_a_token(tmp_path: Path, settings: list[str]) -> None:
+    project = Project(tmp_path, settings)
+    assert "no issues" in project.run("manage.py", "check")
+    with project.up() as said:
+        for code in SHELL:
+            project.run("manage.py", "shell", "-c", code)
+        answers = []
+        for line in said:
+            if found := re.search(r"attempt finished .* attempt=(\d)  answer=(\d+)", line):
+                answers.append(found.groups())
+                if ("3", "200") in answers and len(answers) >= 6:
+                    break
+    assert sorted(answers) == [
+        *(("1", "200"), ("1", "200"), ("1", "200"), ("1", "500"), ("2", "500"), ("3", "200"))
+    ]
+
+
+def test_curl(tmp_path: Path) -> None:
+    project = Project(tmp_path, [SETTINGS[0]])
+    found = re.search(
+        r"curl http://localhost:8000(\S+) .*?-d '(.*?)'\n(\{.*?\})\n", README, re.DOTALL
+    )
+    assert found
+    path, body, answer = found.groups()
+    with project.up():
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{project.site_port}{path}",
+            body.encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request) as response:
+            assert json.load(response) == json.loads(answer)
+
+
+def test_tests_of_a_site(tmp_path: Path) -> None:
+    project = Project(tmp_path, [SETTINGS[0]])
+    said = project.run(
+        *("-m", "pytest", "-q", "-p", "no:cacheprovider", "--ds", "mysite.settings", "shop"),
+    )
+    assert "2 passed" in said
+
+
+def test_the_table_of_options_has_them_all() -> None:
+    from django_tasks_cloud_tasks.core.options import _OPTIONS
+
+    table = README.partition("| option | meaning | default |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| `(\w+)`", table, flags=re.MULTILINE)) == set(_OPTIONS)
+
+
+def test_the_commands_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for command in re.findall(r"^\$ make (\w+)", README, flags=re.MULTILINE):
+        assert f"\n{command}:" in makefile
+    assert shutil.which("make")
