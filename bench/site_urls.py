@@ -14,4 +14,8 @@ def bare(request: HttpRequest) -> JsonResponse:
     return JsonResponse({"status": "success", "task_id": payload["task_id"]})
 
 
-urlpatterns = [path("bare/", bare), path("cloudtasks/", include("django_tasks_cloud_tasks.urls"))]
+# As deep as the endpoint, so that resolving the URL costs both the same.
+urlpatterns = [
+    path("bare/", include([path("execute/", bare)])),
+    path("cloudtasks/", include("django_tasks_cloud_tasks.urls")),
+]

@@ -11,7 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import cast
 
 import attrs
@@ -177,12 +177,18 @@ def _reason(error: Exception) -> str:
 
 
 def _key_id(token: str) -> str:
-    encoded = token.partition(".")[0]
+    key_id = _key_id_of_header(token.partition(".")[0])
+    if key_id is None:
+        raise InvalidTokenError("the token's header names no key")
+    return key_id
+
+
+@lru_cache(maxsize=64)
+def _key_id_of_header(encoded: str) -> str | None:
+    """The `kid` of a token's header: the same few characters for all tokens of a key."""
     try:
         header = json.loads(base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)))
         key_id = header["kid"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InvalidTokenError("the token's header names no key") from error
-    if not isinstance(key_id, str):
-        raise InvalidTokenError("the token's header names no key")
-    return key_id
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return key_id if isinstance(key_id, str) else None

@@ -84,7 +84,7 @@ class Decision:
     @property
     def granted(self) -> bool:
         """Whether the task may run."""
-        return self.verdict in {Verdict.GRANTED, Verdict.GRANTED_WITHOUT_PROOF}
+        return self.verdict is Verdict.GRANTED or self.verdict is Verdict.GRANTED_WITHOUT_PROOF
 
 
 def resolve_policy(

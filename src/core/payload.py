@@ -2,9 +2,9 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Self
+from typing import Any, Self
 
 import attrs
 
@@ -79,9 +79,12 @@ class TaskPayload:
                 f"The arguments of {self.task_path} cannot be sent as JSON: {error}"
             ) from error
 
-    @staticmethod
-    def carried(body: bytes) -> tuple[list[Json], dict[str, Json]]:
-        """Positional and keyword arguments of an encoded payload, as the task will get them."""
+    def carried(self, body: bytes) -> tuple[list[Any], dict[str, Any]]:
+        """Positional and keyword arguments as the task will get them out of the encoded `body`."""
+        if _PLAIN_TYPES.issuperset(map(type, self.args)) and _PLAIN_TYPES.issuperset(
+            map(type, self.kwargs.values())
+        ):
+            return list(self.args), dict(self.kwargs)
         document = _DECODER.decode(body.decode())
         return document["args"], document["kwargs"]
 
@@ -101,28 +104,44 @@ class TaskPayload:
             raise InvalidPayloadError([f"the body is not JSON: {error}"]) from error
         if not isinstance(document, dict):
             raise InvalidPayloadError(
-                [f"the body must be a JSON object, not {_json_type(document)}"]
+                [f"the body must be a JSON object, not {_JSON_TYPES[type(document)]}"]
             )
+        # Of whatever type for now; nothing but `_is_sound` looks at it before that is settled.
+        field: Callable[..., Any] = document.get
         faults: list[str] = []
-        for name, (kind, required) in _FIELDS.items():
-            if name not in document:
-                if required:
-                    faults.append(f"{name} is missing")
-            elif type(document[name]) is not kind:
-                faults.append(
-                    f"{name} must be {_JSON_TYPES[kind]}, not {_json_type(document[name])}"
-                )
-            elif kind is str and not _is_plain(document[name]):
-                faults.append(f"{name} must be 1 to {_LONGEST_TEXT} printable characters")
-        enqueued_at = _moment(document.get("enqueued_at"), faults)
-        task_path = document.get("task_path")
-        if isinstance(task_path, str) and _is_plain(task_path) and not _is_dotted_path(task_path):
-            faults.append("task_path must be a dotted path such as 'shop.tasks.send_receipt'")
+        enqueued_at = _moment(field("enqueued_at"), faults)
+        payload = cls(
+            task_id=field("task_id"),
+            task_path=field("task_path"),
+            args=field("args"),
+            kwargs=field("kwargs"),
+            queue_name=field("queue_name", "default"),
+            backend=field("backend", "default"),
+            priority=field("priority", 0),
+            takes_context=field("takes_context") if "takes_context" in document else False,
+            enqueued_at=enqueued_at,
+        )
+        if not payload._is_sound():
+            faults = _faults(document) + faults
         if faults:
             raise InvalidPayloadError(faults)
-        known = {name: document[name] for name in _FIELDS if name in document}
-        return cls(enqueued_at=enqueued_at, **known)
+        return payload
 
+    def _is_sound(self) -> bool:
+        """One look for the many that are right. What is wrong with the others, `_faults` tells."""
+        types = (type(self.task_id), type(self.task_path), type(self.args), type(self.kwargs))
+        more = (type(self.queue_name), type(self.backend), type(self.priority))
+        return (
+            (*types, *more, type(self.takes_context)) == _TYPES
+            and _is_plain(self.task_id)
+            and _is_plain(self.queue_name)
+            and _is_plain(self.backend)
+            and _is_dotted_path(self.task_path)
+        )
+
+
+# What comes out of JSON as it went in.
+_PLAIN_TYPES = frozenset({str, int, float, bool, type(None)})
 
 # The fields but the time: their types, and whether they must be there.
 _FIELDS: Mapping[str, tuple[type, bool]] = {
@@ -135,6 +154,9 @@ _FIELDS: Mapping[str, tuple[type, bool]] = {
     "priority": (int, False),
     "takes_context": (bool, False),
 }
+_TYPES = tuple(kind for kind, _ in _FIELDS.values())
+
+_LONGEST_TEXT = 1000
 
 
 def _refuse_constant(name: str) -> Json:
@@ -166,11 +188,21 @@ _JSON_TYPES: Mapping[type, str] = {
 }
 
 
-def _json_type(value: object) -> str:
-    return _JSON_TYPES[type(value)]
-
-
-_LONGEST_TEXT = 1000
+def _faults(document: Mapping[str, Json]) -> list[str]:
+    """Everything that is wrong with the fields of a payload, but the time."""
+    faults = []
+    for name, (kind, required) in _FIELDS.items():
+        value = document.get(name)
+        if name not in document:
+            if required:
+                faults.append(f"{name} is missing")
+        elif type(value) is not kind:
+            faults.append(f"{name} must be {_JSON_TYPES[kind]}, not {_JSON_TYPES[type(value)]}")
+        elif isinstance(value, str) and not _is_plain(value):
+            faults.append(f"{name} must be 1 to {_LONGEST_TEXT} printable characters")
+        elif name == "task_path" and not _is_dotted_path(str(value)):
+            faults.append("task_path must be a dotted path such as 'shop.tasks.send_receipt'")
+    return faults
 
 
 def _is_plain(text: str) -> bool:
@@ -179,6 +211,8 @@ def _is_plain(text: str) -> bool:
 
 
 def _is_dotted_path(text: str) -> bool:
+    if len(text) > _LONGEST_TEXT:
+        return False
     parts = text.split(".")
     return len(parts) > 1 and all(map(str.isidentifier, parts))
 

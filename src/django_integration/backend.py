@@ -154,7 +154,7 @@ class CloudTasksBackend(BaseTaskBackend):
             run_after=_aware(task.run_after) if task.run_after else None,
             now=now,
         )
-        result = ready_result(task, payload.task_id, *TaskPayload.carried(body), alias=self.alias)
+        result = ready_result(task, payload.task_id, *payload.carried(body), alias=self.alias)
         return _Prepared(result, request, now)
 
     def _create[**P, R](

@@ -18,6 +18,7 @@ from asgiref.sync import sync_to_async
 from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest, RawPostDataException, UnreadablePostError
 from django.tasks import task_backends
+from django.tasks.backends.base import BaseTaskBackend
 from django.tasks.base import Task, TaskContext
 from django.tasks.exceptions import InvalidTask
 from django.tasks.signals import task_finished, task_started
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("django_tasks_cloud_tasks")
 
 _SIGNATURES = PayloadSignatures()
+_NOTHING = object()
 _HOST = "/".join(filter(None, (os.environ.get("K_REVISION"), socket.gethostname())))
 _SIGNATURE_KEY = "HTTP_" + SIGNATURE_HEADER.upper().replace("-", "_")
 
@@ -74,10 +76,15 @@ class Door:
 
 @attrs.frozen
 class Judgement:
-    """The decision on a request, for the backend of that alias."""
+    """The decision on a request, for one backend."""
 
-    alias: str
+    backend: CloudTasksBackend
     decision: Decision
+
+    @property
+    def alias(self) -> str:
+        """The backend's."""
+        return self.backend.alias
 
 
 def backends() -> list[CloudTasksBackend]:
@@ -137,7 +144,7 @@ def judge(door: Door, request: HttpRequest, body: bytes | None) -> Judgement:
     decision = authorize(
         door.policy, proof, tokens=door.backend.configuration.tokens, signatures=_SIGNATURES
     )
-    return Judgement(door.backend.alias, decision)
+    return Judgement(door.backend, decision)
 
 
 def admit(
@@ -212,8 +219,7 @@ def resolve(
     try:
         # Not straight from sys.modules: there it may be half imported, by another thread.
         module = import_module(module_path)
-        task = getattr(module, name, None)
-        exists = hasattr(module, name)
+        task = getattr(module, name, _NOTHING)
     except KeyboardInterrupt:
         raise
     except ImportError as error:
@@ -223,7 +229,7 @@ def resolve(
         reason = f"The module of {path} raised {type(error).__name__} at its import."
         return UnknownTask(payload.task_id, reason)
     if not isinstance(task, Task):
-        reason = "it is no task" if exists else f"the module has no {name!r}"
+        reason = f"the module has no {name!r}" if task is _NOTHING else "it is no task"
         return _told(UnknownTask(payload.task_id, f"There is no task {path}: {reason}."))
     # Whoever may use one backend shall not run what is declared for another that they may not.
     shut = [j for j in judgements if j.alias == task.backend and not j.decision.granted]
@@ -250,7 +256,7 @@ class Execution:
 
     task: Task[..., Any]
     result: TaskResult[..., Any]
-    backend: type[CloudTasksBackend]
+    backend: type[BaseTaskBackend]
 
     @classmethod
     def begin(
@@ -265,7 +271,7 @@ class Execution:
             enqueued_at=payload.enqueued_at,
             worker_ids=delivery.worker_ids(worker),
         )
-        return cls(task, result, type(task.get_backend()))  # type: ignore[arg-type]  # `admit` saw to it
+        return cls(task, result, type(task.get_backend()))
 
     @property
     def _arguments(self) -> list[Any]:

@@ -125,9 +125,9 @@ def test_every_fault_of_a_bad_body_is_told(deliver: Deliver) -> None:
     assert status == 400
     assert document["faults"] == [
         "task_id must be a string, not a whole number",
+        "task_path must be a dotted path such as 'shop.tasks.send_receipt'",
         "args must be an array, not an object",
         "kwargs is missing",
-        "task_path must be a dotted path such as 'shop.tasks.send_receipt'",
     ]
 
 

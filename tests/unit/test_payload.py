@@ -68,12 +68,12 @@ def test_what_is_encoded_is_decoded(
         args=args, kwargs=kwargs, priority=priority, takes_context=takes, enqueued_at=moment
     )
     assert TaskPayload.decode(sent.encode()) == sent
-    assert TaskPayload.carried(sent.encode()) == (args, kwargs)
+    assert sent.carried(sent.encode()) == (args, kwargs)
 
 
 def test_what_django_takes_is_taken() -> None:
     sent = payload(args=((1, range(2)), b"text", MappingProxyType({"a": 1})), kwargs={1: None})
-    assert TaskPayload.carried(sent.encode()) == ([[1, [0, 1]], "text", {"a": 1}], {"1": None})
+    assert sent.carried(sent.encode()) == ([[1, [0, 1]], "text", {"a": 1}], {"1": None})
 
 
 @pytest.mark.parametrize(
@@ -117,6 +117,7 @@ def test_every_fault_is_listed() -> None:
     }
     assert faults(json.dumps(document).encode()) == (
         "task_id must be 1 to 1000 printable characters",
+        "task_path must be a dotted path such as 'shop.tasks.send_receipt'",
         "args must be an array, not an object",
         "kwargs is missing",
         "queue_name must be a string, not a whole number",
@@ -124,7 +125,6 @@ def test_every_fault_is_listed() -> None:
         "priority must be a whole number, not true or false",
         "takes_context must be true or false, not a whole number",
         "enqueued_at must be an ISO 8601 time with its offset from UTC, or null",
-        "task_path must be a dotted path such as 'shop.tasks.send_receipt'",
     )
 
 

@@ -11,6 +11,7 @@ from django.test import override_settings
 from django_tasks_cloud_tasks.emulator.background import BackgroundEmulator
 from django_tasks_cloud_tasks.emulator.server import Emulator
 from selenium import webdriver
+from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
@@ -55,10 +56,21 @@ class ClickingTest(StaticLiveServerTestCase):
         )
         return self.browser.execute_script(script)
 
+    def console(self) -> list[str]:
+        """What the browser complained about."""
+        return [
+            entry["message"]
+            for entry in self.browser.get_log("browser")
+            if entry["level"] == "SEVERE"
+        ]
+
     def wait_for(self, row: list[str]) -> None:
         """Until the table has this row."""
         wait = WebDriverWait(self.browser, PATIENCE, poll_frequency=0.05)
-        wait.until(lambda _: row in self.rows(), f"{row} is not in {self.rows()}")
+        try:
+            wait.until(lambda _: row in self.rows())
+        except TimeoutException:
+            self.fail(f"{row} is not in {self.rows()}; the console says {self.console()}")
 
     def test_every_kind_of_task_is_seen_to_finish(self) -> None:
         """Click each button; the table tells of each task's end, without a reload."""
@@ -74,5 +86,4 @@ class ClickingTest(StaticLiveServerTestCase):
         describe = next(row for row in self.rows() if row[0] == "describe")
         self.assertRegex(describe[4], r"^task [0-9a-f]{8}, attempt 1, on ")
         self.assertEqual(len(self.rows()), 6)
-        errors = [entry for entry in self.browser.get_log("browser") if entry["level"] == "SEVERE"]
-        self.assertEqual(errors, [])
+        self.assertEqual(self.console(), [])
