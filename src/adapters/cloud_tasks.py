@@ -41,6 +41,8 @@ from ..core.requests import TaskRequest
 _METHOD = "/google.cloud.tasks.v2.CloudTasks/CreateTask"
 _POST = 1  # HttpMethod.POST
 _ENDPOINT = CloudTasksGrpcTransport.DEFAULT_HOST + ":443"
+# Attempts are repeated here, where the core decides on it; gRPC's own machinery stays out.
+_OPTIONS = (("grpc.enable_retries", 0),)
 _Message = CreateTaskRequest.pb()
 
 type Metadata = tuple[tuple[str, str], ...]
@@ -93,41 +95,43 @@ class GrpcTaskQueue:
 
     def create(self, request: TaskRequest, *, timeout: float) -> None:
         """See `TaskQueue.create`."""
-        course = _Course(request, timeout, self._clock)
         client = self._client
         if client is None or client.pid != os.getpid():
             client = self._connect()
+        message, metadata, began = encode(request), _routing(request), self._clock()
+        attempt, remaining = 1, timeout
         while True:
+            limit = attempt_timeout(remaining=remaining)
             try:
-                client.call(
-                    course.message, timeout=course.attempt_timeout(), metadata=course.metadata
-                )
+                client.call(message, timeout=limit, metadata=metadata)
             except grpc.RpcError as error:
-                delay = course.failed(error)
+                delay = self._failed(error, request, timeout, attempt, began)
             else:
                 return
             if delay is None:
                 return
             self._sleep(delay)
+            attempt, remaining = attempt + 1, timeout - (self._clock() - began)
 
     async def acreate(self, request: TaskRequest, *, timeout: float) -> None:  # noqa: ASYNC109 - the port's word
         """See `TaskQueue.acreate`."""
-        course = _Course(request, timeout, self._clock)
         client = self._async_clients.get(asyncio.get_running_loop())
         if client is None:
             client = await self._aconnect()
+        message, metadata, began = encode(request), _routing(request), self._clock()
+        attempt, remaining = 1, timeout
         while True:
+            limit = attempt_timeout(remaining=remaining)
             try:
-                await client.call(
-                    course.message, timeout=course.attempt_timeout(), metadata=course.metadata
-                )
+                await client.call(message, timeout=limit, metadata=metadata)
             except grpc.RpcError as error:
-                delay = course.failed(error)
+                delay = self._failed(error, request, timeout, attempt, began)
             else:
                 return
             if delay is None:
                 return
             await asyncio.sleep(delay)
+            attempt, remaining = attempt + 1, timeout - (self._clock() - began)
 
     def close(self) -> None:
         """Close the synchronous channel; the next task opens another."""
@@ -144,22 +148,48 @@ class GrpcTaskQueue:
             if client is not None:
                 self._inherited.append(client)
             if self._emulator_host:
-                channel = grpc.insecure_channel(self._emulator_host)
+                channel = grpc.insecure_channel(self._emulator_host, options=_OPTIONS)
             else:
                 channel = CloudTasksGrpcTransport.create_channel(
-                    _ENDPOINT, credentials=_default_credentials()
+                    _ENDPOINT, credentials=_default_credentials(), options=_OPTIONS
                 )
             self._client = _SyncClient(channel, channel.unary_unary(_METHOD), os.getpid())
             return self._client
 
+    def _failed(
+        self,
+        error: grpc.RpcError,
+        request: TaskRequest,
+        timeout: float,
+        attempt: int,
+        began: float,
+    ) -> float | None:
+        """Seconds to wait before the next attempt, or None when the task is stored after all."""
+        status = error.code().name
+        failure = Failure(
+            code=Code.named(status),
+            status=status,
+            details=error.details() or "",
+            attempt=attempt,
+            elapsed=self._clock() - began,
+        )
+        jitter = random.random()  # noqa: S311 - spreads clients, hides nothing
+        match after_failure(failure, request=request, timeout=timeout, jitter=jitter):
+            case Created():
+                return None
+            case TryAgain(delay):
+                return delay
+            case GiveUp(enqueue_error):
+                raise enqueue_error from error
+
     async def _aconnect(self) -> _AsyncClient:
         if self._emulator_host:
-            channel = grpc.aio.insecure_channel(self._emulator_host)
+            channel = grpc.aio.insecure_channel(self._emulator_host, options=_OPTIONS)
         else:
             # Finding credentials reads files and asks the metadata server: once for each loop.
             credentials = await asyncio.to_thread(_default_credentials)
             channel = CloudTasksGrpcAsyncIOTransport.create_channel(
-                _ENDPOINT, credentials=credentials
+                _ENDPOINT, credentials=credentials, options=_OPTIONS
             )
         # Another task of this loop may have connected meanwhile; one channel is kept.
         return self._async_clients.setdefault(
@@ -167,47 +197,9 @@ class GrpcTaskQueue:
         )
 
 
-class _Course:
-    """The attempts to create one task, apart from making them and waiting between them."""
-
-    def __init__(self, request: TaskRequest, timeout: float, clock: Callable[[], float]) -> None:
-        self.message = encode(request)
-        # Tells the service's front end where the queue lives.
-        self.metadata: Metadata = (
-            ("x-goog-request-params", "parent=" + _escaped(str(request.queue))),
-        )
-        self._request = request
-        self._timeout = timeout
-        self._clock = clock
-        self._began = clock()
-        self._attempt = 0
-
-    def attempt_timeout(self) -> float:
-        self._attempt += 1
-        return attempt_timeout(remaining=self._timeout - (self._clock() - self._began))
-
-    def failed(self, error: grpc.RpcError) -> float | None:
-        """Seconds to wait before the next attempt, or None when the task is stored after all."""
-        status = error.code().name
-        failure = Failure(
-            code=Code.named(status),
-            status=status,
-            details=error.details() or "",
-            attempt=self._attempt,
-            elapsed=self._clock() - self._began,
-        )
-        match after_failure(
-            failure,
-            request=self._request,
-            timeout=self._timeout,
-            jitter=random.random(),  # noqa: S311 - spreads clients, hides nothing
-        ):
-            case Created():
-                return None
-            case TryAgain(delay):
-                return delay
-            case GiveUp(enqueue_error):
-                raise enqueue_error from error
+def _routing(request: TaskRequest) -> Metadata:
+    """Tells the service's front end where the queue lives."""
+    return (("x-goog-request-params", "parent=" + _escaped(str(request.queue))),)
 
 
 def _escaped(queue: str) -> str:
