@@ -273,12 +273,12 @@ def verification() -> list[Row]:
     from django_tasks_cloud_tasks.core.options import Authentication
     from django_tasks_cloud_tasks.django_integration.signing import PayloadSignatures
     from django_tasks_cloud_tasks.emulator.identity import TokenIssuer
-    from django_tasks_cloud_tasks.emulator.state import Token
+    from django_tasks_cloud_tasks.emulator.targets import OidcToken
     from google.auth import jwt
 
     issuer = TokenIssuer(time=time.time)
     email, audience = "tasks@project.iam.gserviceaccount.com", "https://app.example.com"
-    token = issuer.issue(Token(email=email, audience=audience))
+    token = issuer.issue(OidcToken(email=email, audience=audience))
     certificates = issuer.certificates()
     fetches: list[None] = []
 

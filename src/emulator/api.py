@@ -1,17 +1,21 @@
-"""The methods of `google.cloud.tasks.v2.CloudTasks`: messages in, messages or `ApiError` out."""
+"""The methods of `google.cloud.tasks.v2.CloudTasks`, and of the services that come with it.
 
-from collections.abc import Callable
-from typing import Any, Protocol
+Messages in, messages or `ApiError` out; whoever calls has taken them off a wire.
+"""
 
-import attrs
+from typing import Any
+
 from google.cloud.tasks_v2 import types
 from google.protobuf.empty_pb2 import Empty
 
+from .driver import Driver, Method
 from .errors import ApiError, Status, invalid
+from .extras import Extras
+from .limits import SECOND
 from .messages import (
     FULL,
     Message,
-    check_task,
+    check_size,
     location_name,
     page,
     queue_name,
@@ -20,39 +24,15 @@ from .messages import (
     read_schedule_time,
     read_target,
     read_task_id,
+    read_task_retries,
     write_queue,
     write_task,
 )
-from .state import Attempt, QueueState, Service
+from .state import QueueState, Service, Task
 
 _SERVICE = "/google.cloud.tasks.v2.CloudTasks/"
 _MOST_QUEUES, _MOST_TASKS = 9800, 1000
-
-type MessageClass = Any
-
-
-class Driver(Protocol):
-    """Who acts on what the API changed."""
-
-    def now(self) -> int:
-        """The time, in nanoseconds since the epoch."""
-
-    def touched(self, queue: str) -> None:
-        """Something about the queue changed: there may be something to dispatch."""
-
-    def begin(self, attempt: Attempt) -> None:
-        """Make the attempt."""
-
-    def log(self, event: str, **facts: object) -> None:
-        """Tell of an event."""
-
-
-@attrs.frozen
-class Method:
-    """One method: the class of its request, and what answers it."""
-
-    request: MessageClass
-    handle: Callable[[Message], Message]
+_NEARLY_TOO_LARGE = 900_000  # bytes of a request from which on its stored form is measured
 
 
 class Api:
@@ -61,7 +41,8 @@ class Api:
     def __init__(self, service: Service, driver: Driver) -> None:
         self._service = service
         self._driver = driver
-        self.methods = {
+        self.extras = Extras(service, driver, self)
+        self.methods = self.extras.methods | {
             _SERVICE + name: Method(getattr(types, f"{name}Request").pb(), handle)
             for name, handle in {
                 "ListQueues": self._list_queues,
@@ -169,23 +150,35 @@ class Api:
         return write_task(task, request.response_view)
 
     def _create_task(self, request: Message) -> Message:
-        parent = queue_name(request.parent)
-        now = self._driver.now()
-        check_task(request.task)
-        task = self._service.create_task(
-            parent,
-            read_task_id(request.task, parent),
-            read_target(request.task),
-            schedule_time=read_schedule_time(request.task, now),
-            deadline=read_deadline(request.task),
-            now=now,
-        )
+        return write_task(self.create(request), request.response_view)
+
+    def create(self, request: Message) -> Task:
+        """Create the task of a `CreateTaskRequest`."""
+        parent, now = queue_name(request.parent), self._driver.now()
+        task_id, task = read_task_id(request.task, parent), request.task
+        facts: dict[str, Any] = {
+            "target": read_target(task, url_needed=not self.has_url(parent)),
+            "schedule_time": read_schedule_time(task, now),
+            "deadline": read_deadline(task),
+            "retries": read_task_retries(task),
+        }
+        if request.ByteSize() > _NEARLY_TOO_LARGE:
+            name = f"{parent}/tasks/{task_id or '0' * 20}"
+            stored = Task(name=name, create_time=now, **facts | {"schedule_time": now})
+            check_size(write_task(stored, FULL))
+        created = self._service.create_task(parent, task_id, now=now, **facts)
         self._driver.log(
-            "task created", task=task.name, due_in=max(0, task.schedule_time - now) / 1e9
+            "task created", task=created.name, due_in=max(0, created.schedule_time - now) / SECOND
         )
-        shown = write_task(task, request.response_view)
         self._driver.touched(parent)
-        return shown
+        return created
+
+    def has_url(self, queue: str) -> bool:
+        """Whether the queue brings the URL of its tasks along."""
+        if not self._service.has_queue(queue):
+            return False
+        override = self._service.queue(queue).config.override
+        return bool(override and override.uri and override.uri.host)
 
     def _delete_task(self, request: Message) -> Message:
         self._service.delete_task(request.name, self._driver.now())

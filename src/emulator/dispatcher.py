@@ -4,28 +4,43 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import aiohttp
+import attrs
 from aiohttp import ClientTimeout, hdrs
 from yarl import URL
 
 from .limits import SECOND
-from .state import Attempt, AttemptResult, Token
+from .state import Attempt, AttemptResult
+from .targets import AppEngineTarget, Token
 
 # What aiohttp would add on its own account; an attempt says exactly what the service says.
 _SILENT = (hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE)
 
 
 _CHUNK = 65_536
+_FEW_DIGITS = 8
+
+
+@attrs.frozen
+class Answer:
+    """How an attempt ended: an HTTP status or none, and what a `Retry-After` asked for, in ns."""
+
+    result: int | AttemptResult
+    retry_after: int = 0
 
 
 class Dispatcher:
     """Sends attempts over connections that it keeps.
 
     Args:
-        issue_token: makes the identity token of an attempt.
+        issue_token: makes the token of an attempt.
+        app_engine: HOST:PORT or URL where App Engine tasks go; None for nowhere.
     """
 
-    def __init__(self, issue_token: Callable[[Token], str]) -> None:
+    def __init__(self, issue_token: Callable[[Token], str], app_engine: str | None = None) -> None:
         self._issue_token = issue_token
+        self._app_engine = (
+            app_engine if not app_engine or "://" in app_engine else (f"http://{app_engine}")
+        )
         # Queues limit how many requests there are at a time; this must not.
         self._session = aiohttp.ClientSession(
             # Connections are dropped before a server drops them: a request that meets a closing
@@ -36,17 +51,23 @@ class Dispatcher:
             skip_auto_headers=_SILENT,
         )
 
-    async def send(self, attempt: Attempt) -> int | AttemptResult:
+    async def send(self, attempt: Attempt) -> Answer:
         """Make the attempt: the status of the answer, or why there was none."""
-        target = attempt.task.target
+        target = attempt.target()
         # The service's own headers replace what a task gives under the same names.
         headers = {**target.headers, **attempt.headers()}
-        if target.token:
-            headers["Authorization"] = f"Bearer {self._issue_token(target.token)}"
+        if isinstance(target, AppEngineTarget):
+            if self._app_engine is None:
+                return Answer(AttemptResult.NO_CONNECTION)
+            url = self._app_engine.rstrip("/") + target.relative_uri
+        else:
+            url = target.url
+            if target.token:
+                headers["Authorization"] = f"Bearer {self._issue_token(target.token)}"
         try:
             async with self._session.request(
                 target.method,
-                URL(target.url, encoded=True),  # The URL as it is, not as it could be written.
+                URL(url, encoded=True),  # The URL as it is, not as it could be written.
                 headers=headers,
                 data=target.body or None,
                 allow_redirects=False,
@@ -58,14 +79,20 @@ class Dispatcher:
                 with suppress(aiohttp.ClientError):
                     async for _ in response.content.iter_chunked(_CHUNK):
                         pass
-                return response.status
+                after = _retry_after(response.headers.get(hdrs.RETRY_AFTER, ""))
+                return Answer(response.status, after)
         except TimeoutError:
-            return AttemptResult.TIMEOUT
+            return Answer(AttemptResult.TIMEOUT)
         except (aiohttp.ClientError, OSError, ValueError):
             # ValueError: an address that the API accepts but no client can call, such as a port
             # that is no number.
-            return AttemptResult.NO_CONNECTION
+            return Answer(AttemptResult.NO_CONNECTION)
 
     async def close(self) -> None:
         """Drop the connections."""
         await self._session.close()
+
+
+def _retry_after(header: str) -> int:
+    """Nanoseconds of a `Retry-After` in seconds; dates, which need a clock, count as none."""
+    return int(header) * SECOND if header.isdecimal() and len(header) < _FEW_DIGITS else 0

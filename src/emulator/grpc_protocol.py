@@ -6,7 +6,6 @@ its port with HTTP/1.1 because it is a protocol like any other on the loop.
 """
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from urllib.parse import quote
 
@@ -30,11 +29,9 @@ from h2.events import (
 )
 from h2.exceptions import ProtocolError, StreamClosedError
 
-from .api import Method
+from .driver import Method
 from .encoding import base64_unpadded
 from .errors import ApiError, Status
-
-logger = logging.getLogger(__name__)
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 """What an HTTP/2 connection without negotiation begins with."""
@@ -167,15 +164,9 @@ class GrpcProtocol(asyncio.Protocol):
             raise ApiError(Status.UNIMPLEMENTED, "Compressed messages are not supported.")
         try:
             message = method.request.FromString(bytes(memoryview(body)[_PREFIX_SIZE:]))
-            response: bytes = method.handle(message).SerializeToString()
         except DecodeError:
             raise ApiError(Status.INTERNAL, "The request message cannot be parsed.") from None
-        except ApiError:
-            raise
-        except Exception as error:
-            # A fault of ours must not take the other calls of the connection with it.
-            logger.exception("%s failed", request.path)
-            raise ApiError(Status.INTERNAL, "Internal error encountered.") from error
+        response: bytes = method.answer(message).SerializeToString()
         return response
 
     def _send_on(self, stream: int) -> None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import attrs
 from google.cloud.tasks_v2 import types
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -15,16 +16,21 @@ from ..core.errors import InvalidNameError
 from ..core.names import QueueName, is_task_id
 from ..core.requests import MAX_STORED_SIZE
 from ..core.retries import RetryPolicy
-from .errors import ApiError, Status, invalid, invalid_queue_name, invalid_task_id
+from .errors import invalid, invalid_queue_name, invalid_task_id
 from .limits import SECOND
-from .state import (
-    AttemptRecord,
+from .state import AttemptRecord, Queue, QueueConfig, RateLimits, Task
+from .targets import (
+    APP_ENGINE_USER_AGENT,
+    HTTP_USER_AGENT,
+    AppEngineRouting,
+    AppEngineTarget,
     HttpTarget,
-    Queue,
-    QueueConfig,
-    RateLimits,
-    Task,
+    OAuthToken,
+    OidcToken,
+    Target,
+    TargetOverride,
     Token,
+    UriOverride,
 )
 
 # google-cloud-tasks publishes its messages without types.
@@ -41,15 +47,20 @@ _METHODS = {
     int(getattr(types.HttpMethod, name)): name
     for name in ("POST", "GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS")
 }
+_SCHEMES = {1: "http", 2: "https"}
+_SCHEME_NUMBERS = {name: number for number, name in _SCHEMES.items()}
+_IF_NOT_EXISTS, _ALWAYS = 1, 2
+_HIGHEST_PORT = 65535
+_TASK_RETRIES = "retry_config" in TaskMessage.DESCRIPTOR.fields_by_name
 _METHOD_NUMBERS = {name: number for number, name in _METHODS.items()}
 _BODY_METHODS = {"POST", "PUT", "PATCH"}
 
 _HORIZON = 720 * 3600 * SECOND
 _DEFAULT_DEADLINE = 600 * SECOND
 _SHORTEST_DEADLINE, _LONGEST_DEADLINE = 15 * SECOND, 1800 * SECOND
+_LONGEST_APP_ENGINE_DEADLINE = (24 * 3600 + 15) * SECOND
 _HIGHEST_RATE, _MOST_CONCURRENT = 500, 5000
 _LONGEST_URL = 2083
-_ADDED = 70  # bytes of times, deadline, view and User-Agent header, which the service adds
 _HEAVY = 3_500_000  # bytes; clients take 4 MiB by default
 _MOST_HEADERS = 80 * 1024
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -123,7 +134,99 @@ def read_queue(message: Message, *, zero_doublings: bool = False) -> QueueConfig
             rate=rate or RateLimits().rate, concurrent=concurrent or RateLimits().concurrent
         ),
         retries=read_retries(retries, zero_doublings=zero_doublings),
+        override=_read_override(message.http_target) if message.HasField("http_target") else None,
+        routing=(
+            _read_routing(message.app_engine_routing_override)
+            if message.HasField("app_engine_routing_override")
+            else None
+        ),
     )
+
+
+def _read_override(message: Message) -> TargetOverride:
+    uri = None
+    if message.HasField("uri_override"):
+        wanted = message.uri_override
+        if wanted.HasField("host") and not wanted.host:
+            raise invalid("HttpTarget.uriOverride.host cannot be empty.")
+        if wanted.HasField("port") and not 0 <= wanted.port <= _HIGHEST_PORT:
+            raise invalid("HttpTarget.uriOverride.port must be a port.")
+        uri = UriOverride(
+            scheme=_SCHEMES.get(wanted.scheme) if wanted.HasField("scheme") else None,
+            host=wanted.host if wanted.HasField("host") else None,
+            port=wanted.port if wanted.HasField("port") else None,
+            path=wanted.path_override.path if wanted.HasField("path_override") else None,
+            query=wanted.query_override.query_params if wanted.HasField("query_override") else None,
+            always=wanted.uri_override_enforce_mode != _IF_NOT_EXISTS,
+        )
+    headers = tuple((h.header.key, h.header.value) for h in message.header_overrides)
+    _check_headers(dict(headers))
+    return TargetOverride(
+        uri=uri,
+        method=_METHODS.get(message.http_method),
+        headers=tuple((k, v) for k, v in headers if not _OWN_HEADERS.match(k)),
+        token=_read_token(message),
+    )
+
+
+def _write_override(override: TargetOverride, message: Message) -> None:
+    if override.uri:
+        uri, wanted = message.uri_override, override.uri
+        if wanted.scheme is not None:
+            uri.scheme = _SCHEME_NUMBERS[wanted.scheme]
+        if wanted.host is not None:
+            uri.host = wanted.host
+        if wanted.port is not None:
+            uri.port = wanted.port
+        if wanted.path is not None:
+            uri.path_override.path = wanted.path
+            uri.path_override.SetInParent()
+        if wanted.query is not None:
+            uri.query_override.query_params = wanted.query
+            uri.query_override.SetInParent()
+        uri.uri_override_enforce_mode = _ALWAYS if wanted.always else _IF_NOT_EXISTS
+    if override.method:
+        message.http_method = _METHOD_NUMBERS[override.method]
+    for key, value in override.headers:
+        message.header_overrides.add(header={"key": key, "value": value})
+    _write_token(override.token, message)
+    message.SetInParent()
+
+
+def _read_routing(message: Message) -> AppEngineRouting:
+    return AppEngineRouting(
+        service=message.service, version=message.version, instance=message.instance
+    )
+
+
+def _write_routing(routing: AppEngineRouting, project: str, message: Message) -> None:
+    message.service, message.version = routing.service, routing.version
+    message.instance = routing.instance
+    parts = (routing.instance, routing.version, routing.service, project)
+    message.host = ".".join(part for part in parts if part) + ".appspot.com"
+
+
+def _read_token(message: Message) -> Token | None:
+    if message.HasField("oidc_token"):
+        oidc = message.oidc_token
+        return OidcToken(email=oidc.service_account_email, audience=oidc.audience)
+    if message.HasField("oauth_token"):
+        oauth = message.oauth_token
+        return OAuthToken(
+            email=oauth.service_account_email,
+            scope=oauth.scope or "https://www.googleapis.com/auth/cloud-platform",
+        )
+    return None
+
+
+def _write_token(token: Token | None, message: Message) -> None:
+    match token:
+        case OidcToken(email=email, audience=audience):
+            message.oidc_token.service_account_email = email
+            message.oidc_token.audience = audience
+        case OAuthToken(email=email, scope=scope):
+            message.oauth_token.service_account_email = email
+            message.oauth_token.scope = scope
 
 
 def read_retries(message: Message, *, zero_doublings: bool = False) -> RetryPolicy:
@@ -159,7 +262,8 @@ def read_retries(message: Message, *, zero_doublings: bool = False) -> RetryPoli
 
 def write_queue(queue: Queue) -> Message:
     """A queue as the API shows it."""
-    limits, retries = queue.config.limits, queue.config.retries
+    config = queue.config
+    limits = config.limits
     message = QueueMessage(
         name=queue.name,
         rate_limits={
@@ -167,19 +271,29 @@ def write_queue(queue: Queue) -> Message:
             "max_burst_size": limits.burst,
             "max_concurrent_dispatches": limits.concurrent,
         },
-        retry_config={
-            "max_attempts": retries.max_attempts,
-            "max_doublings": retries.max_doublings,
-            "min_backoff": _duration(retries.min_backoff),
-            "max_backoff": _duration(retries.max_backoff),
-        },
+        retry_config=_write_retries(config.retries),
         state=queue.state.name,
     )
-    if retries.max_retry_duration:
-        message.retry_config.max_retry_duration.CopyFrom(_duration(retries.max_retry_duration))
     if queue.purge_time is not None:
         message.purge_time.CopyFrom(timestamp(queue.purge_time))
+    if config.override:
+        _write_override(config.override, message.http_target)
+    if config.routing:
+        project = queue.name.split("/")[1]
+        _write_routing(config.routing, project, message.app_engine_routing_override)
     return message
+
+
+def _write_retries(policy: RetryPolicy) -> dict[str, Any]:
+    written = {
+        "max_attempts": policy.max_attempts,
+        "max_doublings": policy.max_doublings,
+        "min_backoff": _duration(policy.min_backoff),
+        "max_backoff": _duration(policy.max_backoff),
+    }
+    if policy.max_retry_duration:
+        written["max_retry_duration"] = _duration(policy.max_retry_duration)
+    return written
 
 
 # Tasks
@@ -201,52 +315,80 @@ def read_task_id(task: Message, parent: str) -> str | None:
     return task_id
 
 
-def check_task(task: Message) -> None:
-    """Refuse a task that is larger than the service stores, or asks for what is not there yet."""
-    # Older versions of the client do not know the field.
-    if any(field.name == "retry_config" for field, _ in task.ListFields()):
-        raise ApiError(Status.UNIMPLEMENTED, "This emulator has no retry_config of tasks yet.")
-    if task.ByteSize() > MAX_STORED_SIZE - _ADDED:
+def check_size(task: Message) -> None:
+    """Refuse a task that is larger than the service stores. `task` is the stored form."""
+    if task.ByteSize() > MAX_STORED_SIZE:
         raise invalid(f"Task size too large: at most {MAX_STORED_SIZE} bytes are stored.")
 
 
-def read_target(task: Message) -> HttpTarget:
-    """The request that a task to create shall make."""
+def read_task_retries(task: Message) -> RetryPolicy | None:
+    """The task's own retry policy, which counts instead of its queue's."""
+    # Older versions of the client do not know the field.
+    if _TASK_RETRIES and task.HasField("retry_config"):
+        return read_retries(task.retry_config)
+    return None
+
+
+def read_target(task: Message, *, url_needed: bool = True) -> Target:
+    """What a task to create shall call.
+
+    Args:
+        url_needed: whether it must bring a URL, for its queue has none.
+    """
     if task.HasField("app_engine_http_request"):
-        raise ApiError(Status.UNIMPLEMENTED, "This emulator has no App Engine targets yet.")
+        return _read_app_engine(task.app_engine_http_request)
     http = task.http_request
-    if not http.url:
+    if not http.url and url_needed:
         raise invalid("HttpRequest.url is required.")
-    if not http.url.startswith(("http://", "https://")):
+    if http.url and not http.url.startswith(("http://", "https://")):
         raise invalid("HttpTarget.url must start with 'http://' or 'https://'.")
     if len(http.url) > _LONGEST_URL:
         raise invalid(f"HttpRequest.url must be at most {_LONGEST_URL} characters.")
     method = _METHODS.get(http.http_method, "POST")
     if http.body and method not in _BODY_METHODS:
         raise invalid("HTTP method must be POST, PUT or PATCH when HttpRequest.body is set.")
-    if http.HasField("oauth_token"):
-        raise ApiError(Status.UNIMPLEMENTED, "This emulator has no OAuth tokens yet.")
-    token = None
-    if http.HasField("oidc_token"):
-        token = Token(
-            email=http.oidc_token.service_account_email,
-            # The service puts the task's URL where no audience is given.
-            audience=http.oidc_token.audience or http.url,
-        )
+    token = _read_token(http)
+    if isinstance(token, OidcToken) and not token.audience:
+        token = attrs.evolve(token, audience=http.url)
     return HttpTarget(
         url=http.url, method=method, headers=_headers(http), body=http.body, token=token
     )
 
 
-def _headers(http: Message) -> dict[str, str]:
+def _read_app_engine(request: Message) -> AppEngineTarget:
+    method = _METHODS.get(request.http_method, "POST")
+    if request.body and method not in {"POST", "PUT"}:
+        raise invalid("HTTP method must be POST or PUT when AppEngineHttpRequest.body is set.")
+    if request.relative_uri and not request.relative_uri.startswith("/"):
+        raise invalid("AppEngineHttpRequest.relativeUri must start with '/'.")
+    headers = {"User-Agent": APP_ENGINE_USER_AGENT}
+    if request.body:
+        headers["Content-Length"] = str(len(request.body))
+    headers |= _headers(request)
+    if request.body and not any(name.lower() == "content-type" for name in headers):
+        headers["Content-Type"] = "application/octet-stream"
+    return AppEngineTarget(
+        relative_uri=request.relative_uri or "/",
+        method=method,
+        headers=headers,
+        body=request.body,
+        routing=_read_routing(request.app_engine_routing),
+    )
+
+
+def _headers(request: Message) -> dict[str, str]:
     """The headers of a task without those that are the service's to set, as its reference says."""
-    headers = dict(http.headers)
+    headers = dict(request.headers)
+    _check_headers(headers)
+    return {name: value for name, value in headers.items() if not _OWN_HEADERS.match(name)}
+
+
+def _check_headers(headers: dict[str, str]) -> None:
     if sum(len(name) + len(value) for name, value in headers.items()) > _MOST_HEADERS:
         raise invalid("HttpRequest.headers must be at most 80 KB.")
     for name, value in headers.items():
         if not _HEADER_NAME.fullmatch(name) or any(c in "\r\n\0" for c in value):
             raise invalid(f"HttpRequest.headers has an invalid header: {name[:100]!r}.")
-    return {name: value for name, value in headers.items() if not _OWN_HEADERS.match(name)}
 
 
 def read_deadline(task: Message) -> int:
@@ -254,8 +396,11 @@ def read_deadline(task: Message) -> int:
     if not task.HasField("dispatch_deadline"):
         return _DEFAULT_DEADLINE
     deadline = task.dispatch_deadline.seconds * SECOND + task.dispatch_deadline.nanos
-    if not _SHORTEST_DEADLINE <= deadline <= _LONGEST_DEADLINE:
-        raise invalid("Task.dispatchDeadline must be between [15s, 30m].")
+    longest, shown = _LONGEST_DEADLINE, "30m"
+    if task.HasField("app_engine_http_request"):
+        longest, shown = _LONGEST_APP_ENGINE_DEADLINE, "24h15s"
+    if not _SHORTEST_DEADLINE <= deadline <= longest:
+        raise invalid(f"Task.dispatchDeadline must be between [15s, {shown}].")
     return int(deadline)
 
 
@@ -276,14 +421,8 @@ def read_schedule_time(task: Message, now: int) -> int | None:
 
 def write_task(task: Task, view: int) -> Message:
     """A task as the API shows it; the body only in the FULL view."""
-    target = task.target
     message = TaskMessage(
         name=task.name,
-        http_request={
-            "url": target.url,
-            "http_method": _METHOD_NUMBERS[target.method],
-            "headers": {"User-Agent": "Google-Cloud-Tasks", **target.headers},
-        },
         schedule_time=timestamp(task.schedule_time),
         # Production shows it in whole seconds.
         create_time=Timestamp(seconds=task.create_time // SECOND),
@@ -292,11 +431,27 @@ def write_task(task: Task, view: int) -> Message:
         response_count=task.response_count,
         view=FULL if view == FULL else BASIC,
     )
-    if target.token:
-        message.http_request.oidc_token.service_account_email = target.token.email
-        message.http_request.oidc_token.audience = target.token.audience
+    target = task.target
+    if isinstance(target, AppEngineTarget):
+        request = message.app_engine_http_request
+        request.relative_uri = target.relative_uri
+        request.headers.update(target.headers)
+        _write_routing(target.routing, task.name.split("/")[1], request.app_engine_routing)
+    else:
+        request = message.http_request
+        request.url = target.url
+        request.headers["User-Agent"] = HTTP_USER_AGENT
+        request.headers.update(target.headers)
+        _write_token(target.token, request)
+    request.http_method = _METHOD_NUMBERS[target.method]
     if view == FULL:
-        message.http_request.body = target.body
+        request.body = target.body
+    if task.retries:
+        for name, value in _write_retries(task.retries).items():
+            if isinstance(value, Duration):
+                getattr(message.retry_config, name).CopyFrom(value)
+            else:
+                setattr(message.retry_config, name, value)
     if task.first_attempt:
         # Of the first attempt the API shows the dispatch time only.
         message.first_attempt.dispatch_time.CopyFrom(timestamp(task.first_attempt.dispatch_time))

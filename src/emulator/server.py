@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from collections import deque
 from collections.abc import Callable, Iterable
 from time import time
@@ -12,10 +13,11 @@ from aiohttp import web
 
 from .api import Api
 from .clock import Clock, ManualClock, SystemClock
-from .dispatcher import Dispatcher
+from .dispatcher import Answer, Dispatcher
 from .grpc_protocol import PREFACE, GrpcProtocol
 from .identity import TokenIssuer
 from .limits import SECOND
+from .rest import Rest
 from .state import Attempt, AttemptResult, QueueConfig, Service
 from .web import make_web
 
@@ -50,6 +52,8 @@ class Emulator:
         queues: names of queues to begin with.
         create_queues: whether creating a task creates its queue.
         log: is told of every event.
+        app_engine: where App Engine tasks go, HOST:PORT; None for the environment's
+            `APP_ENGINE_EMULATOR_HOST`.
     """
 
     def __init__(
@@ -59,9 +63,11 @@ class Emulator:
         queues: Iterable[str] = (),
         create_queues: bool = False,
         log: Log | None = None,
+        app_engine: str | None = None,
     ) -> None:
         self._clock = clock or SystemClock()
         self._log = log
+        self._app_engine = app_engine or os.environ.get("APP_ENGINE_EMULATOR_HOST")
         self.service = Service(new_id=lambda: str(uuid4().int)[:20], create_queues=create_queues)
         for queue in queues:
             self.service.create_queue(queue, QueueConfig(), self._clock.now())
@@ -81,7 +87,7 @@ class Emulator:
         """
         self._loop = asyncio.get_running_loop()
         self._runner = web.AppRunner(
-            make_web(self._issuer), access_log=None, shutdown_timeout=_NO_PATIENCE
+            make_web(self._issuer, Rest(self._api)), access_log=None, shutdown_timeout=_NO_PATIENCE
         )
         await self._runner.setup()
         try:
@@ -89,7 +95,7 @@ class Emulator:
         except BaseException:
             await self._runner.cleanup()
             raise
-        self._dispatcher = Dispatcher(self._issuer.issue)
+        self._dispatcher = Dispatcher(self._issuer.issue, self._app_engine)
         return int(self._server.sockets[0].getsockname()[1])
 
     async def stop(self) -> None:
@@ -145,13 +151,13 @@ class Emulator:
         number = attempt.retry_count + 1
         self.log("attempt started", task=attempt.task.name, attempt=number)
         try:
-            result = await self._dispatcher.send(attempt)
+            answer = await self._dispatcher.send(attempt)
         except Exception:
             # Whatever a strange answer does to the client: the attempt ends, the task lives on.
             logger.exception("An attempt at %s broke", attempt.task.name)
-            result = AttemptResult.NO_CONNECTION
-        now = self._clock.now()
-        self.service.finish(attempt, result, now)
+            answer = Answer(AttemptResult.NO_CONNECTION)
+        now, result = self._clock.now(), answer.result
+        self.service.finish(attempt, result, now, answer.retry_after)
         status = result if isinstance(result, int) else result.http_status
         self.finished.append(
             FinishedAttempt(attempt.task.name, number, status, isinstance(result, int))

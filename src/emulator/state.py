@@ -13,7 +13,7 @@ the emulator does.
 """
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from enum import Enum
 
 import attrs
@@ -31,6 +31,15 @@ from .errors import (
     task_gone,
 )
 from .limits import SECOND, TokenBucket, burst_for
+from .targets import (
+    APP_ENGINE_USER_AGENT,
+    HTTP_USER_AGENT,
+    AppEngineRouting,
+    HttpTarget,
+    Target,
+    TargetOverride,
+    overridden,
+)
 
 TASK_TOMBSTONE = 24 * 3600 * SECOND
 """How long a task's name stays taken after the task is gone."""
@@ -73,25 +82,8 @@ class QueueConfig:
 
     limits: RateLimits = attrs.field(factory=RateLimits)
     retries: RetryPolicy = attrs.field(factory=RetryPolicy)
-
-
-@attrs.frozen(kw_only=True)
-class Token:
-    """The identity token to send along: account and audience."""
-
-    email: str
-    audience: str
-
-
-@attrs.frozen(kw_only=True)
-class HttpTarget:
-    """The request that an attempt makes. `headers` as they were given."""
-
-    url: str
-    method: str = "POST"
-    headers: Mapping[str, str] = attrs.field(factory=dict)
-    body: bytes = b""
-    token: Token | None = None
+    override: TargetOverride | None = None
+    routing: AppEngineRouting | None = None
 
 
 class AttemptResult(Enum):
@@ -102,7 +94,7 @@ class AttemptResult(Enum):
 
     @property
     def http_status(self) -> int:
-        """What the next attempt is told as the previous response."""
+        """What the next attempt of an HTTP task is told as the previous response."""
         return 504 if self is AttemptResult.TIMEOUT else 503
 
 
@@ -122,10 +114,11 @@ class Task:
     """A task in a queue. `order` is its valid entry in the heap, None while it is dispatched."""
 
     name: str
-    target: HttpTarget
+    target: Target
     create_time: int
     schedule_time: int
     deadline: int
+    retries: RetryPolicy | None = None
     dispatch_count: int = 0
     response_count: int = 0
     execution_count: int = 0
@@ -148,22 +141,36 @@ class Attempt:
     record: AttemptRecord
     retry_count: int
     execution_count: int
-    previous_response: int | None
+    previous: AttemptRecord | None
 
     def headers(self) -> dict[str, str]:
         """The headers that Cloud Tasks adds, as captured from production."""
+        http = isinstance(self.task.target, HttpTarget)
+        prefix = "X-CloudTasks-" if http else "X-AppEngine-"
         headers = {
-            "User-Agent": "Google-Cloud-Tasks",
-            "X-CloudTasks-QueueName": self.queue.name.rpartition("/")[2],
-            "X-CloudTasks-TaskName": self.task.task_id,
-            "X-CloudTasks-TaskETA": f"{self.record.schedule_time / SECOND:.6f}",
-            "X-CloudTasks-TaskExecutionCount": str(self.execution_count),
-            "X-CloudTasks-TaskRetryCount": str(self.retry_count),
+            "User-Agent": HTTP_USER_AGENT if http else APP_ENGINE_USER_AGENT,
+            prefix + "QueueName": self.queue.name.rpartition("/")[2],
+            prefix + "TaskName": self.task.task_id,
+            prefix + "TaskETA": f"{self.record.schedule_time / SECOND:.6f}",
+            prefix + "TaskExecutionCount": str(self.execution_count),
+            prefix + "TaskRetryCount": str(self.retry_count),
         }
-        if self.previous_response is not None:
-            headers["X-CloudTasks-TaskPreviousResponse"] = str(self.previous_response)
-            headers["X-CloudTasks-TaskRetryReason"] = ""
+        if self.previous is not None and self.previous.status is not None:
+            answered = self.previous.answered
+            headers[prefix + "TaskPreviousResponse"] = (
+                str(self.previous.status) if http or answered else "0"
+            )
+            reason = "App Error" if answered else "Instance Unavailable"
+            headers[prefix + "TaskRetryReason"] = "" if http else reason
         return headers
+
+    def target(self) -> Target:
+        """What to call: the task's target with what its queue sets."""
+        target = self.task.target
+        if isinstance(target, HttpTarget):
+            return overridden(target, self.queue.config.override)
+        routing = self.queue.config.routing
+        return attrs.evolve(target, routing=routing) if routing else target
 
 
 @attrs.define(eq=False)
@@ -178,6 +185,7 @@ class Queue:
     tasks: dict[str, Task] = attrs.field(factory=dict)
     waiting: list[tuple[int, int, str]] = attrs.field(factory=list)
     running: int = 0
+    held_until: int = 0
     tombstones: dict[str, int] = attrs.field(factory=dict)
 
 
@@ -263,11 +271,12 @@ class Service:
         self,
         queue_name: str,
         task_id: str | None,
-        target: HttpTarget,
+        target: Target,
         *,
         schedule_time: int | None,
         deadline: int,
         now: int,
+        retries: RetryPolicy | None = None,
     ) -> Task:
         """Put a task into a queue. A schedule time that is past means now."""
         queue = self._queues.get(queue_name) or self._queue_on_demand(queue_name, now)
@@ -281,6 +290,7 @@ class Service:
             create_time=now,
             schedule_time=max(schedule_time or now, now),
             deadline=deadline,
+            retries=retries,
         )
         queue.tasks[task_id] = task
         self._schedule(queue, task)
@@ -320,7 +330,9 @@ class Service:
         queue = self._queues.get(queue_name)
         while queue is not None:
             due = self._first(queue, now)
-            if due is None or due > now or not self._may_begin(queue) or not queue.bucket.take(now):
+            if due is None or max(due, queue.held_until) > now:
+                return
+            if not self._may_begin(queue) or not queue.bucket.take(now):
                 return
             yield self._begin(queue, queue.tasks[heapq.heappop(queue.waiting)[2]], now)
 
@@ -330,10 +342,17 @@ class Service:
         if queue is None or not self._may_begin(queue):
             return None
         due = self._first(queue, now)
-        return None if due is None else max(due, queue.bucket.next_token(now))
+        return None if due is None else max(due, queue.held_until, queue.bucket.next_token(now))
 
-    def finish(self, attempt: Attempt, result: int | AttemptResult, now: int) -> None:
-        """An attempt ended with an HTTP status, or without an answer."""
+    def finish(
+        self, attempt: Attempt, result: int | AttemptResult, now: int, retry_after: int = 0
+    ) -> None:
+        """An attempt ended with an HTTP status, or without an answer.
+
+        Args:
+            retry_after: nanoseconds that a 429 or 503 asked to be left alone for. The whole queue
+                is, as the service slows a queue down whose handler says that it is too much.
+        """
         queue, task, record = attempt.queue, attempt.task, attempt.record
         queue.running -= 1
         record.answered = isinstance(result, int)
@@ -341,11 +360,14 @@ class Service:
         if record.answered:
             record.response_time = now
             task.response_count += 1
-            # 5xx answers are left out, as captured from production.
-            task.execution_count += record.status < 500  # noqa: PLR2004
+            # HTTP tasks leave 5xx answers out, App Engine counts all, as captured from production.
+            counts = record.status < 500 or not isinstance(task.target, HttpTarget)  # noqa: PLR2004
+            task.execution_count += counts
+        if record.answered and record.status in {429, 503}:
+            queue.held_until = max(queue.held_until, now + retry_after)
         if queue.tasks.get(task.task_id) is not task:
             return  # Deleted, or done by another attempt, while this one ran.
-        policy = queue.config.retries
+        policy = task.retries or queue.config.retries
         first = task.first_attempt or record
         if 200 <= record.status < 300 or policy.exhausted(  # noqa: PLR2004
             attempts=task.dispatch_count,
@@ -353,7 +375,8 @@ class Service:
         ):
             self._remove(queue, task, now)
             return
-        task.schedule_time = now + round(policy.backoff(task.dispatch_count) * SECOND)
+        backoff = round(policy.backoff(task.dispatch_count) * SECOND)
+        task.schedule_time = now + max(backoff, retry_after)
         self._schedule(queue, task)
 
     # The inside
@@ -404,7 +427,7 @@ class Service:
             record,
             task.dispatch_count,
             task.execution_count,
-            previous.status if previous else None,
+            previous,
         )
         task.order = None
         task.dispatch_count += 1

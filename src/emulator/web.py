@@ -1,13 +1,15 @@
-"""What the emulator answers over HTTP/1.1: who signed the tokens."""
+"""What the emulator answers over HTTP/1.1: the REST API, and who signed the tokens."""
 
 from aiohttp import web
 
 from .identity import TokenIssuer
+from .rest import Rest
 
+_LARGEST_BODY = 150 * 1024 * 1024  # bytes: a batch of the largest tasks, in base64
 _HOUR = {"Cache-Control": "public, max-age=3600"}
 
 
-def make_web(issuer: TokenIssuer) -> web.Application:
+def make_web(issuer: TokenIssuer, rest: Rest) -> web.Application:
     """The application for HTTP/1.1, in the places where Google has the same."""
 
     async def configuration(request: web.Request) -> web.Response:
@@ -28,7 +30,8 @@ def make_web(issuer: TokenIssuer) -> web.Application:
     async def keys(_: web.Request) -> web.Response:
         return web.json_response(issuer.jwks(), headers=_HOUR)
 
-    application = web.Application()
+    application = web.Application(client_max_size=_LARGEST_BODY)
+    application.router.add_route("*", "/v2/{path:.*}", rest.handle)
     application.router.add_get("/.well-known/openid-configuration", configuration)
     application.router.add_get("/oauth2/v1/certs", certificates)
     application.router.add_get("/oauth2/v3/certs", keys)

@@ -2,22 +2,26 @@
 
 import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import grpc
 import pytest
+import requests
 from django_tasks_cloud_tasks.emulator.background import BackgroundEmulator
 from django_tasks_cloud_tasks.emulator.clock import ManualClock
 from django_tasks_cloud_tasks.emulator.grpc_protocol import PREFACE
 from django_tasks_cloud_tasks.emulator.limits import SECOND
 from django_tasks_cloud_tasks.emulator.server import Emulator
 from google.api_core.exceptions import GoogleAPICallError
+from google.auth.credentials import AnonymousCredentials
 from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks.transports import (
     CloudTasksGrpcAsyncIOTransport,
     CloudTasksGrpcTransport,
+    CloudTasksRestTransport,
 )
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -35,8 +39,24 @@ def emulator() -> Iterator[BackgroundEmulator]:
         yield running
 
 
+@pytest.fixture(params=["grpc", "rest"])
+def client(request: pytest.FixtureRequest, emulator: BackgroundEmulator) -> Iterator[Any]:
+    """The official client, over each wire."""
+    if request.param == "rest":
+        anonymous = AnonymousCredentials()  # type: ignore[no-untyped-call]
+        transport = CloudTasksRestTransport(
+            host=emulator.address, url_scheme="http", credentials=anonymous
+        )
+        with tasks_v2.CloudTasksClient(transport=transport) as rest:
+            yield rest
+        return
+    with grpc.insecure_channel(emulator.address) as channel:
+        yield tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
+
+
 @pytest.fixture
-def client(emulator: BackgroundEmulator) -> Iterator[Any]:
+def grpc_client(emulator: BackgroundEmulator) -> Iterator[Any]:
+    """Over gRPC alone, for what cannot be put into a URL, or into JSON."""
     with grpc.insecure_channel(emulator.address) as channel:
         yield tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
 
@@ -52,12 +72,28 @@ def http(url: str = "http://127.0.0.1:1/", **more: Any) -> dict[str, Any]:
     return {"http_request": {"url": url} | more.pop("request", {})} | more
 
 
-def refusal(call: Any) -> tuple[str, str]:
+def refused(call: Callable[[], object]) -> dict[str, Any]:
+    """What the API said: status, message and details, the same over each wire."""
     with pytest.raises(GoogleAPICallError) as raised:
         call()
-    code = raised.value.grpc_status_code
-    assert code is not None
-    return code.name, raised.value.message
+    error = raised.value
+    if isinstance(error.response, requests.Response):
+        document: dict[str, Any] = error.response.json()["error"]
+        assert document["code"] == error.response.status_code
+        return document
+    links = [
+        {"description": link.description, "url": link.url}
+        for detail in error.details
+        for link in detail.links
+    ]
+    details = [{"@type": "type.googleapis.com/google.rpc.Help", "links": links}] if links else []
+    told = {"status": error.grpc_status_code.name, "message": error.message}
+    return told | ({"details": details} if details else {})
+
+
+def refusal(call: Callable[[], object]) -> tuple[str, str]:
+    error = refused(call)
+    return error["status"], error["message"]
 
 
 def test_a_queue_begins_with_the_services_defaults(client: Any) -> None:
@@ -225,27 +261,26 @@ def test_a_burst_size_is_output_only(client: Any) -> None:
 
 
 def test_names_that_are_refused(client: Any, queue: str) -> None:
+    reference = "https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues"
+
+    def link(description: str, url: str) -> list[dict[str, Any]]:
+        links = [{"description": description, "url": reference + url}]
+        return [{"@type": "type.googleapis.com/google.rpc.Help", "links": links}]
+
     bad_queue = {"name": "not-a-valid-queue-name"}
-    with pytest.raises(GoogleAPICallError) as raised:
-        client.create_queue(parent=LOCATION, queue=bad_queue)
-    assert raised.value.message == (
+    error = refused(lambda: client.create_queue(parent=LOCATION, queue=bad_queue))
+    assert error["message"] == (
         "Queue name must be formatted: "
         '"projects/<PROJECT_ID>/locations/<LOCATION_ID>/queues/<QUEUE_ID>".'
     )
-    (link,) = raised.value.details[0].links
-    assert (link.description, link.url) == (
-        "Definition of queue name",
-        "https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues"
-        "#Queue.FIELDS.name",
-    )
+    assert error["details"] == link("Definition of queue name", "#Queue.FIELDS.name")
     named = http(name=f"{queue}/tasks/not a valid id")
-    with pytest.raises(GoogleAPICallError) as raised:
-        client.create_task(parent=queue, task=named)
-    assert raised.value.message == (
+    error = refused(lambda: client.create_task(parent=queue, task=named))
+    assert error["message"] == (
         'Task ID "not a valid id" can contain only letters ([A-Za-z]), numbers ([0-9]), '
         "hyphens (-), or underscores (_). Task ID must between 1 and 500 characters."
     )
-    assert raised.value.details[0].links[0].description == "Definition of task ID"
+    assert error["details"] == link("Definition of task ID", ".tasks#Task.FIELDS.name")
     other = http(name=f"{queue}-other/tasks/t")
     assert refusal(lambda: client.create_task(parent=queue, task=other)) == (
         "INVALID_ARGUMENT",
@@ -256,7 +291,7 @@ def test_names_that_are_refused(client: Any, queue: str) -> None:
 
 def test_what_does_not_exist(client: Any, queue: str) -> None:
     for call in (client.get_queue, client.pause_queue, client.resume_queue, client.purge_queue):
-        assert refusal(lambda call=call: call(name=NOWHERE)) == ("NOT_FOUND", NO_QUEUE)
+        assert refusal(partial(call, name=NOWHERE)) == ("NOT_FOUND", NO_QUEUE)
     assert refusal(lambda: client.delete_queue(name=NOWHERE)) == (
         "NOT_FOUND",
         "Requested entity was not found.",
@@ -266,7 +301,7 @@ def test_what_does_not_exist(client: Any, queue: str) -> None:
         NO_QUEUE,
     )
     for call in (client.get_task, client.delete_task, client.run_task):
-        assert refusal(lambda call=call: call(name=f"{queue}/tasks/nothing")) == (
+        assert refusal(partial(call, name=f"{queue}/tasks/nothing")) == (
             "NOT_FOUND",
             "Requested entity was not found.",
         )
@@ -476,9 +511,10 @@ def test_messages_that_are_too_large_do_not_use_up_the_connection(
 
 
 @pytest.mark.parametrize("name", ["bad/tasks/x", f"{LOCATION}/queues/q_q/tasks/x", "x", ""])
-def test_names_of_tasks_that_are_none(client: Any, name: str) -> None:
+def test_names_of_tasks_that_are_none(grpc_client: Any, name: str) -> None:
+    client = grpc_client
     for call in (client.get_task, client.delete_task, client.run_task):
-        assert refusal(lambda call=call: call(name=name))[0] == "INVALID_ARGUMENT"
+        assert refusal(partial(call, name=name))[0] == "INVALID_ARGUMENT"
 
 
 @pytest.mark.parametrize("path", ["nonsense", "retry_config.nonsense", "rate_limits..x"])
@@ -512,7 +548,8 @@ def test_rates_that_are_none_or_next_to_none(client: Any, rate: float) -> None:
 
 
 @pytest.mark.parametrize("seconds", [10**15, 2**63 - 1, -1])
-def test_times_that_are_none(client: Any, queue: str, seconds: int) -> None:
+def test_times_that_are_none(grpc_client: Any, seconds: int) -> None:
+    client, queue = grpc_client, QUEUE
     task = http(schedule_time=Timestamp(seconds=seconds))
     raw = tasks_v2.CreateTaskRequest.pb()(parent=queue)
     raw.task.http_request.url = task["http_request"]["url"]

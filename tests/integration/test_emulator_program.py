@@ -168,7 +168,7 @@ def test_a_dispatch_deadline_that_passes_is_a_failed_attempt() -> None:
     from django_tasks_cloud_tasks.emulator.clock import ManualClock
     from django_tasks_cloud_tasks.emulator.limits import SECOND
     from django_tasks_cloud_tasks.emulator.server import Emulator
-    from django_tasks_cloud_tasks.emulator.state import HttpTarget
+    from django_tasks_cloud_tasks.emulator.targets import HttpTarget
 
     with (
         handler(hold=threading.Event()) as (url, _),

@@ -22,12 +22,12 @@ from django_tasks_cloud_tasks.django_integration.surroundings import Surrounding
 from django_tasks_cloud_tasks.emulator.background import BackgroundEmulator
 from django_tasks_cloud_tasks.emulator.encoding import base64url
 from django_tasks_cloud_tasks.emulator.identity import TokenIssuer
-from django_tasks_cloud_tasks.emulator.state import Token
+from django_tasks_cloud_tasks.emulator.targets import OidcToken
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 EMAIL, AUDIENCE = "tasks@test-project.iam.gserviceaccount.com", "http://testserver"
-TOKEN = Token(email=EMAIL, audience=AUDIENCE)
+TOKEN = OidcToken(email=EMAIL, audience=AUDIENCE)
 
 
 class Signer:

@@ -15,13 +15,13 @@ from django_tasks_cloud_tasks.emulator.state import (
     TASK_TOMBSTONE,
     Attempt,
     AttemptResult,
-    HttpTarget,
     QueueConfig,
     QueueState,
     RateLimits,
     Service,
     Task,
 )
+from django_tasks_cloud_tasks.emulator.targets import HttpTarget
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
