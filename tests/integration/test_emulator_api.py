@@ -2,98 +2,33 @@
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import grpc
 import pytest
-import requests
 from django_tasks_cloud_tasks.emulator.background import BackgroundEmulator
-from django_tasks_cloud_tasks.emulator.clock import ManualClock
 from django_tasks_cloud_tasks.emulator.grpc_protocol import PREFACE
 from django_tasks_cloud_tasks.emulator.limits import SECOND
 from django_tasks_cloud_tasks.emulator.server import Emulator
 from google.api_core.exceptions import GoogleAPICallError
-from google.auth.credentials import AnonymousCredentials
 from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks.transports import (
     CloudTasksGrpcAsyncIOTransport,
     CloudTasksGrpcTransport,
-    CloudTasksRestTransport,
 )
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
-LOCATION = "projects/p/locations/l"
-QUEUE = f"{LOCATION}/queues/q"
-START = 1_767_225_600 * SECOND
+from tests.integration.refusals import LOCATION, QUEUE, START, refusal, refused
+
 FULL = tasks_v2.Task.View.FULL
-
-
-@pytest.fixture
-def emulator() -> Iterator[BackgroundEmulator]:
-    with BackgroundEmulator(lambda: Emulator(clock=ManualClock(START))) as running:
-        yield running
-
-
-@pytest.fixture(params=["grpc", "rest"])
-def client(request: pytest.FixtureRequest, emulator: BackgroundEmulator) -> Iterator[Any]:
-    """The official client, over each wire."""
-    if request.param == "rest":
-        anonymous = AnonymousCredentials()  # type: ignore[no-untyped-call]
-        transport = CloudTasksRestTransport(
-            host=emulator.address, url_scheme="http", credentials=anonymous
-        )
-        with tasks_v2.CloudTasksClient(transport=transport) as rest:
-            yield rest
-        return
-    with grpc.insecure_channel(emulator.address) as channel:
-        yield tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
-
-
-@pytest.fixture
-def grpc_client(emulator: BackgroundEmulator) -> Iterator[Any]:
-    """Over gRPC alone, for what cannot be put into a URL, or into JSON."""
-    with grpc.insecure_channel(emulator.address) as channel:
-        yield tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
-
-
-@pytest.fixture
-def queue(client: Any) -> str:
-    client.create_queue(parent=LOCATION, queue={"name": QUEUE})
-    client.pause_queue(name=QUEUE)
-    return QUEUE
 
 
 def http(url: str = "http://127.0.0.1:1/", **more: Any) -> dict[str, Any]:
     return {"http_request": {"url": url} | more.pop("request", {})} | more
-
-
-def refused(call: Callable[[], object]) -> dict[str, Any]:
-    """What the API said: status, message and details, the same over each wire."""
-    with pytest.raises(GoogleAPICallError) as raised:
-        call()
-    error = raised.value
-    if isinstance(error.response, requests.Response):
-        document: dict[str, Any] = error.response.json()["error"]
-        assert document["code"] == error.response.status_code
-        return document
-    links = [
-        {"description": link.description, "url": link.url}
-        for detail in error.details
-        for link in detail.links
-    ]
-    details = [{"@type": "type.googleapis.com/google.rpc.Help", "links": links}] if links else []
-    told = {"status": error.grpc_status_code.name, "message": error.message}
-    return told | ({"details": details} if details else {})
-
-
-def refusal(call: Callable[[], object]) -> tuple[str, str]:
-    error = refused(call)
-    return error["status"], error["message"]
 
 
 def test_a_queue_begins_with_the_services_defaults(client: Any) -> None:
