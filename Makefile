@@ -25,7 +25,8 @@ format: $(VENV)/installed
 	$(VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VENV) .venvs .demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venvs .demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+		*.egg-info src/*.egg-info examples/site/*.sqlite3*
 
 $(VENV)/installed: pyproject.toml
 	@python=$$(.ci/find-python) || exit 1; \

@@ -6,7 +6,7 @@ grpc nor google.cloud is loaded before the first task is enqueued.
 
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from .core.errors import (

@@ -174,7 +174,13 @@ class GrpcTaskQueue:
             elapsed=self._clock() - began,
         )
         jitter = random.random()  # noqa: S311 - spreads clients, hides nothing
-        match after_failure(failure, request=request, timeout=timeout, jitter=jitter):
+        match after_failure(
+            failure,
+            request=request,
+            timeout=timeout,
+            jitter=jitter,
+            emulated=self._emulator_host is not None,
+        ):
             case Created():
                 return None
             case TryAgain(delay):

@@ -92,10 +92,14 @@ class CertificateStore:
                 "Certificates for identity tokens could not be fetched; %s.",
                 "the ones in hand stay in use" if self._certificates else "tokens are refused",
             )
-        else:
-            self._certificates = fetched.certificates
-            self._good_until = self._clock() + fetched.lifetime
-        self._refresh_after = self._clock() + _REFRESH_INTERVAL
+            self._refresh_after = self._clock() + _REFRESH_INTERVAL
+            return
+        now = self._clock()
+        if now < self._good_until:
+            # They were good, and a key was unknown: rubbish, perhaps, which may ask once a minute.
+            self._refresh_after = now + _REFRESH_INTERVAL
+        self._certificates = fetched.certificates
+        self._good_until = now + fetched.lifetime
 
 
 def fetch_certificates(url: str) -> FetchedCertificates:

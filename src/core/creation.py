@@ -88,13 +88,19 @@ def attempt_timeout(*, remaining: float) -> float:
 
 
 def after_failure(
-    failure: Failure, *, request: TaskRequest, timeout: float, jitter: float
+    failure: Failure,
+    *,
+    request: TaskRequest,
+    timeout: float,
+    jitter: float,
+    emulated: bool = False,
 ) -> Created | TryAgain | GiveUp:
     """What to do after a failed attempt.
 
     Args:
         timeout: seconds that all attempts together may take.
         jitter: 0 to 1, at random, so that clients that failed together do not return together.
+        emulated: whether an emulator was asked: then the advice is another.
     """
     if failure.code is Code.ALREADY_EXISTS and failure.attempt > 1 and request.task_id:
         return Created()
@@ -102,17 +108,22 @@ def after_failure(
         delay = _BACKOFF.backoff(failure.attempt) * (0.5 + jitter / 2)
         if failure.elapsed + delay < timeout:
             return TryAgain(delay)
-    return GiveUp(_error(failure, request, timeout))
+    return GiveUp(_error(failure, request, timeout, emulated=emulated))
 
 
-def _error(failure: Failure, request: TaskRequest, timeout: float) -> EnqueueError:
+def _error(
+    failure: Failure, request: TaskRequest, timeout: float, *, emulated: bool
+) -> EnqueueError:
     queue = request.queue
     said = f"({failure.status}: {failure.details})"
     if failure.code is Code.NOT_FOUND:
-        return QueueNotFoundError(
-            f"The queue {queue} does not exist. Create it with: gcloud tasks queues create "
-            f"{queue.queue} --location={queue.location} --project={queue.project} {said}"
+        advice = (
+            f"Start the emulator with --queue {queue} or --auto-create-queues."
+            if emulated
+            else f"Create it with: gcloud tasks queues create {queue.queue} "
+            f"--location={queue.location} --project={queue.project}"
         )
+        return QueueNotFoundError(f"The queue {queue} does not exist. {advice} {said}")
     if failure.code in {Code.PERMISSION_DENIED, Code.UNAUTHENTICATED}:
         identity = (
             f" and roles/iam.serviceAccountUser on {request.oidc.service_account_email}, "

@@ -11,6 +11,7 @@ from functools import partial
 import attrs
 
 from .errors import ConfigurationError
+from .options import is_web_address
 from .ports import MetadataServer
 
 type Environment = Mapping[str, str]
@@ -31,7 +32,7 @@ class Found:
 
 @attrs.frozen
 class Missing:
-    """Nothing found; `tried` names each source, and why it had nothing where that helps."""
+    """Nothing found; `tried` names each source."""
 
     what: str
     option: str
@@ -40,7 +41,8 @@ class Missing:
     def error(self) -> ConfigurationError:
         """The exception for code that cannot do without the value."""
         return ConfigurationError(
-            f"No {self.what} found. Set {self.option} in the OPTIONS of the backend. "
+            f"No {self.what} found. Set {self.option} in the OPTIONS of the backend; on a "
+            "laptop start the emulator and set CLOUD_TASKS_EMULATOR_HOST, and nothing is missing. "
             f"Tried: {', '.join(self.tried)}."
         )
 
@@ -144,7 +146,11 @@ def find_service_account(option: str | None, platform: Platform) -> Detected:
 
 
 def find_handler_host(option: str | None, platform: Platform) -> Detected:
-    """The address under which Cloud Tasks reaches the app, such as `https://app.example.com`."""
+    """The address under which Cloud Tasks reaches the app, such as `https://app.example.com`.
+
+    Raises:
+        ConfigurationError: a variable of the environment has something else.
+    """
     sources = _variables(platform, "TASK_HANDLER_HOST", "SERVICE_URL")
     if is_cloud_run(platform.environ):
         sources.append(("the Cloud Run service's own URL", lambda: _cloud_run_url(platform)))
@@ -152,7 +158,14 @@ def find_handler_host(option: str | None, platform: Platform) -> Detected:
         sources.append(("the App Engine version's own URL", lambda: _app_engine_url(platform)))
     sources += _beside_emulator(platform, "http://localhost:8000")
     found = _first("task handler host", "TASK_HANDLER_HOST", option, sources)
-    return attrs.evolve(found, value=found.value.rstrip("/")) if isinstance(found, Found) else found
+    if isinstance(found, Missing):
+        return found
+    if not is_web_address(found.value):
+        raise ConfigurationError(
+            f"{found.value!r} ({found.source}) is no task handler host: write a URL such as "
+            "'https://app.example.com'."
+        )
+    return attrs.evolve(found, value=found.value.rstrip("/"))
 
 
 def _cloud_run_url(platform: Platform) -> str | None:

@@ -21,7 +21,9 @@ def _carry(value: object) -> object:
         return dict(value)
     if isinstance(value, Sequence):
         return list(value)
-    raise TypeError(f"{type(value).__qualname__} is no JSON type")
+    shown = repr(value)
+    shown = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
+    raise TypeError(f"{shown} is a {type(value).__qualname__}, and JSON has none")
 
 
 @attrs.frozen(kw_only=True)
@@ -157,6 +159,7 @@ _FIELDS: Mapping[str, tuple[type, bool]] = {
 _TYPES = tuple(kind for kind, _ in _FIELDS.values())
 
 _LONGEST_TEXT = 1000
+_SHOWN = 80  # characters of a value in an error
 
 
 def _refuse_constant(name: str) -> Json:

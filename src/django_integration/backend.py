@@ -98,9 +98,9 @@ class CloudTasksBackend(BaseTaskBackend):
     ) -> TaskResult[P, R]:
         """`enqueue`, awaited on the running loop.
 
-        No thread is used, with three exceptions: the very first look-up on the metadata server,
-        ENQUEUE_ON_COMMIT (Django's transactions live in threads) and synchronous receivers that
-        the site itself connected to `task_enqueued`.
+        No thread is used, with three exceptions: what is looked up first and once (metadata,
+        Google credentials for a new loop), ENQUEUE_ON_COMMIT (Django's transactions live in
+        threads) and synchronous receivers that the site itself connected to `task_enqueued`.
         """
         configuration = self.configuration
         if configuration.options.enqueue_on_commit:

@@ -16,7 +16,7 @@ from django.urls import resolve as resolve_url
 
 from ..adapters.metadata import NoMetadataServer
 from ..core.detection import Found, Platform, find_handler_host, is_app_engine, is_cloud_run
-from ..core.errors import OptionsError
+from ..core.errors import ConfigurationError, OptionsError
 from ..core.names import is_queue_id
 from ..core.options import Authentication, BackendOptions
 from .surroundings import current
@@ -48,6 +48,18 @@ def check_backend(backend: CloudTasksBackend) -> list[CheckMessage]:
             )
             for fault in error.faults
         ]
+    try:
+        # What the environment says for the two that it may say wrongly.
+        _ = backend.configuration.emulator_host
+        find_handler_host(options.handler_host, _settings_only())
+    except ConfigurationError as error:
+        return [
+            Error(
+                f"{where}: {error}",
+                hint="Correct the variable, or remove it.",
+                id="django_tasks_cloud_tasks.E005",
+            )
+        ]
     return [
         *_check_queue_names(backend, options, where),
         *_check_urls(options, where),
@@ -64,7 +76,8 @@ def check_deployment(**kwargs: Any) -> list[CheckMessage]:  # noqa: ARG001, ANN4
     for backend in backends():
         try:
             options = backend.configuration.options
-        except OptionsError:
+            find_handler_host(options.handler_host, _settings_only())
+        except ConfigurationError:
             continue  # `check_backend` has told of it.
         where = f"TASKS[{backend.alias!r}]"
         found += [*_check_https(options, where), *_check_open_door(options, where)]

@@ -18,13 +18,15 @@ from ..core.detection import (
     find_project,
     find_service_account,
 )
-from ..core.options import Authentication, BackendOptions
+from ..core.errors import ConfigurationError
+from ..core.options import Authentication, BackendOptions, is_address
 from ..core.ports import TaskQueue, TokenVerifier
 from ..core.requests import OidcToken, Route
 from .surroundings import Surroundings, current
 
 logger = logging.getLogger("django_tasks_cloud_tasks")
 
+_EMULATOR_VARIABLE = "CLOUD_TASKS_EMULATOR_HOST"
 _WITHOUT_TOKEN = {Authentication.SIGNATURE, Authentication.NONE}
 
 
@@ -59,12 +61,18 @@ class Configuration:
 
     @cached_property
     def emulator_host(self) -> str | None:
-        """HOST:PORT of the emulator in use, if one is."""
-        return (
-            self.options.emulator_host
-            or self._surroundings.environ.get("CLOUD_TASKS_EMULATOR_HOST")
-            or None
-        )
+        """HOST:PORT of the emulator in use, if one is.
+
+        Raises:
+            ConfigurationError: the environment has something else.
+        """
+        host = self.options.emulator_host or self._surroundings.environ.get(_EMULATOR_VARIABLE)
+        if host and not is_address(host):
+            raise ConfigurationError(
+                f"{_EMULATOR_VARIABLE} is {host!r}, and must be HOST:PORT, such as "
+                "'localhost:8123'."
+            )
+        return host or None
 
     @cached_property
     def queue(self) -> TaskQueue:

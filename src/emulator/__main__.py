@@ -5,7 +5,14 @@ import sys
 if __name__ == "__main__":
     try:
         from .command_line import main
-
+    except ImportError as error:
+        sys.exit(
+            f"The emulator needs the extra [emulator] ({error.name} is missing): "
+            "pip install 'django-tasks-cloud-tasks[emulator]'"
+        )
+    except KeyboardInterrupt:
+        sys.exit(0)
+    try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:
         sys.exit(0)

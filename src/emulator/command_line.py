@@ -71,7 +71,7 @@ def run(
     try:
         asyncio.run(_serve(emulator, host, port))
     except _CannotListenError as error:
-        return _fault(f"Cannot listen on {host}:{port}: {error}.")
+        return _fault(f"Cannot listen on {host}:{port}: {error}. Choose another --port or --host.")
     except KeyboardInterrupt:
         pass  # Where signals cannot be handled on the loop, this is how Ctrl-C arrives.
     return 0

@@ -22,10 +22,17 @@ _FEW_DIGITS = 8
 
 @attrs.frozen
 class Answer:
-    """How an attempt ended: an HTTP status or none, and what a `Retry-After` asked for, in ns."""
+    """How an attempt ended.
+
+    Attributes:
+        result: an HTTP status, or why there was none.
+        retry_after: what a `Retry-After` asked for, in nanoseconds.
+        detail: what the network said where there was no answer.
+    """
 
     result: int | AttemptResult
     retry_after: int = 0
+    detail: str = ""
 
 
 class Dispatcher:
@@ -58,7 +65,8 @@ class Dispatcher:
         headers = {**target.headers, **attempt.headers()}
         if isinstance(target, AppEngineTarget):
             if self._app_engine is None:
-                return Answer(AttemptResult.NO_CONNECTION)
+                why = "APP_ENGINE_EMULATOR_HOST is not set"
+                return Answer(AttemptResult.NO_CONNECTION, detail=why)
             url = self._app_engine.rstrip("/") + target.relative_uri
         else:
             url = target.url
@@ -83,10 +91,10 @@ class Dispatcher:
                 return Answer(response.status, after)
         except TimeoutError:
             return Answer(AttemptResult.TIMEOUT)
-        except (aiohttp.ClientError, OSError, ValueError):
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             # ValueError: an address that the API accepts but no client can call, such as a port
             # that is no number.
-            return Answer(AttemptResult.NO_CONNECTION)
+            return Answer(AttemptResult.NO_CONNECTION, detail=str(error) or type(error).__name__)
 
     async def close(self) -> None:
         """Drop the connections."""

@@ -19,6 +19,7 @@ from .identity import TokenIssuer
 from .limits import SECOND
 from .rest import Rest
 from .state import Attempt, AttemptResult, QueueConfig, Service
+from .targets import HttpTarget
 from .web import make_web
 
 logger = logging.getLogger(__name__)
@@ -149,7 +150,7 @@ class Emulator:
 
     async def _deliver(self, attempt: Attempt) -> None:
         number = attempt.retry_count + 1
-        self.log("attempt started", task=attempt.task.name, attempt=number)
+        self.log("attempt started", task=attempt.task.name, attempt=number, to=_address(attempt))
         try:
             answer = await self._dispatcher.send(attempt)
         except Exception:
@@ -167,6 +168,7 @@ class Emulator:
             task=attempt.task.name,
             attempt=number,
             answer=result if isinstance(result, int) else result.value,
+            **({"because": answer.detail} if answer.detail else {}),
             **(
                 {"next_in": (attempt.task.schedule_time - now) / SECOND}
                 if attempt.task.order is not None
@@ -220,6 +222,12 @@ class Emulator:
         server = self._runner.server
         assert server is not None  # noqa: S101 - set up in `start`
         return server()
+
+
+def _address(attempt: Attempt) -> str:
+    """What an attempt calls, for the log."""
+    target = attempt.target()
+    return target.url if isinstance(target, HttpTarget) else target.relative_uri
 
 
 class _FirstBytes(asyncio.Protocol):

@@ -58,6 +58,18 @@ def test_what_is_wrong_is_told(options: dict[str, Any], ids: list[str]) -> None:
     assert found(options) == ids
 
 
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"CLOUD_TASKS_EMULATOR_HOST": "http://localhost:8123"},
+        {"CLOUD_TASKS_EMULATOR_HOST": "localhost"},
+        {"TASK_HANDLER_HOST": "localhost:8000"},
+    ],
+)
+def test_what_the_environment_says_wrongly(environ: dict[str, str]) -> None:
+    assert found({}, environ=environ, deploy=True) == ["E005"]
+
+
 def test_names_of_queues() -> None:
     assert found(GOOD, QUEUES=["default", "my_queue"]) == ["E003"]
 

@@ -358,13 +358,13 @@ def test_what_will_not_pass_is_not_repeated(
     assert failing.calls == 2
 
 
-def test_a_queue_that_does_not_exist_names_the_command_that_makes_it() -> None:
+def test_a_queue_that_does_not_exist_says_how_to_make_it() -> None:
     with BackgroundEmulator() as emulator:
         surroundings = Surroundings(environ={}, make_metadata=lambda _: NoMetadataServer())
         with (
             use(surroundings),
             with_options(EMULATOR_HOST=emulator.address),
-            pytest.raises(QueueNotFoundError, match="gcloud tasks queues create default"),
+            pytest.raises(QueueNotFoundError, match="Start the emulator with --queue"),
         ):
             tasks.add.enqueue(1, 1)
 

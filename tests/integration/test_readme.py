@@ -61,7 +61,7 @@ class Project:
         (folder / "shop" / "tasks.py").write_text(files["shop/tasks.py"])
         (folder / "shop" / "test_tasks.py").write_text(files["shop/test_tasks.py"])
 
-    def run(self, *arguments: str) -> str:
+    def run(self, *arguments: str, status: int = 0) -> str:
         done = subprocess.run(
             [sys.executable, *arguments],
             check=False,
@@ -71,8 +71,8 @@ class Project:
             env=self.environ,
             timeout=120,
         )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout + done.stderr
 
     @contextmanager
     def running(self, *arguments: str) -> Iterator[IO[str]]:
@@ -130,6 +130,13 @@ def test_quick_start_with_and_without_a_token(tmp_path: Path, settings: list[str
     assert sorted(answers) == [
         *(("1", "200"), ("1", "200"), ("1", "200"), ("1", "500"), ("2", "500"), ("3", "200"))
     ]
+
+
+def test_check_finds_a_misspelt_option_in_a_new_project(tmp_path: Path) -> None:
+    project = Project(tmp_path, [SETTINGS[0], 'TASKS["default"]["OPTIONS"]["NAME_TASK"] = True\n'])
+    said = project.run("manage.py", "check", status=1)
+    assert "did you mean 'NAME_TASKS'?" in said
+    assert "django_tasks_cloud_tasks.E001" in said
 
 
 def test_curl(tmp_path: Path) -> None:

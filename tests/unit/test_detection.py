@@ -16,6 +16,7 @@ from django_tasks_cloud_tasks.core.detection import (
     is_app_engine,
     is_cloud_run,
 )
+from django_tasks_cloud_tasks.core.errors import ConfigurationError
 
 
 @attrs.define
@@ -170,6 +171,11 @@ def test_a_given_address_is_taken_first(name: str) -> None:
     assert found == Found("https://a.b", f"{name} in the environment")
 
 
+def test_an_address_that_is_none_is_told_with_its_source() -> None:
+    with pytest.raises(ConfigurationError, match=r"'localhost:8000' \(SERVICE_URL in the env"):
+        find_handler_host(None, at({"SERVICE_URL": "localhost:8000"}, Metadata()))
+
+
 def test_what_is_given_is_not_looked_up() -> None:
     metadata = Metadata()
     find_project("p", at({}, metadata))
@@ -196,7 +202,8 @@ def test_an_error_names_every_source_that_was_tried() -> None:
     missing = find_project(None, at({}, Metadata()))
     assert isinstance(missing, Missing)
     assert str(missing.error()) == (
-        "No Google Cloud project found. Set CLOUD_TASKS_PROJECT in the OPTIONS of the backend. "
+        "No Google Cloud project found. Set CLOUD_TASKS_PROJECT in the OPTIONS of the backend; on "
+        "a laptop start the emulator and set CLOUD_TASKS_EMULATOR_HOST, and nothing is missing. "
         "Tried: CLOUD_TASKS_PROJECT in OPTIONS, GOOGLE_CLOUD_PROJECT in the environment, "
         "GCLOUD_PROJECT in the environment, GCP_PROJECT in the environment, "
         "GAE_APPLICATION in the environment, project/project-id of the metadata server."

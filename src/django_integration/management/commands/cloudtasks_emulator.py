@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import BaseCommand, CommandParser
 
 
 class Command(BaseCommand):
@@ -28,7 +28,8 @@ def _command_line() -> Any:  # noqa: ANN401 - a module
     try:
         from ....emulator import command_line
     except ImportError as error:
-        raise CommandError(
+        # Not a CommandError: while arguments are declared, Django shows that with a traceback.
+        raise SystemExit(
             f"The emulator needs the extra [emulator] ({error.name} is missing): "
             "pip install 'django-tasks-cloud-tasks[emulator]'"
         ) from error
