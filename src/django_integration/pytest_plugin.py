@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ..adapters.memory import MemoryTaskQueue, MemoryTokens
     from ..emulator.background import BackgroundEmulator
-    from ..emulator.server import FinishedAttempt
+    from ..emulator.overview import FinishedAttempt
     from ..emulator.state import Task
 
 # For what a site detects in production and its tests do not set.

@@ -1,4 +1,4 @@
-"""The emulator's clock: the machine's, or one in the hand of a test."""
+"""The emulator's clock: the machine's, which can be moved on, or one that stands still."""
 
 import time
 from typing import Protocol
@@ -10,13 +10,23 @@ class Clock(Protocol):
     def now(self) -> int:
         """The time."""
 
+    def move_to(self, moment: int) -> None:
+        """Move on; a clock that went back would undo what has happened."""
+
 
 class SystemClock:
-    """The machine's clock."""
+    """The machine's clock, ahead by as much as it was moved on."""
+
+    def __init__(self) -> None:
+        self._ahead = 0
 
     def now(self) -> int:
         """The time."""
-        return time.time_ns()
+        return time.time_ns() + self._ahead
+
+    def move_to(self, moment: int) -> None:
+        """See `Clock`."""
+        self._ahead += max(0, moment - self.now())
 
 
 class ManualClock:
@@ -30,5 +40,5 @@ class ManualClock:
         return self._now
 
     def move_to(self, moment: int) -> None:
-        """Move on; a clock that went back would undo what has happened."""
+        """See `Clock`."""
         self._now = max(self._now, moment)

@@ -2,15 +2,20 @@
 
 import argparse
 import asyncio
+import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
+from pathlib import Path
 
-from ..core.errors import InvalidNameError
+from ..core.errors import ConfigurationError, InvalidNameError
 from ..core.names import QueueName
+from .chaos import Chaos
+from .identity import GOOGLE_ISSUER
 from .server import Emulator
+from .storage import Storage
 
 _HIGHEST_PORT = 65535
 _FAULT = 2  # exit code for what the caller has to change
@@ -38,6 +43,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="create a queue when a task for it arrives, instead of refusing the task",
     )
+    parser.add_argument(
+        "--state",
+        type=Path,
+        metavar="FILE",
+        help="keep queues and tasks in this SQLite file, and begin with what it holds",
+    )
+    parser.add_argument(
+        "--chaos",
+        nargs="?",
+        const="",
+        metavar="SPEC",
+        help="make trouble: seed=7,duplicate=0.1,drop=0.1,refuse=0.05,delay=0.2,longest_delay=1; "
+        f"what is not named has its default ({Chaos()})",
+    )
+    parser.add_argument(
+        "--oidc-issuer",
+        default=GOOGLE_ISSUER,
+        metavar="URL",
+        help="issuer of identity tokens (default: %(default)s, as in production)",
+    )
+    parser.add_argument(
+        "--log-format",
+        choices=["text", "json"],
+        default="text",
+        help="one event a line, for people or as JSON (default: %(default)s)",
+    )
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -49,27 +80,39 @@ def main(arguments: Sequence[str]) -> int:
     )
     add_arguments(parser)
     options = parser.parse_args(arguments)
-    return run(
-        host=options.host,
-        port=options.port,
-        queue=options.queue,
-        auto_create_queues=options.auto_create_queues,
-    )
+    return run(**vars(options))
 
 
 def run(
-    *, host: str, port: int, queue: Sequence[str], auto_create_queues: bool, **_: object
+    *,
+    host: str,
+    port: int,
+    queue: Sequence[str],
+    auto_create_queues: bool,
+    state: Path | None = None,
+    chaos: str | None = None,
+    oidc_issuer: str = GOOGLE_ISSUER,
+    log_format: str = "text",
+    **_: object,
 ) -> int:
     """Run the emulator until Ctrl-C or SIGTERM; the exit code."""
     if not 0 <= port <= _HIGHEST_PORT:
         return _fault(f"{port} is no port: ports go from 0 to {_HIGHEST_PORT}.")
     try:
         queues = {str(QueueName.parse(name)) for name in queue}
-    except InvalidNameError as error:
+        emulator = Emulator(
+            queues=queues,
+            create_queues=auto_create_queues,
+            log=_print_json if log_format == "json" else _print_text,
+            chaos=None if chaos is None else Chaos.parse(chaos),
+            storage=Storage(state) if state else None,
+            issuer=oidc_issuer,
+        )
+    except (InvalidNameError, ConfigurationError) as error:
         return _fault(str(error))
-    emulator = Emulator(queues=queues, create_queues=auto_create_queues, log=_print_event)
+    say = _silent if log_format == "json" else _say
     try:
-        asyncio.run(_serve(emulator, host, port))
+        asyncio.run(_serve(emulator, host, port, say))
     except _CannotListenError as error:
         return _fault(f"Cannot listen on {host}:{port}: {error}. Choose another --port or --host.")
     except KeyboardInterrupt:
@@ -81,7 +124,7 @@ class _CannotListenError(Exception):
     """The address is taken, or is none."""
 
 
-async def _serve(emulator: Emulator, host: str, port: int) -> None:
+async def _serve(emulator: Emulator, host: str, port: int, say: Callable[[str], None]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     with suppress(NotImplementedError):
@@ -92,25 +135,34 @@ async def _serve(emulator: Emulator, host: str, port: int) -> None:
     except OSError as error:
         raise _CannotListenError(error.strerror or str(error)) from error
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    _say(f"Cloud Tasks emulator on {address}. Point clients at it with:")
-    _say(f"    export CLOUD_TASKS_EMULATOR_HOST={address}")
+    say(f"Cloud Tasks emulator on {address}. Point clients at it with:")
+    say(f"    export CLOUD_TASKS_EMULATOR_HOST={address}")
+    say(f"Dashboard: http://{address}/")
     for queue in emulator.service.queues():
-        _say(f"Queue {queue.name}")
-    _say("Ctrl-C ends it.")
+        say(f"Queue {queue.name}")
+    say("Ctrl-C ends it.")
     try:
         await stop.wait()
     finally:
         await emulator.stop()
-    _say("Ended.")
+    say("Ended.")
 
 
-def _print_event(event: str, facts: dict[str, object]) -> None:
+def _print_text(event: str, facts: dict[str, object]) -> None:
     moment = datetime.now().astimezone().strftime("%H:%M:%S.%f")[:-3]
     told = "  ".join(
         f"{name}={value:.3f}s" if isinstance(value, float) else f"{name}={value}"
         for name, value in facts.items()
     )
     _say(f"{moment}  {event:<16}  {told}")
+
+
+def _print_json(event: str, facts: dict[str, object]) -> None:
+    _say(json.dumps({"time": datetime.now(UTC).isoformat(), "event": event, **facts}))
+
+
+def _silent(_: str) -> None:
+    """Nothing: every line of the output is an event."""
 
 
 def _say(line: str) -> None:

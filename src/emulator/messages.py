@@ -51,6 +51,8 @@ _SCHEMES = {1: "http", 2: "https"}
 _SCHEME_NUMBERS = {name: number for number, name in _SCHEMES.items()}
 _IF_NOT_EXISTS, _ALWAYS = 1, 2
 _HIGHEST_PORT = 65535
+# Older versions of google-cloud-tasks do not know these fields.
+_QUEUE_TARGETS = "http_target" in QueueMessage.DESCRIPTOR.fields_by_name
 _TASK_RETRIES = "retry_config" in TaskMessage.DESCRIPTOR.fields_by_name
 _METHOD_NUMBERS = {name: number for number, name in _METHODS.items()}
 _BODY_METHODS = {"POST", "PUT", "PATCH"}
@@ -134,7 +136,11 @@ def read_queue(message: Message, *, zero_doublings: bool = False) -> QueueConfig
             rate=rate or RateLimits().rate, concurrent=concurrent or RateLimits().concurrent
         ),
         retries=read_retries(retries, zero_doublings=zero_doublings),
-        override=_read_override(message.http_target) if message.HasField("http_target") else None,
+        override=(
+            _read_override(message.http_target)
+            if _QUEUE_TARGETS and message.HasField("http_target")
+            else None
+        ),
         routing=(
             _read_routing(message.app_engine_routing_override)
             if message.HasField("app_engine_routing_override")
@@ -323,7 +329,6 @@ def check_size(task: Message) -> None:
 
 def read_task_retries(task: Message) -> RetryPolicy | None:
     """The task's own retry policy, which counts instead of its queue's."""
-    # Older versions of the client do not know the field.
     if _TASK_RETRIES and task.HasField("retry_config"):
         return read_retries(task.retry_config)
     return None

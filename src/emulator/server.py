@@ -6,19 +6,22 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable
 from time import time
+from typing import Any
 from uuid import uuid4
 
-import attrs
 from aiohttp import web
 
 from .api import Api
+from .chaos import Chaos
 from .clock import Clock, ManualClock, SystemClock
 from .dispatcher import Answer, Dispatcher
 from .grpc_protocol import PREFACE, GrpcProtocol
-from .identity import TokenIssuer
+from .identity import GOOGLE_ISSUER, TokenIssuer
 from .limits import SECOND
+from .overview import FinishedAttempt, overview
 from .rest import Rest
 from .state import Attempt, AttemptResult, QueueConfig, Service
+from .storage import Storage
 from .targets import HttpTarget
 from .web import make_web
 
@@ -35,16 +38,6 @@ _LONGEST_TIMER = 60.0  # seconds
 _REMEMBERED = 10_000  # attempts that ended, the latest
 
 
-@attrs.frozen
-class FinishedAttempt:
-    """An attempt that ended: for tests that ask what happened."""
-
-    task: str
-    number: int
-    status: int
-    answered: bool
-
-
 class Emulator:
     """A Cloud Tasks on one port. Make, start and stop it on the same event loop.
 
@@ -55,6 +48,9 @@ class Emulator:
         log: is told of every event.
         app_engine: where App Engine tasks go, HOST:PORT; None for the environment's
             `APP_ENGINE_EMULATOR_HOST`.
+        chaos: the trouble that attempts meet.
+        storage: where queues and tasks are kept beyond the emulator's life.
+        issuer: the `iss` of identity tokens.
     """
 
     def __init__(
@@ -65,14 +61,24 @@ class Emulator:
         create_queues: bool = False,
         log: Log | None = None,
         app_engine: str | None = None,
+        chaos: Chaos | None = None,
+        storage: Storage | None = None,
+        issuer: str = GOOGLE_ISSUER,
     ) -> None:
         self._clock = clock or SystemClock()
         self._log = log
         self._app_engine = app_engine or os.environ.get("APP_ENGINE_EMULATOR_HOST")
-        self.service = Service(new_id=lambda: str(uuid4().int)[:20], create_queues=create_queues)
-        for queue in queues:
-            self.service.create_queue(queue, QueueConfig(), self._clock.now())
-        self._issuer = TokenIssuer(time=time)
+        self._chaos = chaos
+        self._storage = storage
+        self._initial = list(queues)
+        self.service = Service(
+            new_id=lambda: str(uuid4().int)[:20], create_queues=create_queues, journal=storage
+        )
+        if storage:
+            storage.restore(self.service, self._clock.now())
+        self._make_initial_queues()
+        self._issuer = TokenIssuer(time=time, issuer=issuer)
+        self.changes = asyncio.Event()
         self._api = Api(self.service, self)
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._deliveries: set[asyncio.Task[None]] = set()
@@ -88,7 +94,9 @@ class Emulator:
         """
         self._loop = asyncio.get_running_loop()
         self._runner = web.AppRunner(
-            make_web(self._issuer, Rest(self._api)), access_log=None, shutdown_timeout=_NO_PATIENCE
+            make_web(self._issuer, Rest(self._api), self),
+            access_log=None,
+            shutdown_timeout=_NO_PATIENCE,
         )
         await self._runner.setup()
         try:
@@ -97,6 +105,8 @@ class Emulator:
             await self._runner.cleanup()
             raise
         self._dispatcher = Dispatcher(self._issuer.issue, self._app_engine)
+        for queue in self.service.queues():
+            self.touched(queue.name)  # What a storage brought may be due.
         return int(self._server.sockets[0].getsockname()[1])
 
     async def stop(self) -> None:
@@ -114,6 +124,8 @@ class Emulator:
         await asyncio.gather(*deliveries, return_exceptions=True)
         await self._runner.cleanup()
         await self._dispatcher.close()
+        if self._storage:
+            self._storage.close()
 
     # Driver of the API
 
@@ -145,6 +157,7 @@ class Emulator:
 
     def log(self, event: str, **facts: object) -> None:
         """See `Driver`."""
+        self.changes.set()
         if self._log:
             self._log(event, facts)
 
@@ -152,7 +165,7 @@ class Emulator:
         number = attempt.retry_count + 1
         self.log("attempt started", task=attempt.task.name, attempt=number, to=_address(attempt))
         try:
-            answer = await self._dispatcher.send(attempt)
+            answer = await self._send(attempt, number)
         except Exception:
             # Whatever a strange answer does to the client: the attempt ends, the task lives on.
             logger.exception("An attempt at %s broke", attempt.task.name)
@@ -177,7 +190,42 @@ class Emulator:
         )
         self.touched(attempt.queue.name)
 
-    # Time in the hand of a test
+    async def _send(self, attempt: Attempt, number: int) -> Answer:
+        """Make an attempt, with whatever trouble there is for it."""
+        if self._chaos is None:
+            return await self._dispatcher.send(attempt)
+        trouble = self._chaos.trouble(attempt.task.name, number)
+        if trouble.refuse:
+            return Answer(AttemptResult.NO_CONNECTION, detail="chaos")
+        await asyncio.sleep(trouble.delay)
+        if trouble.duplicate:
+            first, _ = await asyncio.gather(
+                self._dispatcher.send(attempt), self._dispatcher.send(attempt)
+            )
+        else:
+            first = await self._dispatcher.send(attempt)
+        return Answer(AttemptResult.TIMEOUT, detail="chaos") if trouble.drop else first
+
+    def _make_initial_queues(self) -> None:
+        for queue in self._initial:
+            if not self.service.has_queue(queue):
+                self.service.create_queue(queue, QueueConfig(), self._clock.now())
+
+    # What the pages see and do
+
+    def overview(self, queue: str | None) -> dict[str, Any]:
+        """See `Controls`."""
+        return overview(self.service, self.finished, self._clock.now(), queue)
+
+    async def reset(self) -> None:
+        """See `Controls`."""
+        self.service.reset()
+        self._api.extras.reset()
+        self.finished.clear()
+        self._make_initial_queues()
+        self.log("emulator reset")
+
+    # Time
 
     async def settle(self) -> None:
         """Wait until no attempt is under way."""
@@ -185,14 +233,8 @@ class Emulator:
             await asyncio.wait(self._deliveries)
 
     async def advance(self, seconds: float) -> None:
-        """Move a `ManualClock` on; what becomes due in between happens in order, and to its end.
-
-        Raises:
-            TypeError: the clock is the machine's.
-        """
+        """Move the clock on; what becomes due in between happens in order, and to its end."""
         clock = self._clock
-        if not isinstance(clock, ManualClock):
-            raise TypeError("Only a clock that stands still can be moved: make it a ManualClock.")
         target = clock.now() + round(seconds * SECOND)
         while True:
             await self.settle()
@@ -208,6 +250,9 @@ class Emulator:
             clock.move_to(when)
             self.touched(queue_name)
         clock.move_to(target)
+        for queue in self.service.queues():
+            self.touched(queue.name)
+        self.log("clock advanced", by=float(seconds))
 
     # The port
 

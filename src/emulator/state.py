@@ -15,6 +15,7 @@ the emulator does.
 import heapq
 from collections.abc import Callable, Iterator
 from enum import Enum
+from typing import Protocol
 
 import attrs
 
@@ -189,17 +190,63 @@ class Queue:
     tombstones: dict[str, int] = attrs.field(factory=dict)
 
 
+class Journal(Protocol):
+    """Is told of every change, before the call that made it returns."""
+
+    def queue_changed(self, queue: Queue) -> None:
+        """A queue was made or changed."""
+
+    def queue_deleted(self, name: str, until: int) -> None:
+        """A queue and its tasks are gone; its name stays taken until then."""
+
+    def task_changed(self, task: Task) -> None:
+        """A task was created, or moved on."""
+
+    def task_removed(self, task: Task, until: int) -> None:
+        """A task is gone; its name stays taken until then."""
+
+    def emptied(self) -> None:
+        """Everything is gone."""
+
+
+class Forgetful:
+    """`Journal` that keeps nothing."""
+
+    def queue_changed(self, queue: Queue) -> None:
+        """Nothing."""
+
+    def queue_deleted(self, name: str, until: int) -> None:
+        """Nothing."""
+
+    def task_changed(self, task: Task) -> None:
+        """Nothing."""
+
+    def task_removed(self, task: Task, until: int) -> None:
+        """Nothing."""
+
+    def emptied(self) -> None:
+        """Nothing."""
+
+
 class Service:
     """All queues of all projects.
 
     Args:
         new_id: makes the id of a task that was created without one.
         create_queues: whether a task may be created in a queue that does not exist yet.
+        journal: is told of every change.
     """
 
-    def __init__(self, *, new_id: Callable[[], str], create_queues: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        new_id: Callable[[], str],
+        create_queues: bool = False,
+        journal: Journal | None = None,
+    ) -> None:
         self._new_id = new_id
         self._create_queues = create_queues
+        self._journal = journal or Forgetful()
         self._queues: dict[str, Queue] = {}
         self._deleted_queues: dict[str, int] = {}
         self._order = 0
@@ -242,13 +289,15 @@ class Service:
         if config.limits != queue.config.limits:
             queue.bucket = _bucket(config.limits, now)
         queue.config = config
+        self._journal.queue_changed(queue)
         return queue
 
     def delete_queue(self, name: str, now: int) -> None:
         """Delete a queue and its tasks."""
         if self._queues.pop(name, None) is None:
             raise not_found()
-        self._deleted_queues[name] = now + QUEUE_TOMBSTONE
+        until = self._deleted_queues[name] = now + QUEUE_TOMBSTONE
+        self._journal.queue_deleted(name, until)
 
     def purge_queue(self, name: str, now: int) -> Queue:
         """Delete all tasks of a queue."""
@@ -257,13 +306,47 @@ class Service:
         for task in list(queue.tasks.values()):
             self._remove(queue, task, now)
         queue.waiting.clear()
+        self._journal.queue_changed(queue)
         return queue
 
     def set_state(self, name: str, state: QueueState) -> Queue:
         """Pause or resume a queue."""
         queue = self.queue(name)
         queue.state = state
+        self._journal.queue_changed(queue)
         return queue
+
+    def reset(self) -> None:
+        """Forget all queues and tasks; attempts under way end without consequence."""
+        for queue in self._queues.values():
+            queue.tasks.clear()
+        self._queues.clear()
+        self._deleted_queues.clear()
+        self._journal.emptied()
+
+    # What a journal kept
+
+    def restore_queue(self, name: str, config: QueueConfig, now: int) -> Queue:
+        """A queue as it was."""
+        queue = self._queues[name] = Queue(name, config, _bucket(config.limits, now))
+        return queue
+
+    def restore_deleted_queue(self, name: str, until: int) -> None:
+        """A name of a queue that is still taken."""
+        self._deleted_queues[name] = until
+
+    def restore_task(self, task: Task) -> None:
+        """A task as it was."""
+        queue_name, task_id = split_task_name(task.name)
+        queue = self._queues[queue_name]
+        queue.tasks[task_id] = task
+        self._schedule(queue, task)
+
+    def restore_tombstone(self, name: str, until: int, now: int) -> None:
+        """A name of a task that is still taken."""
+        queue_name, task_id = split_task_name(name)
+        if until > now and queue_name in self._queues:
+            self._queues[queue_name].tombstones[task_id] = until
 
     # Tasks
 
@@ -294,6 +377,7 @@ class Service:
         )
         queue.tasks[task_id] = task
         self._schedule(queue, task)
+        self._journal.task_changed(task)
         return task
 
     def task(self, name: str, now: int) -> Task:
@@ -378,11 +462,13 @@ class Service:
         backoff = round(policy.backoff(task.dispatch_count) * SECOND)
         task.schedule_time = now + max(backoff, retry_after)
         self._schedule(queue, task)
+        self._journal.task_changed(task)
 
     # The inside
 
     def _add_queue(self, name: str, config: QueueConfig, now: int) -> Queue:
         queue = self._queues[name] = Queue(name, config, _bucket(config.limits, now))
+        self._journal.queue_changed(queue)
         return queue
 
     def _queue_on_demand(self, name: str, now: int) -> Queue:
@@ -434,6 +520,7 @@ class Service:
         task.first_attempt = task.first_attempt or record
         task.last_attempt = record
         queue.running += 1
+        self._journal.task_changed(task)
         return attempt
 
     def _remove(self, queue: Queue, task: Task, now: int) -> None:
@@ -446,7 +533,8 @@ class Service:
                 break
             del queue.tombstones[oldest]
         queue.tombstones.pop(task.task_id, None)
-        queue.tombstones[task.task_id] = now + TASK_TOMBSTONE
+        until = queue.tombstones[task.task_id] = now + TASK_TOMBSTONE
+        self._journal.task_removed(task, until)
 
 
 def split_task_name(name: str) -> tuple[str, str]:

@@ -1,16 +1,45 @@
-"""What the emulator answers over HTTP/1.1: the REST API, and who signed the tokens."""
+"""What the emulator answers over HTTP/1.1: REST, keys of its tokens, its clock, its dashboard."""
+
+import asyncio
+import json
+from importlib.resources import files
+from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from .identity import TokenIssuer
 from .rest import Rest
 
 _LARGEST_BODY = 150 * 1024 * 1024  # bytes: a batch of the largest tasks, in base64
 _HOUR = {"Cache-Control": "public, max-age=3600"}
+_PAUSE = 0.15  # seconds between two words of the same change to a dashboard
 
 
-def make_web(issuer: TokenIssuer, rest: Rest) -> web.Application:
+class Controls(Protocol):
+    """What the pages of an emulator can see and do beyond the API."""
+
+    changes: asyncio.Event
+
+    def overview(self, queue: str | None) -> dict[str, Any]:
+        """Queues and recent attempts, and the tasks of one queue."""
+
+    async def advance(self, seconds: float) -> None:
+        """Move the clock on."""
+
+    async def reset(self) -> None:
+        """Empty everything."""
+
+    def now(self) -> int:
+        """The time, in nanoseconds since the epoch."""
+
+
+def make_web(issuer: TokenIssuer, rest: Rest, controls: Controls) -> web.Application:
     """The application for HTTP/1.1, in the places where Google has the same."""
+    application = web.Application(client_max_size=_LARGEST_BODY, middlewares=[_own_pages_only])
+    add = application.router.add_route
+    add("*", "/v2/{path:.*}", rest.handle)
 
     async def configuration(request: web.Request) -> web.Response:
         return web.json_response(
@@ -30,9 +59,64 @@ def make_web(issuer: TokenIssuer, rest: Rest) -> web.Application:
     async def keys(_: web.Request) -> web.Response:
         return web.json_response(issuer.jwks(), headers=_HOUR)
 
-    application = web.Application(client_max_size=_LARGEST_BODY)
-    application.router.add_route("*", "/v2/{path:.*}", rest.handle)
-    application.router.add_get("/.well-known/openid-configuration", configuration)
-    application.router.add_get("/oauth2/v1/certs", certificates)
-    application.router.add_get("/oauth2/v3/certs", keys)
+    async def clock(request: web.Request) -> web.Response:
+        if request.method == "POST":
+            seconds = await _seconds(request)
+            if seconds is None:
+                error = {"error": 'Send {"advance": SECONDS}, a number that is not negative.'}
+                return web.json_response(error, status=400)
+            await controls.advance(seconds)
+        return web.json_response({"now": controls.now() / 1e9})
+
+    async def reset(_: web.Request) -> web.Response:
+        await controls.reset()
+        return web.json_response({})
+
+    async def overview(request: web.Request) -> web.Response:
+        return web.json_response(controls.overview(request.query.get("queue")))
+
+    async def events(request: web.Request) -> web.StreamResponse:
+        """Server-sent events: a word whenever something has changed."""
+        response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
+        )
+        await response.prepare(request)
+        while True:
+            await response.write(b"data: changed\n\n")
+            controls.changes.clear()
+            await controls.changes.wait()
+            await asyncio.sleep(_PAUSE)
+
+    async def dashboard(_: web.Request) -> web.Response:
+        page = (files(__package__) / "dashboard.html").read_text(encoding="utf-8")
+        policy = "default-src 'self' 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
+        headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store"}
+        return web.Response(text=page, content_type="text/html", headers=headers)
+
+    add("GET", "/.well-known/openid-configuration", configuration)
+    add("GET", "/oauth2/v1/certs", certificates)
+    add("GET", "/oauth2/v3/certs", keys)
+    add("GET", "/emulator/clock", clock)
+    add("POST", "/emulator/clock", clock)
+    add("POST", "/emulator/reset", reset)
+    add("GET", "/emulator/state", overview)
+    add("GET", "/emulator/events", events)
+    add("GET", "/", dashboard)
     return application
+
+
+@web.middleware
+async def _own_pages_only(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse what another site's page sends: it could have anything on this machine called."""
+    origin = request.headers.get("Origin")
+    if origin and urlsplit(origin).netloc != request.host:
+        return web.json_response({"error": "not from another site"}, status=403)
+    return await handler(request)
+
+
+async def _seconds(request: web.Request) -> float | None:
+    try:
+        seconds = float((await request.json())["advance"])
+    except (ValueError, KeyError, TypeError, json.JSONDecodeError):
+        return None
+    return seconds if 0 <= seconds < float("inf") else None

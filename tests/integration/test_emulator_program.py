@@ -90,17 +90,18 @@ def test_it_delivers_tells_each_event_in_a_line_and_ends_at_once(
 ) -> None:
     with handler() as (url, _), emulator("--queue", QUEUE, command=command) as (process, address):
         create(address, url)
-        lines = [process.stdout.readline().strip() for _ in range(6)]
+        lines = [process.stdout.readline().strip() for _ in range(7)]
         process.send_signal(ending)
         assert process.wait(10) == 0
         rest = process.stdout.read()
     assert lines[0] == f"export CLOUD_TASKS_EMULATOR_HOST={address}"
-    assert lines[1] == f"Queue {QUEUE}"
-    assert "task created" in lines[3]
-    assert "attempt started" in lines[4]
+    assert lines[1] == f"Dashboard: http://{address}/"
+    assert lines[2] == f"Queue {QUEUE}"
+    assert "task created" in lines[4]
+    assert "attempt started" in lines[5]
     assert re.fullmatch(
         rf"\d\d:\d\d:\d\d\.\d\d\d  attempt finished  task={QUEUE}/tasks/\d+  attempt=1  answer=200",
-        lines[5],
+        lines[6],
     )
     assert rest == "Ended.\n"
 

@@ -1,0 +1,173 @@
+"""Queues and tasks in SQLite, for an emulator that is to survive its own end.
+
+Every change is written before the call that made it is answered. What is written survives the
+process, killed in whatever moment; not the machine's power, for which nothing is synced.
+"""
+
+import sqlite3
+from pathlib import Path
+
+from google.protobuf.message import DecodeError
+
+from ..core.errors import ConfigurationError
+from .limits import SECOND
+from .messages import (
+    FULL,
+    QueueMessage,
+    TaskMessage,
+    read_deadline,
+    read_queue,
+    read_target,
+    read_task_retries,
+    write_queue,
+    write_task,
+)
+from .state import AttemptRecord, Queue, QueueState, Service, Task
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS queues (name TEXT PRIMARY KEY, stored BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS deleted_queues (name TEXT PRIMARY KEY, until INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS tasks (
+    name TEXT PRIMARY KEY,
+    stored BLOB NOT NULL,
+    schedule_time INTEGER NOT NULL,
+    create_time INTEGER NOT NULL,
+    execution_count INTEGER NOT NULL,
+    first_dispatch INTEGER,
+    last_status INTEGER,
+    last_answered INTEGER
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS tombstones (name TEXT PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID;
+PRAGMA user_version = 1;
+"""
+_VERSION = 1
+
+
+class Storage:
+    """`Journal` on a SQLite file.
+
+    Raises:
+        ConfigurationError: the file is none of ours, or cannot be read or written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA synchronous=OFF")
+            (version,) = self._database.execute("PRAGMA user_version").fetchone()
+            if version not in {0, _VERSION}:
+                raise ConfigurationError(
+                    f"The state file {path} is of another version ({version})."
+                )
+            self._database.executescript(_SCHEMA)
+        except sqlite3.Error as error:
+            raise ConfigurationError(f"The state file {path} cannot be used: {error}.") from error
+
+    def restore(self, service: Service, now: int) -> None:
+        """Fill a new service with what the file holds."""
+        try:
+            for name, until in self._database.execute("SELECT name, until FROM deleted_queues"):
+                service.restore_deleted_queue(name, until)
+            for _, stored in self._database.execute("SELECT name, stored FROM queues"):
+                message = QueueMessage.FromString(stored)
+                queue = service.restore_queue(
+                    message.name, read_queue(message, zero_doublings=True), now
+                )
+                if message.state == QueueMessage.PAUSED:
+                    queue.state = QueueState.PAUSED
+            for name, until in self._database.execute("SELECT name, until FROM tombstones"):
+                service.restore_tombstone(name, until, now)
+            for row in self._database.execute("SELECT * FROM tasks ORDER BY schedule_time"):
+                service.restore_task(_read(*row))
+            self._database.execute("DELETE FROM tombstones WHERE until <= ?", [now])
+        except (sqlite3.Error, DecodeError) as error:
+            raise ConfigurationError(
+                f"The state file {self._path} cannot be read: {error}."
+            ) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    # Journal
+
+    def queue_changed(self, queue: Queue) -> None:
+        """See `Journal`."""
+        stored = write_queue(queue).SerializeToString()
+        self._database.execute("REPLACE INTO queues VALUES (?, ?)", [queue.name, stored])
+        self._database.execute("DELETE FROM deleted_queues WHERE name = ?", [queue.name])
+
+    def queue_deleted(self, name: str, until: int) -> None:
+        """See `Journal`."""
+        self._database.execute("DELETE FROM queues WHERE name = ?", [name])
+        self._database.execute("REPLACE INTO deleted_queues VALUES (?, ?)", [name, until])
+        for table in ("tasks", "tombstones"):
+            # The names of a queue's tasks: from its own with a slash up to the next character.
+            self._database.execute(
+                f"DELETE FROM {table} WHERE name >= ? AND name < ?",  # noqa: S608 - two tables of ours
+                [f"{name}/tasks/", f"{name}/tasks0"],
+            )
+
+    def task_changed(self, task: Task) -> None:
+        """See `Journal`."""
+        last = task.last_attempt
+        self._database.execute(
+            "REPLACE INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                task.name,
+                write_task(task, FULL).SerializeToString(),
+                task.schedule_time,
+                task.create_time,
+                task.execution_count,
+                task.first_attempt.dispatch_time if task.first_attempt else None,
+                last.status if last else None,
+                last.answered if last else None,
+            ],
+        )
+
+    def task_removed(self, task: Task, until: int) -> None:
+        """See `Journal`."""
+        self._database.execute("DELETE FROM tasks WHERE name = ?", [task.name])
+        self._database.execute("REPLACE INTO tombstones VALUES (?, ?)", [task.name, until])
+
+    def emptied(self) -> None:
+        """See `Journal`."""
+        for table in ("queues", "deleted_queues", "tasks", "tombstones"):
+            self._database.execute(f"DELETE FROM {table}")  # noqa: S608 - tables of ours
+
+
+def _read(
+    name: str,
+    stored: bytes,
+    schedule_time: int,
+    create_time: int,
+    execution_count: int,
+    first_dispatch: int | None,
+    last_status: int | None,
+    last_answered: int | None,
+) -> Task:
+    message = TaskMessage.FromString(stored)
+    task = Task(
+        name=name,
+        target=read_target(message, url_needed=False),
+        create_time=create_time,
+        schedule_time=schedule_time,
+        deadline=read_deadline(message),
+        retries=read_task_retries(message),
+        dispatch_count=message.dispatch_count,
+        response_count=message.response_count,
+        execution_count=execution_count,
+    )
+    if first_dispatch is not None:
+        task.first_attempt = AttemptRecord(first_dispatch, first_dispatch)
+        # An attempt that was under way when the emulator ended had no answer.
+        dispatched = message.last_attempt.dispatch_time
+        task.last_attempt = AttemptRecord(
+            schedule_time,
+            dispatched.seconds * SECOND + dispatched.nanos,
+            status=503 if last_status is None else last_status,
+            answered=bool(last_answered),
+        )
+    return task
