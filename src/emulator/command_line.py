@@ -135,6 +135,8 @@ async def _serve(emulator: Emulator, host: str, port: int, say: Callable[[str], 
     except OSError as error:
         raise _CannotListenError(error.strerror or str(error)) from error
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if say is _silent:
+        emulator.log("emulator started", address=address)
     say(f"Cloud Tasks emulator on {address}. Point clients at it with:")
     say(f"    export CLOUD_TASKS_EMULATOR_HOST={address}")
     say(f"Dashboard: http://{address}/")

@@ -47,13 +47,21 @@ def emulator(*arguments: str, command: list[str] = MODULE) -> Iterator[tuple[Any
 
 
 @contextmanager
-def handler(status: int = 200, hold: threading.Event | None = None) -> Iterator[tuple[str, Any]]:
+def handler(
+    status: int = 200,
+    hold: threading.Event | None = None,
+    calls: list[None] | None = None,
+    bodies: list[bytes] | None = None,
+) -> Iterator[tuple[str, Any]]:
     """An HTTP server that answers with `status`; yields its URL and an event for the first call."""
     called = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            for kept, value in ((calls, None), (bodies, body)):
+                if kept is not None:
+                    kept.append(value)  # type: ignore[arg-type]  # each of its own kind
             called.set()
             if hold:
                 hold.wait(30)

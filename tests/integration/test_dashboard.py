@@ -1,0 +1,164 @@
+"""The emulator's dashboard, used by clicking in a real browser."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import pytest
+from django_tasks_cloud_tasks.emulator.background import BackgroundEmulator
+from django_tasks_cloud_tasks.emulator.clock import ManualClock
+from django_tasks_cloud_tasks.emulator.limits import SECOND
+from django_tasks_cloud_tasks.emulator.server import Emulator
+from google.cloud import tasks_v2
+from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
+from google.protobuf.timestamp_pb2 import Timestamp
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.wait import WebDriverWait
+
+from tests.integration.refusals import LOCATION, QUEUE, START
+from tests.integration.test_emulator_program import handler
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+
+class Page:
+    """The dashboard as a person sees and uses it."""
+
+    def __init__(self, browser: webdriver.Chrome) -> None:
+        self.browser = browser
+
+    def rows(self, table: str) -> list[list[str]]:
+        script = (
+            f"return [...document.querySelectorAll('#{table} tr')]"
+            ".map(row => [...row.cells].map(cell => cell.textContent.trim()))"
+        )
+        rows: list[list[str]] = self.browser.execute_script(script)
+        return rows
+
+    def wait(self, condition: Callable[[], object]) -> None:
+        WebDriverWait(self.browser, 30, poll_frequency=0.05).until(lambda _: condition())
+
+    def click(self, label: str) -> None:
+        """Press the button of that name: live pages replace their buttons now and then."""
+        script = (
+            "const found = document.querySelector(`[aria-label='${arguments[0]}']`);"
+            "if (found) found.click(); return !!found"
+        )
+        self.wait(lambda: self.browser.execute_script(script, label))
+
+
+@pytest.fixture
+def emulator() -> Iterator[BackgroundEmulator]:
+    with BackgroundEmulator(lambda: Emulator(clock=ManualClock(START), queues=[QUEUE])) as running:
+        yield running
+
+
+@pytest.fixture
+def page(emulator: BackgroundEmulator) -> Iterator[Page]:
+    if not (CHROMIUM and DRIVER):
+        if os.environ.get("REQUIRE_BROWSER"):
+            pytest.fail("chromium and chromedriver must be there, and are not")
+        pytest.skip("no browser: install chromium and chromedriver (Debian: chromium-driver)")
+    chrome = webdriver.ChromeOptions()
+    chrome.binary_location = CHROMIUM
+    with tempfile.TemporaryDirectory() as profile:
+        for argument in (
+            *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-quic"),
+            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+            *("--disable-dev-shm-usage", f"--user-data-dir={profile}", "--window-size=1000,900"),
+        ):
+            chrome.add_argument(argument)
+        browser = webdriver.Chrome(options=chrome, service=webdriver.ChromeService(DRIVER))
+        try:
+            browser.get(f"http://{emulator.address}/")
+            yield Page(browser)
+            log = browser.get_log("browser")  # type: ignore[no-untyped-call]  # of Selenium
+            severe = [entry for entry in log if entry["level"] == "SEVERE"]
+            assert severe == []
+        finally:
+            browser.quit()
+
+
+@pytest.fixture
+def api(emulator: BackgroundEmulator) -> Iterator[Any]:
+    with grpc.insecure_channel(emulator.address) as channel:
+        yield tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
+
+
+def test_a_person_sees_and_does_everything(page: Page, api: Any) -> None:
+    with handler() as (url, _):
+        page.wait(lambda: page.rows("queues"))
+        assert page.rows("queues")[0][:4] == ["q", "RUNNING", "0", "0"]
+
+        # What clients do shows up without a reload.
+        later = Timestamp(seconds=START // SECOND + 3600)
+        for task_id in ("one", "two", "three"):
+            http = {"url": url, "headers": {"X-Shop": "mine"}, "body": b"the body"}
+            task = {"name": f"{QUEUE}/tasks/{task_id}", "http_request": http}
+            api.create_task(parent=QUEUE, task=task | {"schedule_time": later})
+        page.wait(lambda: [row[0] for row in page.rows("tasks")] == ["one", "three", "two"])
+        assert page.rows("tasks")[0][1] == "in 60 min"
+        assert page.rows("queues")[0][2] == "3"
+
+        # A task's detail, opened and closed.
+        page.browser.find_element(By.XPATH, "//button[text()='one']").send_keys(Keys.ENTER)
+        detail = page.browser.find_element(By.ID, "detail-text")
+        page.wait(lambda: "the body" in detail.text)
+        assert f"POST {url}" in detail.text
+        assert "X-Shop: mine" in detail.text
+        page.browser.find_element(By.ID, "close").click()
+        page.wait(lambda: not page.browser.find_element(By.ID, "detail").is_displayed())
+
+        # Run, delete, pause, resume.
+        page.click("Run one")
+        page.wait(lambda: page.rows("attempts") == [["one", "1", "200"]])
+        page.click("Delete three")
+        page.wait(lambda: [row[0] for row in page.rows("tasks")] == ["two"])
+        page.click("Pause q")
+        page.wait(lambda: page.rows("queues")[0][1] == "PAUSED")
+        assert api.get_queue(name=QUEUE).state == tasks_v2.Queue.State.PAUSED
+        page.click("Resume q")
+        page.wait(lambda: page.rows("queues")[0][1] == "RUNNING")
+
+        # The clock, moved by keyboard: what was due in an hour is delivered.
+        field = page.browser.find_element(By.ID, "seconds")
+        field.clear()
+        field.send_keys("3600", Keys.ENTER)
+        page.wait(lambda: page.rows("attempts")[0] == ["two", "1", "200"])
+        page.wait(lambda: page.rows("tasks") == [])
+
+        # Another queue, chosen; purged.
+        other = f"{LOCATION}/queues/other"
+        api.create_queue(parent=LOCATION, queue={"name": other})
+        api.pause_queue(name=other)
+        api.create_task(parent=other, task={"http_request": {"url": url}})
+        page.click("Show tasks of other")
+        page.wait(lambda: len(page.rows("tasks")) == 1)
+        page.click("Purge other")
+        page.wait(lambda: page.rows("tasks") == [])
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_is_readable_on_a_phone_in_light_and_dark(page: Page, api: Any, scheme: str) -> None:
+    emulate = page.browser.execute_cdp_cmd
+    emulate("Emulation.setDeviceMetricsOverride", PHONE)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    emulate("Emulation.setEmulatedMedia", {"features": features})
+    task = {"name": f"{QUEUE}/tasks/{'long-' * 40}", "http_request": {"url": "http://127.0.0.1:1/"}}
+    api.create_task(parent=QUEUE, task=task)
+    page.wait(lambda: page.rows("tasks"))
+    # Nothing is wider than the screen: tables scroll in themselves.
+    overflow = "return document.documentElement.scrollWidth - window.innerWidth"
+    assert page.browser.execute_script(overflow) <= 0
+    background = "return getComputedStyle(document.documentElement).colorScheme"
+    assert page.browser.execute_script(background) == "light dark"
+    if folder := os.environ.get("SCREENSHOTS"):
+        page.browser.save_screenshot(f"{folder}/dashboard-{scheme}.png")
+
+
+PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}

@@ -1,0 +1,303 @@
+"""Time, trouble and memory in the hand of a test: the clock, reset, chaos and the state file."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import urllib.error
+import urllib.request
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from django_tasks_cloud_tasks.core.errors import ConfigurationError
+from django_tasks_cloud_tasks.emulator.background import BackgroundEmulator
+from django_tasks_cloud_tasks.emulator.chaos import Chaos
+from django_tasks_cloud_tasks.emulator.clock import ManualClock
+from django_tasks_cloud_tasks.emulator.limits import SECOND
+from django_tasks_cloud_tasks.emulator.server import Emulator
+from django_tasks_cloud_tasks.emulator.storage import Storage
+from google.cloud import tasks_v2
+from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from tests.integration.refusals import LOCATION, QUEUE, START, refusal
+from tests.integration.test_emulator_program import MODULE, emulator, handler
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def post(address: str, path: str, document: Any = None, **headers: str) -> tuple[int, Any]:
+    body = b"" if document is None else json.dumps(document).encode()
+    request = urllib.request.Request(f"http://{address}{path}", body, headers)
+    try:
+        with urllib.request.urlopen(request) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+
+
+def api(channel: grpc.Channel) -> Any:
+    return tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
+
+
+# Time
+
+
+@pytest.mark.parametrize("clock", ["standing still", "the machine's"])
+def test_the_clock_is_moved_over_http_and_what_is_due_happens(clock: str) -> None:
+    def make() -> Emulator:
+        still = clock == "standing still"
+        return Emulator(clock=ManualClock() if still else None, create_queues=True)
+
+    with (
+        handler() as (url, called),
+        BackgroundEmulator(make) as background,
+        grpc.insecure_channel(background.address) as channel,
+    ):
+        before = post(background.address, "/emulator/clock", {"advance": 0})[1]["now"]
+        tomorrow = Timestamp(seconds=int(before) + 86_400)
+        task = {"http_request": {"url": url}, "schedule_time": tomorrow}
+        api(channel).create_task(parent=QUEUE, task=task)
+        post(background.address, "/emulator/clock", {"advance": 86_000})
+        assert not called.is_set()
+        status, answer = post(background.address, "/emulator/clock", {"advance": 500})
+        assert status == 200
+        assert called.is_set()
+        assert answer["now"] >= before + 86_500
+        assert [attempt.status for attempt in background.emulator.finished] == [200]
+
+
+@pytest.mark.parametrize("document", [None, {}, {"advance": -1}, {"advance": "soon"}, [1]])
+def test_a_clock_is_not_moved_by_nonsense(document: Any) -> None:
+    with BackgroundEmulator() as background:
+        assert post(background.address, "/emulator/clock", document)[0] == 400
+
+
+def test_reset_empties_it_but_for_the_queues_it_began_with() -> None:
+    with (
+        BackgroundEmulator(
+            lambda: Emulator(clock=ManualClock(), queues=[QUEUE], create_queues=True)
+        ) as background,
+        grpc.insecure_channel(background.address) as channel,
+    ):
+        client = api(channel)
+        for parent in (QUEUE, f"{LOCATION}/queues/other"):
+            client.create_task(parent=parent, task={"http_request": {"url": "http://127.0.0.1:1"}})
+        assert post(background.address, "/emulator/reset")[0] == 200
+        assert [queue.name for queue in client.list_queues(parent=LOCATION)] == [QUEUE]
+        assert list(client.list_tasks(parent=QUEUE)) == []
+
+
+def test_pages_of_other_sites_can_do_nothing() -> None:
+    with BackgroundEmulator() as background:
+        evil = {"Origin": "https://evil.example", "Content-Type": "text/plain"}
+        for path in ("/emulator/reset", f"/v2/{LOCATION}/queues"):
+            assert post(background.address, path, {}, **evil)[0] == 403
+        own = {"Origin": f"http://{background.address}"}
+        assert post(background.address, "/emulator/reset", {}, **own)[0] == 200
+
+
+# Trouble
+
+
+def test_trouble_is_the_same_for_the_same_seed() -> None:
+    chaos = Chaos.parse("seed=7,duplicate=0.3,drop=0.2,refuse=0.1,delay=0.5,longest_delay=2")
+    drawn = [chaos.trouble(f"task-{n}", attempt) for n in range(1000) for attempt in (1, 2)]
+    again = [chaos.trouble(f"task-{n}", attempt) for n in range(1000) for attempt in (1, 2)]
+    assert drawn == again
+    share = {
+        name: sum(bool(getattr(t, name)) for t in drawn) / len(drawn)
+        for name in ("duplicate", "drop", "refuse", "delay")
+    }
+    expected = {"duplicate": 0.3, "drop": 0.2, "refuse": 0.1, "delay": 0.5}
+    assert all(abs(share[name] - rate) < 0.05 for name, rate in expected.items()), share
+    assert max(t.delay for t in drawn) <= 2
+    other = Chaos.parse("seed=8,duplicate=0.3,drop=0.2,refuse=0.1,delay=0.5,longest_delay=2")
+    assert [other.trouble(f"task-{n}", 1) for n in range(1000)] != drawn[::2]
+
+
+@pytest.mark.parametrize("spec", ["fire=1", "drop", "drop=x", "drop=-1", "seed=1.5", "delay=nan"])
+def test_trouble_that_is_none(spec: str) -> None:
+    with pytest.raises(ConfigurationError):
+        Chaos.parse(spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "requests", "statuses"),
+    [
+        ("duplicate=1,drop=0,refuse=0,delay=0", 2, [200]),
+        ("duplicate=0,drop=1,refuse=0,delay=0", 3, [504, 504, 504]),
+        ("duplicate=0,drop=0,refuse=1,delay=0", 0, [503, 503, 503]),
+        ("duplicate=0,drop=0,refuse=0,delay=1,longest_delay=0.01", 1, [200]),
+    ],
+)
+def test_each_kind_of_trouble(spec: str, requests: int, statuses: list[int]) -> None:
+    calls: list[None] = []
+    with (
+        handler(calls=calls) as (url, _),
+        BackgroundEmulator(
+            lambda: Emulator(clock=ManualClock(), queues=[QUEUE], chaos=Chaos.parse(spec))
+        ) as background,
+        grpc.insecure_channel(background.address) as channel,
+    ):
+        client = api(channel)
+        client.update_queue(queue={"name": QUEUE, "retry_config": {"max_attempts": 3}})
+        client.create_task(parent=QUEUE, task={"http_request": {"url": url}})
+        background.call(background.emulator.advance(60))
+        assert [attempt.status for attempt in background.emulator.finished] == statuses
+        assert len(calls) == requests
+
+
+# Memory
+
+
+def test_what_is_stored_comes_back_as_it_was(tmp_path: Path) -> None:
+    file = tmp_path / "state.sqlite3"
+
+    def start() -> BackgroundEmulator:
+        storage = Storage(file)
+        clock = ManualClock(START)
+        return BackgroundEmulator(lambda: Emulator(clock=clock, storage=storage))
+
+    def seen(background: BackgroundEmulator) -> Any:
+        with grpc.insecure_channel(background.address) as channel:
+            client = api(channel)
+            queues = list(client.list_queues(parent=LOCATION))
+            request = {"parent": QUEUE, "response_view": tasks_v2.Task.View.FULL}
+            return queues, list(client.list_tasks(request=request))
+
+    with start() as background, grpc.insecure_channel(background.address) as channel:
+        client = api(channel)
+        wanted = {"name": QUEUE, "rate_limits": {"max_concurrent_dispatches": 3}}
+        client.create_queue(parent=LOCATION, queue=wanted)
+        token = {"service_account_email": "a@b", "audience": "c"}
+        http = {
+            "url": "http://127.0.0.1:1/x",
+            "headers": {"X-Kept": "kept"},
+            "body": b"\x00body",
+            "oidc_token": token,
+        }
+        client.create_task(parent=QUEUE, task={"name": f"{QUEUE}/tasks/a", "http_request": http})
+        later = Timestamp(seconds=START // SECOND + 1000, nanos=5)
+        app = {"app_engine_http_request": {"relative_uri": "/y", "body": b"z"}}
+        client.create_task(parent=QUEUE, task=app | {"schedule_time": later})
+        client.create_task(parent=QUEUE, task={"name": f"{QUEUE}/tasks/gone"} | app)
+        background.call(background.emulator.settle())
+        client.pause_queue(name=QUEUE)
+        client.delete_task(name=f"{QUEUE}/tasks/gone")
+        other = f"{LOCATION}/queues/other"
+        client.create_queue(parent=LOCATION, queue={"name": other})
+        client.delete_queue(name=other)
+        before = seen(background)
+    with start() as background, grpc.insecure_channel(background.address) as channel:
+        client = api(channel)
+        after = seen(background)
+        for old, new in zip(before[1], after[1], strict=True):
+            # Of an attempt that failed the API shows more than is worth keeping.
+            old.last_attempt = new.last_attempt = None
+            old.first_attempt = new.first_attempt = None
+        assert after == before
+        gone = {"name": f"{QUEUE}/tasks/gone", "http_request": {"url": "http://a/"}}
+        assert refusal(lambda: client.create_task(parent=QUEUE, task=gone))[0] == "ALREADY_EXISTS"
+        again = refusal(lambda: client.create_queue(parent=LOCATION, queue={"name": other}))
+        assert again[0] == "FAILED_PRECONDITION"
+        client.resume_queue(name=QUEUE)
+        (attempt,) = background.emulator.service.dispatch(QUEUE, START + SECOND)
+        assert attempt.headers()["X-CloudTasks-TaskRetryCount"] == "1"
+        background.emulator.service.finish(attempt, 200, START + SECOND)
+
+
+def test_killed_at_any_moment_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
+    """Tasks are created until the emulator is killed; started again, it delivers them all."""
+    file = str(tmp_path / "state.sqlite3")
+    acknowledged: set[str] = set()
+    bodies: list[bytes] = []
+    with handler(bodies=bodies) as (url, _):
+        for round_number in range(3):
+            with (
+                emulator("--auto-create-queues", "--state", file) as (process, address),
+                grpc.insecure_channel(address) as channel,
+            ):
+                client = api(channel)
+                if round_number == 0:
+                    client.create_queue(parent=LOCATION, queue={"name": QUEUE})
+                    client.pause_queue(name=QUEUE)
+                for number in range(200):
+                    body = f"{round_number}-{number}"
+                    task = {"http_request": {"url": url, "body": body.encode()}}
+                    client.create_task(parent=QUEUE, task=task)
+                    acknowledged.add(body)
+                    if number == 150:
+                        process.send_signal(signal.SIGKILL)
+                        break
+                process.wait(10)
+        with emulator("--state", file) as (process, address):
+            with grpc.insecure_channel(address) as channel:
+                client = api(channel)
+                assert client.get_queue(name=QUEUE).state == tasks_v2.Queue.State.PAUSED
+                client.resume_queue(name=QUEUE)
+            finished = 0
+            while finished < len(acknowledged):
+                line = process.stdout.readline()
+                assert line, "the emulator ended"
+                finished += "attempt finished" in line
+    delivered = Counter(body.decode() for body in bodies)
+    assert set(delivered) == acknowledged
+    assert set(delivered.values()) == {1}
+
+
+@pytest.mark.parametrize("content", [b"not a database at all, and long enough", None])
+def test_a_state_file_that_is_none_is_one_sentence(content: bytes | None, tmp_path: Path) -> None:
+    file = tmp_path / "missing" / "state" if content is None else tmp_path / "state"
+    if content:
+        file.write_bytes(content * 100)
+    done = subprocess.run(
+        [*MODULE, "--host", "127.0.0.1", "--port", "0", "--state", str(file)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith(f"The state file {file} cannot be")
+
+
+def test_trouble_that_is_none_is_one_sentence() -> None:
+    done = subprocess.run(
+        [*MODULE, "--chaos", "fire=1"], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("'fire=1' is no trouble")
+
+
+def test_events_as_json() -> None:
+    with subprocess.Popen(
+        [*MODULE, "--host", "127.0.0.1", "--port", "0", "--log-format", "json", "--queue", QUEUE],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    ) as process:
+        assert process.stdout is not None
+        started = json.loads(process.stdout.readline())
+        assert started["event"] == "emulator started"
+        address = started["address"]
+        post(address, "/emulator/reset")
+        event = json.loads(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+    assert event["event"] == "emulator reset"
+    assert re.match(r"\d{4}-\d\d-\d\dT", event["time"])
+
+
+def test_another_issuer() -> None:
+    with (
+        emulator("--oidc-issuer", "http://issuer.example") as (_, address),
+        urllib.request.urlopen(f"http://{address}/.well-known/openid-configuration") as response,
+    ):
+        assert json.load(response)["issuer"] == "http://issuer.example"
