@@ -6,7 +6,7 @@ import sys
 import django
 from django.conf import settings
 
-from . import library
+from . import emulator, library
 
 
 def main() -> None:
@@ -17,7 +17,12 @@ def main() -> None:
     django.setup()
     print(f"Python {platform.python_version()}, Django {django.__version__}")
     wanted = sys.argv[1:]
-    for part in (library.enqueue, library.execution, library.verification, library.start_up):
+    parts = (
+        *(library.enqueue, library.execution, library.verification, library.start_up),
+        *(emulator.creations, emulator.deliveries, emulator.latency),
+        *(emulator.memory, emulator.cost_of_waiting),
+    )
+    for part in parts:
         if not wanted or part.__name__ in wanted:
             for row in part():
                 print(row, flush=True)

@@ -177,6 +177,22 @@ class EmulatorInHand:
         """The attempts that have ended, oldest first."""
         return list(self._background.emulator.finished)
 
+    def chaos(self, spec: str) -> None:
+        """Make trouble from now on: `seed=7,duplicate=0.5,drop=0.1,refuse=0,delay=0`, for example.
+
+        What is not named has its default; trouble is the same for the same seed and task ids.
+
+        Raises:
+            ConfigurationError: that is no trouble.
+        """
+        from ..emulator.chaos import Chaos
+
+        self._background.emulator.chaos = Chaos.parse(spec)
+
+    def reset(self) -> None:
+        """Empty all queues."""
+        self._background.call(self._background.emulator.reset())
+
     def settle(self) -> None:
         """Wait until everything that is due has been delivered and answered."""
         self._background.call(self._background.emulator.settle())

@@ -163,8 +163,12 @@ class Api:
             "retries": read_task_retries(task),
         }
         if request.ByteSize() > _NEARLY_TOO_LARGE:
-            name = f"{parent}/tasks/{task_id or '0' * 20}"
-            stored = Task(name=name, create_time=now, **facts | {"schedule_time": now})
+            stored = Task(
+                queue_name=parent,
+                task_id=task_id or "0" * 20,
+                create_time=now,
+                **facts | {"schedule_time": now},
+            )
             check_size(write_task(stored, FULL))
         created = self._service.create_task(parent, task_id, now=now, **facts)
         self._driver.log(

@@ -4,7 +4,9 @@ import base64
 import json
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from sys import intern
 from typing import Any
 
 import attrs
@@ -355,9 +357,9 @@ def read_target(task: Message, *, url_needed: bool = True) -> Target:
     token = _read_token(http)
     if isinstance(token, OidcToken) and not token.audience:
         token = attrs.evolve(token, audience=http.url)
-    return HttpTarget(
-        url=http.url, method=method, headers=_headers(http), body=http.body, token=token
-    )
+    # Most tasks of a queue call one URL: it is kept once.
+    url = intern(http.url)
+    return HttpTarget(url=url, method=method, headers=_headers(http), body=http.body, token=token)
 
 
 def _read_app_engine(request: Message) -> AppEngineTarget:
@@ -369,7 +371,7 @@ def _read_app_engine(request: Message) -> AppEngineTarget:
     headers = {"User-Agent": APP_ENGINE_USER_AGENT}
     if request.body:
         headers["Content-Length"] = str(len(request.body))
-    headers |= _headers(request)
+    headers |= dict(_headers(request))
     if request.body and not any(name.lower() == "content-type" for name in headers):
         headers["Content-Type"] = "application/octet-stream"
     return AppEngineTarget(
@@ -381,11 +383,18 @@ def _read_app_engine(request: Message) -> AppEngineTarget:
     )
 
 
-def _headers(request: Message) -> dict[str, str]:
+def _headers(request: Message) -> Mapping[str, str]:
     """The headers of a task without those that are the service's to set, as its reference says."""
     headers = dict(request.headers)
     _check_headers(headers)
-    return {name: value for name, value in headers.items() if not _OWN_HEADERS.match(name)}
+    kept = [(k, v) for k, v in headers.items() if not _OWN_HEADERS.match(k)]
+    return _shared(tuple(kept))
+
+
+@lru_cache(maxsize=1000)
+def _shared(headers: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
+    """Headers as a mapping that all tasks with the same ones share; nobody changes it."""
+    return dict(headers)
 
 
 def _check_headers(headers: dict[str, str]) -> None:

@@ -68,7 +68,7 @@ class Emulator:
         self._clock = clock or SystemClock()
         self._log = log
         self._app_engine = app_engine or os.environ.get("APP_ENGINE_EMULATOR_HOST")
-        self._chaos = chaos
+        self.chaos = chaos
         self._storage = storage
         self._initial = list(queues)
         self.service = Service(
@@ -192,9 +192,9 @@ class Emulator:
 
     async def _send(self, attempt: Attempt, number: int) -> Answer:
         """Make an attempt, with whatever trouble there is for it."""
-        if self._chaos is None:
+        if self.chaos is None:
             return await self._dispatcher.send(attempt)
-        trouble = self._chaos.trouble(attempt.task.name, number)
+        trouble = self.chaos.trouble(attempt.task.name, number)
         if trouble.refuse:
             return Answer(AttemptResult.NO_CONNECTION, detail="chaos")
         await asyncio.sleep(trouble.delay)

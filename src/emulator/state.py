@@ -114,7 +114,8 @@ class AttemptRecord:
 class Task:
     """A task in a queue. `order` is its valid entry in the heap, None while it is dispatched."""
 
-    name: str
+    queue_name: str
+    task_id: str
     target: Target
     create_time: int
     schedule_time: int
@@ -128,9 +129,9 @@ class Task:
     order: int | None = None
 
     @property
-    def task_id(self) -> str:
-        """The last part of the name."""
-        return self.name.rpartition("/")[2]
+    def name(self) -> str:
+        """The full name. Put together when asked: a hundred thousand of them take room."""
+        return f"{self.queue_name}/tasks/{self.task_id}"
 
 
 @attrs.frozen(eq=False)
@@ -337,9 +338,8 @@ class Service:
 
     def restore_task(self, task: Task) -> None:
         """A task as it was."""
-        queue_name, task_id = split_task_name(task.name)
-        queue = self._queues[queue_name]
-        queue.tasks[task_id] = task
+        queue = self._queues[task.queue_name]
+        queue.tasks[task.task_id] = task
         self._schedule(queue, task)
 
     def restore_tombstone(self, name: str, until: int, now: int) -> None:
@@ -368,7 +368,8 @@ class Service:
         elif task_id in queue.tasks or now < queue.tombstones.get(task_id, now):
             raise ApiError(Status.ALREADY_EXISTS, "Requested entity already exists")
         task = Task(
-            name=f"{queue_name}/tasks/{task_id}",
+            queue_name=queue.name,
+            task_id=task_id,
             target=target,
             create_time=now,
             schedule_time=max(schedule_time or now, now),

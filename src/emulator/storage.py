@@ -22,7 +22,7 @@ from .messages import (
     write_queue,
     write_task,
 )
-from .state import AttemptRecord, Queue, QueueState, Service, Task
+from .state import AttemptRecord, Queue, QueueState, Service, Task, split_task_name
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS queues (name TEXT PRIMARY KEY, stored BLOB NOT NULL);
@@ -149,8 +149,10 @@ def _read(
     last_answered: int | None,
 ) -> Task:
     message = TaskMessage.FromString(stored)
+    queue_name, task_id = split_task_name(name)
     task = Task(
-        name=name,
+        queue_name=queue_name,
+        task_id=task_id,
         target=read_target(message, url_needed=False),
         create_time=create_time,
         schedule_time=schedule_time,

@@ -6,6 +6,7 @@ import pytest
 from django.tasks import task_backends
 from django_tasks_cloud_tasks.django_integration.pytest_plugin import (
     CapturedTasks,
+    EmulatorInHand,
     TaskFailedError,
 )
 
@@ -65,6 +66,23 @@ def test_it_works_where_nothing_is_set(cloud_tasks: CapturedTasks, settings: Any
     settings.TASKS = {"default": {"BACKEND": "django_tasks_cloud_tasks.CloudTasksBackend"}}
     tasks.add.enqueue(1, 2)
     cloud_tasks.run_all()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_trouble_and_a_fresh_start_on_the_emulator(
+    cloud_tasks_emulator: EmulatorInHand, ran: list[object]
+) -> None:
+    cloud_tasks_emulator.chaos("duplicate=1,drop=0,refuse=0,delay=0")
+    tasks.add.enqueue(1, 2)
+    cloud_tasks_emulator.settle()
+    assert ran == [("add", 1, 2)] * 2
+    cloud_tasks_emulator.chaos("duplicate=0,drop=0,refuse=1,delay=0")
+    tasks.add.enqueue(3, 4)
+    cloud_tasks_emulator.settle()
+    assert len(cloud_tasks_emulator.waiting()) == 1
+    cloud_tasks_emulator.reset()
+    assert cloud_tasks_emulator.waiting() == []
+    assert len(ran) == 2
 
 
 def test_backends_forget_the_fixture_afterwards(

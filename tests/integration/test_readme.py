@@ -161,7 +161,7 @@ def test_tests_of_a_site(tmp_path: Path) -> None:
     said = project.run(
         *("-m", "pytest", "-q", "-p", "no:cacheprovider", "--ds", "mysite.settings", "shop"),
     )
-    assert "2 passed" in said
+    assert "3 passed" in said
 
 
 def test_the_table_of_options_has_them_all() -> None:
@@ -169,6 +169,18 @@ def test_the_table_of_options_has_them_all() -> None:
 
     table = README.partition("| option | meaning | default |")[2].partition("\n\n")[0]
     assert set(re.findall(r"^\| `(\w+)`", table, flags=re.MULTILINE)) == set(_OPTIONS)
+
+
+def test_the_table_of_arguments_has_them_all() -> None:
+    from argparse import ArgumentParser
+
+    from django_tasks_cloud_tasks.emulator.command_line import add_arguments
+
+    parser = ArgumentParser(add_help=False)
+    add_arguments(parser)
+    declared = {name for action in parser._actions for name in action.option_strings}
+    table = README.partition("| argument | |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"(--[a-z][a-z-]+)", table)) == declared
 
 
 def test_the_commands_exist() -> None:

@@ -1,0 +1,67 @@
+"""The processes that `bench.emulator` measures: `ROLE ...`; each prints its address first."""
+
+import asyncio
+import sys
+
+from django_tasks_cloud_tasks.emulator.driver import Method
+from django_tasks_cloud_tasks.emulator.grpc_protocol import GrpcProtocol
+from django_tasks_cloud_tasks.emulator.server import Emulator
+from django_tasks_cloud_tasks.emulator.state import QueueConfig, QueueState, RateLimits
+from google.cloud.tasks_v2 import types
+
+QUEUE = "projects/project/locations/europe-west1/queues/bench"
+# Limits out of the way: the API allows 500 a second.
+UNLIMITED = QueueConfig(limits=RateLimits(rate=1_000_000.0, concurrent=100))
+
+
+async def emulator(state: str) -> None:
+    """The emulator, its queue running or paused."""
+    made = Emulator()
+    queue = made.service.create_queue(QUEUE, UNLIMITED, made.now())
+    queue.state = QueueState[state]
+    port = await made.start("127.0.0.1", 0)
+    print(f"127.0.0.1:{port}", flush=True)
+    await asyncio.Event().wait()
+
+
+async def echo() -> None:
+    """A server of the same kind that only gives the task back."""
+    method = Method(types.CreateTaskRequest.pb(), lambda request: request.task)
+    methods = {"/google.cloud.tasks.v2.CloudTasks/CreateTask": method}
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: GrpcProtocol(methods, set()), "127.0.0.1", 0)
+    print(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+    await asyncio.Event().wait()
+
+
+class Handler(asyncio.Protocol):
+    """The least that answers HTTP: 200 for every request of one packet."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember where to answer."""
+        self.transport = transport
+        self.seen = b""
+
+    def data_received(self, data: bytes) -> None:
+        """Answer each complete request."""
+        self.seen += data
+        while (end := self.seen.find(b"\r\n\r\n")) >= 0:
+            head = self.seen[:end].lower()
+            at = head.find(b"content-length:")
+            length = int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
+            if len(self.seen) < end + 4 + length:
+                return
+            self.seen = self.seen[end + 4 + length :]
+            self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")  # type: ignore[attr-defined]
+
+
+async def handler() -> None:
+    """The trivial handler."""
+    server = await asyncio.get_running_loop().create_server(Handler, "127.0.0.1", 0)
+    print(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    roles = {"emulator": emulator, "echo": echo, "handler": handler}
+    asyncio.run(roles[sys.argv[1]](*sys.argv[2:]))
