@@ -148,6 +148,11 @@ def read_queue(message: Message, *, zero_doublings: bool = False) -> QueueConfig
             if message.HasField("app_engine_routing_override")
             else None
         ),
+        logged_share=(
+            message.stackdriver_logging_config.sampling_ratio
+            if message.HasField("stackdriver_logging_config")
+            else None
+        ),
     )
 
 
@@ -284,6 +289,8 @@ def write_queue(queue: Queue) -> Message:
     )
     if queue.purge_time is not None:
         message.purge_time.CopyFrom(timestamp(queue.purge_time))
+    if config.logged_share is not None:
+        message.stackdriver_logging_config.sampling_ratio = config.logged_share
     if config.override:
         _write_override(config.override, message.http_target)
     if config.routing:

@@ -79,12 +79,13 @@ class RateLimits:
 
 @attrs.frozen(kw_only=True)
 class QueueConfig:
-    """What a queue is created with."""
+    """What a queue is created with; `logged_share` is kept, and nothing is logged by it."""
 
     limits: RateLimits = attrs.field(factory=RateLimits)
     retries: RetryPolicy = attrs.field(factory=RetryPolicy)
     override: TargetOverride | None = None
     routing: AppEngineRouting | None = None
+    logged_share: float | None = None
 
 
 class AttemptResult(Enum):
