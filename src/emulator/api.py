@@ -12,23 +12,19 @@ from .driver import Driver, Method
 from .errors import ApiError, Status, invalid
 from .extras import Extras
 from .limits import SECOND
-from .messages import (
-    FULL,
-    Message,
+from .pages import page
+from .queue_messages import read_queue, write_queue
+from .state import QueueState, Service, Task
+from .task_messages import (
     check_size,
-    location_name,
-    page,
-    queue_name,
     read_deadline,
-    read_queue,
     read_schedule_time,
     read_target,
     read_task_id,
     read_task_retries,
-    write_queue,
     write_task,
 )
-from .state import QueueState, Service, Task
+from .wire import FULL, Message, location_name, queue_name
 
 _SERVICE = "/google.cloud.tasks.v2.CloudTasks/"
 _MOST_QUEUES, _MOST_TASKS = 9800, 1000

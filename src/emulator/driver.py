@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import attrs
 
 from .errors import ApiError, Status
-from .messages import Message
 from .state import Attempt
+from .wire import Message
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,9 @@ from google.longrunning import operations_pb2
 
 from .driver import Driver, Method
 from .errors import ApiError, Status, invalid, not_found
-from .messages import Message, location_name, queue_name, timestamp, write_task
 from .state import Service
+from .task_messages import write_task
+from .wire import Message, location_name, queue_name, timestamp
 
 if TYPE_CHECKING:
     from .api import Api

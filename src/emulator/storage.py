@@ -11,18 +11,10 @@ from google.protobuf.message import DecodeError
 
 from ..core.errors import ConfigurationError
 from .limits import SECOND
-from .messages import (
-    FULL,
-    QueueMessage,
-    TaskMessage,
-    read_deadline,
-    read_queue,
-    read_target,
-    read_task_retries,
-    write_queue,
-    write_task,
-)
+from .queue_messages import read_queue, write_queue
 from .state import AttemptRecord, Queue, QueueState, Service, Task, split_task_name
+from .task_messages import read_deadline, read_target, read_task_retries, write_task
+from .wire import FULL, QueueMessage, TaskMessage
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS queues (name TEXT PRIMARY KEY, stored BLOB NOT NULL);
