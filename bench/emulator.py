@@ -127,7 +127,7 @@ def deliveries() -> list[Line]:
 
 async def _deliver(url: str, tasks: int) -> float:
     from django_tasks_cloud_tasks.emulator.server import Emulator
-    from django_tasks_cloud_tasks.emulator.state import QueueState
+    from django_tasks_cloud_tasks.emulator.values import QueueState
     from google.cloud.tasks_v2.types import CreateTaskRequest
 
     from .emulator_process import UNLIMITED

@@ -6,7 +6,7 @@ import sys
 from django_tasks_cloud_tasks.emulator.driver import Method
 from django_tasks_cloud_tasks.emulator.grpc_protocol import GrpcProtocol
 from django_tasks_cloud_tasks.emulator.server import Emulator
-from django_tasks_cloud_tasks.emulator.state import QueueConfig, QueueState, RateLimits
+from django_tasks_cloud_tasks.emulator.values import QueueConfig, QueueState, RateLimits
 from google.cloud.tasks_v2 import types
 
 QUEUE = "projects/project/locations/europe-west1/queues/bench"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..adapters.memory import MemoryTaskQueue, MemoryTokens
     from ..emulator.background import BackgroundEmulator
     from ..emulator.overview import FinishedAttempt
-    from ..emulator.state import Task
+    from ..emulator.values import Task
 
 # For what a site detects in production and its tests do not set.
 _DEFAULTS = {

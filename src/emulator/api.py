@@ -14,7 +14,7 @@ from .extras import Extras
 from .limits import SECOND
 from .pages import page
 from .queue_messages import read_queue, write_queue
-from .state import QueueState, Service, Task
+from .state import Service
 from .task_messages import (
     check_size,
     read_deadline,
@@ -24,6 +24,7 @@ from .task_messages import (
     read_task_retries,
     write_task,
 )
+from .values import QueueState, Task
 from .wire import FULL, Message, location_name, queue_name
 
 _SERVICE = "/google.cloud.tasks.v2.CloudTasks/"

@@ -11,6 +11,8 @@ import attrs
 
 from ..core.errors import ConfigurationError
 
+_LONGEST_DELAY = 3600.0  # seconds
+
 
 @attrs.frozen
 class Trouble:
@@ -59,8 +61,9 @@ class Chaos:
                 raise ConfigurationError(
                     f"{part!r} is no trouble: write NAME=NUMBER, with a name of {names}."
                 ) from None
-            if name != "seed" and not 0 <= values[name] < float("inf"):
-                raise ConfigurationError(f"{part!r} must not be negative, and finite.")
+            highest = _LONGEST_DELAY if name == "longest_delay" else 1.0
+            if name != "seed" and not 0 <= values[name] <= highest:
+                raise ConfigurationError(f"{part!r} must be from 0 to {highest:g}.")
         return attrs.evolve(cls(), **values)  # type: ignore[arg-type]  # each read as its type
 
     def trouble(self, task: str, attempt: int) -> Trouble:

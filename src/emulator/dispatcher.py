@@ -9,8 +9,8 @@ from aiohttp import ClientTimeout, hdrs
 from yarl import URL
 
 from .limits import SECOND
-from .state import Attempt, AttemptResult
 from .targets import AppEngineTarget, Token
+from .values import Attempt, AttemptResult
 
 # What aiohttp would add on its own account; an attempt says exactly what the service says.
 _SILENT = (hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE)

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import attrs
 
 from .errors import ApiError, Status
-from .state import Attempt
+from .values import Attempt
 from .wire import Message
 
 logger = logging.getLogger(__name__)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _SERVICE = "/google.cloud.tasks.v2.CloudTasks/"
 _LARGEST_CREATION, _LARGEST_DELETION = 100, 1000
+_MOST_OPERATIONS = 500  # that are remembered
 _ABORTED = 10
 
 # A few of the places where the service is; any name is taken, these are listed.
@@ -37,7 +38,7 @@ class Extras:
         self._driver = driver
         self._api = api
         self._operations: dict[str, Message] = {}
-        self._requests: dict[tuple[str, str], str] = {}
+        self._requests: dict[tuple[str, str, str], str] = {}
         self._policies: dict[str, Message] = {}
         self._cmek: dict[str, str] = {}
         self.methods = {
@@ -120,12 +121,10 @@ class Extras:
     ) -> Message:
         """Do it all now, and keep the operation; the same request id is done once."""
         location = request.parent.rpartition("/queues/")[0]
-        key = (request.parent, request.request_id)
+        key = (type(request).__name__, request.parent, request.request_id)
         if request.request_id and key in self._requests:
             return self._operations[self._requests[key]]
-        operation = operations_pb2.Operation(
-            name=f"{location}/operations/{request.request_id or uuid4()}", done=True
-        )
+        operation = operations_pb2.Operation(name=f"{location}/operations/{uuid4()}", done=True)
         metadata.start_time.CopyFrom(timestamp(self._driver.now()))
         for index in range(count):
             try:
@@ -149,6 +148,10 @@ class Extras:
         self._operations[operation.name] = operation
         if request.request_id:
             self._requests[key] = operation.name
+        while len(self._operations) > _MOST_OPERATIONS:
+            oldest = next(iter(self._operations))
+            del self._operations[oldest]
+            self._requests = {k: name for k, name in self._requests.items() if name != oldest}
         return operation
 
     def _get_operation(self, request: Message) -> Message:

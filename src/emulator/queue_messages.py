@@ -7,8 +7,8 @@ from google.protobuf.duration_pb2 import Duration  # noqa: F401 - in annotations
 
 from ..core.retries import RetryPolicy
 from .errors import invalid
-from .state import Queue, QueueConfig, RateLimits
 from .target_messages import read_override, read_routing, write_override, write_routing
+from .values import Queue, QueueConfig, RateLimits
 from .wire import Message, QueueMessage, duration, seconds, timestamp
 
 # Older versions of google-cloud-tasks do not know the field.

@@ -5,6 +5,7 @@ method, and which field the body is ("*" for the whole request).
 """
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +17,8 @@ from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 from .api import Api
 from .driver import Method
 from .errors import ApiError, Status, invalid
+
+logger = logging.getLogger(__name__)
 
 _SERVICE = "google.cloud.tasks.v2.CloudTasks/"
 _LOCATIONS = "google.cloud.location.Locations/"
@@ -111,6 +114,9 @@ class Rest:
                 document = self._call(request.method, path, request.query, body)
         except ApiError as error:
             return _error(error)
+        except Exception:
+            logger.exception("%s %s failed", request.method, request.path)
+            return _error(ApiError(Status.INTERNAL, "Internal error encountered."))
         return web.json_response(document)
 
     def _call(
@@ -142,6 +148,9 @@ class Rest:
     ) -> dict[str, Any]:
         """Create a task whose URL is its queue's and whose body is this request's."""
         request = self._api.methods["/" + _SERVICE + "CreateTask"].request(parent=queue)
+        self._api.methods["/" + _SERVICE + "GetQueue"].answer(
+            self._api.methods["/" + _SERVICE + "GetQueue"].request(name=queue)
+        )
         if not self._api.has_url(queue):
             raise invalid(
                 "BufferTask needs a queue whose HTTP target has a URI override with a host."
@@ -161,7 +170,9 @@ def _route(http_method: str, template: str, method: Method, body: str) -> _Route
 
     def capture(match: re.Match[str]) -> str:
         fields.append(match.group(1))
-        return "(" + match.group(2).replace("*", "[^/:]+") + ")"
+        # A project may have a domain (`example.com:shop`); elsewhere a colon begins a verb.
+        path = match.group(2).replace("projects/*", "projects/[^/]+", 1)
+        return "(" + path.replace("*", "[^/:]+") + ")"
 
     pattern = re.sub(r"\{([\w.]+)=([^}]+)\}", capture, template)
     return _Route(http_method, re.compile(pattern), tuple(fields), method, body)
@@ -169,7 +180,7 @@ def _route(http_method: str, template: str, method: Method, body: str) -> _Route
 
 def _read_query(query: Mapping[str, str], message: Any) -> None:  # noqa: ANN401 - a message
     fields = {
-        name: _snake_free(value) if name == "updateMask" else value
+        name: _snake_free(value) if name in {"updateMask", "update_mask"} else value
         for name, value in query.items()
         if name not in _SYSTEM_PARAMETERS
     }
@@ -179,6 +190,8 @@ def _read_query(query: Mapping[str, str], message: Any) -> None:  # noqa: ANN401
         inner = document
         for parent in parents:
             inner = inner.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                raise invalid(f"The parameter {parent!r} is given as a value and as a message.")
         inner[last] = value
     _parse(document, message)
 
@@ -188,7 +201,7 @@ def _read_json(body: bytes, message: Any) -> None:  # noqa: ANN401 - a message
         return
     try:
         document = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise invalid(f"Invalid JSON payload received. {error}") from error
     _parse(document, message)
 

@@ -20,9 +20,10 @@ from .identity import GOOGLE_ISSUER, TokenIssuer
 from .limits import SECOND
 from .overview import FinishedAttempt, overview
 from .rest import Rest
-from .state import Attempt, AttemptResult, QueueConfig, Service
+from .state import Service
 from .storage import Storage
 from .targets import HttpTarget
+from .values import Attempt, AttemptResult, QueueConfig
 from .web import make_web
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,8 @@ class Emulator:
             new_id=lambda: str(uuid4().int)[:20], create_queues=create_queues, journal=storage
         )
         if storage:
+            # A clock that was moved on shall not fall behind what is stored.
+            self._clock.move_to(storage.latest())
             storage.restore(self.service, self._clock.now())
         self._make_initial_queues()
         self._issuer = TokenIssuer(time=time, issuer=issuer)
@@ -163,8 +166,10 @@ class Emulator:
 
     async def _deliver(self, attempt: Attempt) -> None:
         number = attempt.retry_count + 1
-        self.log("attempt started", task=attempt.task.name, attempt=number, to=_address(attempt))
         try:
+            self.log(
+                "attempt started", task=attempt.task.name, attempt=number, to=_address(attempt)
+            )
             answer = await self._send(attempt, number)
         except Exception:
             # Whatever a strange answer does to the client: the attempt ends, the task lives on.
@@ -209,6 +214,7 @@ class Emulator:
     def _make_initial_queues(self) -> None:
         for queue in self._initial:
             if not self.service.has_queue(queue):
+                self.service.allow_again(queue)
                 self.service.create_queue(queue, QueueConfig(), self._clock.now())
 
     # What the pages see and do
@@ -219,6 +225,9 @@ class Emulator:
 
     async def reset(self) -> None:
         """See `Controls`."""
+        for delivery in self._deliveries:
+            delivery.cancel()
+        await self._under_way()
         self.service.reset()
         self._api.extras.reset()
         self.finished.clear()
@@ -230,14 +239,19 @@ class Emulator:
     async def settle(self) -> None:
         """Wait until no attempt is under way."""
         while self._deliveries:
-            await asyncio.wait(self._deliveries)
+            await self._under_way()
+
+    async def _under_way(self) -> None:
+        """Wait for the attempts that are under way now."""
+        if self._deliveries:
+            await asyncio.wait(set(self._deliveries))
 
     async def advance(self, seconds: float) -> None:
         """Move the clock on; what becomes due in between happens in order, and to its end."""
         clock = self._clock
         target = clock.now() + round(seconds * SECOND)
         while True:
-            await self.settle()
+            await self._under_way()
             events = [
                 (when, queue.name)
                 for queue in self.service.queues()

@@ -14,10 +14,6 @@ the emulator does.
 
 import heapq
 from collections.abc import Callable, Iterator
-from enum import Enum
-from typing import Protocol
-
-import attrs
 
 from ..core.errors import InvalidNameError
 from ..core.names import QueueName, is_task_id
@@ -31,15 +27,18 @@ from .errors import (
     not_found,
     task_gone,
 )
-from .limits import SECOND, TokenBucket, burst_for
-from .targets import (
-    APP_ENGINE_USER_AGENT,
-    HTTP_USER_AGENT,
-    AppEngineRouting,
-    HttpTarget,
-    Target,
-    TargetOverride,
-    overridden,
+from .journal import Forgetful, Journal
+from .limits import SECOND, TokenBucket
+from .targets import HttpTarget, Target
+from .values import (
+    Attempt,
+    AttemptRecord,
+    AttemptResult,
+    Queue,
+    QueueConfig,
+    QueueState,
+    RateLimits,
+    Task,
 )
 
 TASK_TOMBSTONE = 24 * 3600 * SECOND
@@ -55,179 +54,6 @@ _FEW = 64
 
 RETENTION = 31 * 24 * 3600 * SECOND
 """How long a task lives at most."""
-
-
-class QueueState(Enum):
-    """Whether a queue dispatches."""
-
-    RUNNING = "RUNNING"
-    PAUSED = "PAUSED"
-
-
-@attrs.frozen(kw_only=True)
-class RateLimits:
-    """Dispatches a second, and at a time."""
-
-    rate: float = 500.0
-    concurrent: int = 1000
-
-    @property
-    def burst(self) -> int:
-        """Dispatches at once after a rest."""
-        return burst_for(self.rate)
-
-
-@attrs.frozen(kw_only=True)
-class QueueConfig:
-    """What a queue is created with; `logged_share` is kept, and nothing is logged by it."""
-
-    limits: RateLimits = attrs.field(factory=RateLimits)
-    retries: RetryPolicy = attrs.field(factory=RetryPolicy)
-    override: TargetOverride | None = None
-    routing: AppEngineRouting | None = None
-    logged_share: float | None = None
-
-
-class AttemptResult(Enum):
-    """How an attempt without an answer ended."""
-
-    TIMEOUT = "timeout"
-    NO_CONNECTION = "no connection"
-
-    @property
-    def http_status(self) -> int:
-        """What the next attempt of an HTTP task is told as the previous response."""
-        return 504 if self is AttemptResult.TIMEOUT else 503
-
-
-@attrs.define
-class AttemptRecord:
-    """What the API tells of an attempt. `status` is the HTTP status; None while it runs."""
-
-    schedule_time: int
-    dispatch_time: int
-    response_time: int | None = None
-    status: int | None = None
-    answered: bool = False
-
-
-@attrs.define(eq=False)
-class Task:
-    """A task in a queue. `order` is its valid entry in the heap, None while it is dispatched."""
-
-    queue_name: str
-    task_id: str
-    target: Target
-    create_time: int
-    schedule_time: int
-    deadline: int
-    retries: RetryPolicy | None = None
-    dispatch_count: int = 0
-    response_count: int = 0
-    execution_count: int = 0
-    first_attempt: AttemptRecord | None = None
-    last_attempt: AttemptRecord | None = None
-    order: int | None = None
-
-    @property
-    def name(self) -> str:
-        """The full name. Put together when asked: a hundred thousand of them take room."""
-        return f"{self.queue_name}/tasks/{self.task_id}"
-
-
-@attrs.frozen(eq=False)
-class Attempt:
-    """An attempt that begins: everything that its request says."""
-
-    queue: "Queue"
-    task: Task
-    record: AttemptRecord
-    retry_count: int
-    execution_count: int
-    previous: AttemptRecord | None
-
-    def headers(self) -> dict[str, str]:
-        """The headers that Cloud Tasks adds, as captured from production."""
-        http = isinstance(self.task.target, HttpTarget)
-        prefix = "X-CloudTasks-" if http else "X-AppEngine-"
-        headers = {
-            "User-Agent": HTTP_USER_AGENT if http else APP_ENGINE_USER_AGENT,
-            prefix + "QueueName": self.queue.name.rpartition("/")[2],
-            prefix + "TaskName": self.task.task_id,
-            prefix + "TaskETA": f"{self.record.schedule_time / SECOND:.6f}",
-            prefix + "TaskExecutionCount": str(self.execution_count),
-            prefix + "TaskRetryCount": str(self.retry_count),
-        }
-        if self.previous is not None and self.previous.status is not None:
-            answered = self.previous.answered
-            headers[prefix + "TaskPreviousResponse"] = (
-                str(self.previous.status) if http or answered else "0"
-            )
-            reason = "App Error" if answered else "Instance Unavailable"
-            headers[prefix + "TaskRetryReason"] = "" if http else reason
-        return headers
-
-    def target(self) -> Target:
-        """What to call: the task's target with what its queue sets."""
-        target = self.task.target
-        if isinstance(target, HttpTarget):
-            return overridden(target, self.queue.config.override)
-        routing = self.queue.config.routing
-        return attrs.evolve(target, routing=routing) if routing else target
-
-
-@attrs.define(eq=False)
-class Queue:
-    """A queue and its tasks."""
-
-    name: str
-    config: QueueConfig
-    bucket: TokenBucket
-    state: QueueState = QueueState.RUNNING
-    purge_time: int | None = None
-    tasks: dict[str, Task] = attrs.field(factory=dict)
-    waiting: list[tuple[int, int, str]] = attrs.field(factory=list)
-    running: int = 0
-    held_until: int = 0
-    tombstones: dict[str, int] = attrs.field(factory=dict)
-
-
-class Journal(Protocol):
-    """Is told of every change, before the call that made it returns."""
-
-    def queue_changed(self, queue: Queue) -> None:
-        """A queue was made or changed."""
-
-    def queue_deleted(self, name: str, until: int) -> None:
-        """A queue and its tasks are gone; its name stays taken until then."""
-
-    def task_changed(self, task: Task) -> None:
-        """A task was created, or moved on."""
-
-    def task_removed(self, task: Task, until: int) -> None:
-        """A task is gone; its name stays taken until then."""
-
-    def emptied(self) -> None:
-        """Everything is gone."""
-
-
-class Forgetful:
-    """`Journal` that keeps nothing."""
-
-    def queue_changed(self, queue: Queue) -> None:
-        """Nothing."""
-
-    def queue_deleted(self, name: str, until: int) -> None:
-        """Nothing."""
-
-    def task_changed(self, task: Task) -> None:
-        """Nothing."""
-
-    def task_removed(self, task: Task, until: int) -> None:
-        """Nothing."""
-
-    def emptied(self) -> None:
-        """Nothing."""
 
 
 class Service:
@@ -267,6 +93,10 @@ class Service:
         self._deleted_queues.pop(name, None)
         return self._add_queue(name, config, now)
 
+    def allow_again(self, name: str) -> None:
+        """Let a deleted queue be made again at once."""
+        self._deleted_queues.pop(name, None)
+
     def queue(self, name: str) -> Queue:
         """The queue of that name."""
         queue = self._queues.get(name)
@@ -296,8 +126,10 @@ class Service:
 
     def delete_queue(self, name: str, now: int) -> None:
         """Delete a queue and its tasks."""
-        if self._queues.pop(name, None) is None:
+        queue = self._queues.pop(name, None)
+        if queue is None:
             raise not_found()
+        queue.tasks.clear()  # What is under way shall find nothing to come back to.
         until = self._deleted_queues[name] = now + QUEUE_TOMBSTONE
         self._journal.queue_deleted(name, until)
 
@@ -436,8 +268,9 @@ class Service:
         """An attempt ended with an HTTP status, or without an answer.
 
         Args:
-            retry_after: nanoseconds that a 429 or 503 asked to be left alone for. The whole queue
-                is, as the service slows a queue down whose handler says that it is too much.
+            retry_after: nanoseconds that the answer asked to be left alone for. With 429 and 503
+                the whole queue is, as the service slows a queue down whose handler says that it
+                is too much; with others it means nothing.
         """
         queue, task, record = attempt.queue, attempt.task, attempt.record
         queue.running -= 1
@@ -449,8 +282,11 @@ class Service:
             # HTTP tasks leave 5xx answers out, App Engine counts all, as captured from production.
             counts = record.status < 500 or not isinstance(task.target, HttpTarget)  # noqa: PLR2004
             task.execution_count += counts
-        if record.answered and record.status in {429, 503}:
-            queue.held_until = max(queue.held_until, now + retry_after)
+        if not record.answered or record.status not in {429, 503}:
+            retry_after = 0
+        queue.held_until = (
+            max(queue.held_until, now + retry_after) if retry_after else (queue.held_until)
+        )
         if queue.tasks.get(task.task_id) is not task:
             return  # Deleted, or done by another attempt, while this one ran.
         policy = task.retries or queue.config.retries
@@ -462,7 +298,8 @@ class Service:
             self._remove(queue, task, now)
             return
         backoff = round(policy.backoff(task.dispatch_count) * SECOND)
-        task.schedule_time = now + max(backoff, retry_after)
+        # No task outlives its retention, however long a wait is asked for.
+        task.schedule_time = now + min(max(backoff, retry_after), RETENTION)
         self._schedule(queue, task)
         self._journal.task_changed(task)
 

@@ -5,15 +5,19 @@ process, killed in whatever moment; not the machine's power, for which nothing i
 """
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
 from ..core.errors import ConfigurationError
+from .errors import ApiError
 from .limits import SECOND
 from .queue_messages import read_queue, write_queue
-from .state import AttemptRecord, Queue, QueueState, Service, Task, split_task_name
+from .state import Service, split_task_name
 from .task_messages import read_deadline, read_target, read_task_retries, write_task
+from .values import AttemptRecord, Queue, QueueState, Task
 from .wire import FULL, QueueMessage, TaskMessage
 
 _SCHEMA = """
@@ -45,17 +49,41 @@ class Storage:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=OFF")
-            (version,) = self._database.execute("PRAGMA user_version").fetchone()
-            if version not in {0, _VERSION}:
-                raise ConfigurationError(
-                    f"The state file {path} is of another version ({version})."
-                )
-            self._database.executescript(_SCHEMA)
+            self._database = sqlite3.connect(
+                path, isolation_level=None, check_same_thread=False, timeout=0
+            )
         except sqlite3.Error as error:
-            raise ConfigurationError(f"The state file {path} cannot be used: {error}.") from error
+            raise self._unusable(error) from error
+        try:
+            self._prepare()
+        except sqlite3.Error as error:
+            self._database.close()
+            raise self._unusable(error) from error
+        except ConfigurationError:
+            self._database.close()
+            raise
+
+    def _prepare(self) -> None:
+        execute = self._database.execute
+        # For as long as the emulator lives: two of them would deliver everything twice.
+        execute("PRAGMA locking_mode=EXCLUSIVE")
+        execute("PRAGMA journal_mode=WAL")
+        execute("PRAGMA synchronous=OFF")
+        execute("BEGIN EXCLUSIVE")
+        execute("COMMIT")
+        (version,) = execute("PRAGMA user_version").fetchone()
+        (tables,) = execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if version not in {0, _VERSION} or (tables and not version):
+            raise self._unusable("it is another program's, or another version's")
+        self._database.executescript(_SCHEMA)
+
+    def _unusable(self, why: object) -> ConfigurationError:
+        return ConfigurationError(f"The state file {self._path} cannot be used: {why}.")
+
+    def latest(self) -> int:
+        """The latest time in the file: no earlier than this may a clock go on."""
+        (latest,) = self._database.execute("SELECT max(create_time) FROM tasks").fetchone()
+        return int(latest or 0)
 
     def restore(self, service: Service, now: int) -> None:
         """Fill a new service with what the file holds."""
@@ -69,12 +97,15 @@ class Storage:
                 )
                 if message.state == QueueMessage.PAUSED:
                     queue.state = QueueState.PAUSED
+                if message.HasField("purge_time"):
+                    moment = message.purge_time
+                    queue.purge_time = moment.seconds * SECOND + moment.nanos
             for name, until in self._database.execute("SELECT name, until FROM tombstones"):
                 service.restore_tombstone(name, until, now)
             for row in self._database.execute("SELECT * FROM tasks ORDER BY schedule_time"):
                 service.restore_task(_read(*row))
             self._database.execute("DELETE FROM tombstones WHERE until <= ?", [now])
-        except (sqlite3.Error, DecodeError) as error:
+        except (sqlite3.Error, DecodeError, ApiError, KeyError) as error:
             raise ConfigurationError(
                 f"The state file {self._path} cannot be read: {error}."
             ) from error
@@ -93,14 +124,15 @@ class Storage:
 
     def queue_deleted(self, name: str, until: int) -> None:
         """See `Journal`."""
-        self._database.execute("DELETE FROM queues WHERE name = ?", [name])
-        self._database.execute("REPLACE INTO deleted_queues VALUES (?, ?)", [name, until])
-        for table in ("tasks", "tombstones"):
-            # The names of a queue's tasks: from its own with a slash up to the next character.
-            self._database.execute(
-                f"DELETE FROM {table} WHERE name >= ? AND name < ?",  # noqa: S608 - two tables of ours
-                [f"{name}/tasks/", f"{name}/tasks0"],
-            )
+        with self._at_once():
+            self._database.execute("DELETE FROM queues WHERE name = ?", [name])
+            self._database.execute("REPLACE INTO deleted_queues VALUES (?, ?)", [name, until])
+            for table in ("tasks", "tombstones"):
+                # The names of a queue's tasks: from its own and a slash up to the next character.
+                self._database.execute(
+                    f"DELETE FROM {table} WHERE name >= ? AND name < ?",  # noqa: S608 - tables of ours
+                    [f"{name}/tasks/", f"{name}/tasks0"],
+                )
 
     def task_changed(self, task: Task) -> None:
         """See `Journal`."""
@@ -121,13 +153,26 @@ class Storage:
 
     def task_removed(self, task: Task, until: int) -> None:
         """See `Journal`."""
-        self._database.execute("DELETE FROM tasks WHERE name = ?", [task.name])
-        self._database.execute("REPLACE INTO tombstones VALUES (?, ?)", [task.name, until])
+        with self._at_once():
+            self._database.execute("DELETE FROM tasks WHERE name = ?", [task.name])
+            self._database.execute("REPLACE INTO tombstones VALUES (?, ?)", [task.name, until])
 
     def emptied(self) -> None:
         """See `Journal`."""
-        for table in ("queues", "deleted_queues", "tasks", "tombstones"):
-            self._database.execute(f"DELETE FROM {table}")  # noqa: S608 - tables of ours
+        with self._at_once():
+            for table in ("queues", "deleted_queues", "tasks", "tombstones"):
+                self._database.execute(f"DELETE FROM {table}")  # noqa: S608 - tables of ours
+
+    @contextmanager
+    def _at_once(self) -> Iterator[None]:
+        """All of it or nothing, wherever the process is killed."""
+        self._database.execute("BEGIN")
+        try:
+            yield
+        except BaseException:
+            self._database.execute("ROLLBACK")
+            raise
+        self._database.execute("COMMIT")
 
 
 def _read(

@@ -13,7 +13,6 @@ from ..core.retries import RetryPolicy
 from .errors import invalid, invalid_task_id
 from .limits import SECOND
 from .queue_messages import read_retries, write_retries
-from .state import AttemptRecord, Task
 from .target_messages import (
     read_headers,
     read_routing,
@@ -29,6 +28,7 @@ from .targets import (
     OidcToken,
     Target,
 )
+from .values import AttemptRecord, Task
 from .wire import (
     BASIC,
     FULL,

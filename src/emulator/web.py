@@ -1,7 +1,7 @@
 """What the emulator answers over HTTP/1.1: REST, keys of its tokens, its clock, its dashboard."""
 
 import asyncio
-import json
+from contextlib import suppress
 from importlib.resources import files
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -14,6 +14,8 @@ from .rest import Rest
 
 _LARGEST_BODY = 150 * 1024 * 1024  # bytes: a batch of the largest tasks, in base64
 _HOUR = {"Cache-Control": "public, max-age=3600"}
+_FURTHEST = 10 * 366 * 86_400  # seconds that a clock is moved on at once
+_HEARTBEAT = 30.0  # seconds after which a page that went away is noticed
 _PAUSE = 0.15  # seconds between two words of the same change to a dashboard
 
 
@@ -84,7 +86,8 @@ def make_web(issuer: TokenIssuer, rest: Rest, controls: Controls) -> web.Applica
         while True:
             await response.write(b"data: changed\n\n")
             controls.changes.clear()
-            await controls.changes.wait()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(controls.changes.wait(), _HEARTBEAT)
             await asyncio.sleep(_PAUSE)
 
     async def dashboard(_: web.Request) -> web.Response:
@@ -117,6 +120,6 @@ async def _own_pages_only(request: web.Request, handler: Handler) -> web.StreamR
 async def _seconds(request: web.Request) -> float | None:
     try:
         seconds = float((await request.json())["advance"])
-    except (ValueError, KeyError, TypeError, json.JSONDecodeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
-    return seconds if 0 <= seconds < float("inf") else None
+    return seconds if 0 <= seconds <= _FURTHEST else None

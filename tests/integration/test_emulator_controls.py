@@ -4,7 +4,9 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
+import threading
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -22,6 +24,7 @@ from django_tasks_cloud_tasks.emulator.server import Emulator
 from django_tasks_cloud_tasks.emulator.storage import Storage
 from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.integration.refusals import LOCATION, QUEUE, START, refusal
@@ -72,7 +75,9 @@ def test_the_clock_is_moved_over_http_and_what_is_due_happens(clock: str) -> Non
         assert [attempt.status for attempt in background.emulator.finished] == [200]
 
 
-@pytest.mark.parametrize("document", [None, {}, {"advance": -1}, {"advance": "soon"}, [1]])
+@pytest.mark.parametrize(
+    "document", [None, {}, {"advance": -1}, {"advance": "soon"}, [1], {"advance": 1e305}]
+)
 def test_a_clock_is_not_moved_by_nonsense(document: Any) -> None:
     with BackgroundEmulator() as background:
         assert post(background.address, "/emulator/clock", document)[0] == 400
@@ -121,7 +126,9 @@ def test_trouble_is_the_same_for_the_same_seed() -> None:
     assert [other.trouble(f"task-{n}", 1) for n in range(1000)] != drawn[::2]
 
 
-@pytest.mark.parametrize("spec", ["fire=1", "drop", "drop=x", "drop=-1", "seed=1.5", "delay=nan"])
+@pytest.mark.parametrize(
+    "spec", ["fire=1", "drop", "drop=x", "drop=-1", "drop=5", "seed=1.5", "delay=nan"]
+)
 def test_trouble_that_is_none(spec: str) -> None:
     with pytest.raises(ConfigurationError):
         Chaos.parse(spec)
@@ -245,10 +252,74 @@ def test_killed_at_any_moment_nothing_acknowledged_is_lost(tmp_path: Path) -> No
             while finished < len(acknowledged):
                 line = process.stdout.readline()
                 assert line, "the emulator ended"
-                finished += "attempt finished" in line
+                finished += line.endswith("answer=200\n")
     delivered = Counter(body.decode() for body in bodies)
     assert set(delivered) == acknowledged
     assert set(delivered.values()) == {1}
+
+
+def state(file: Path, *queues: str, clock: ManualClock | None = None) -> BackgroundEmulator:
+    storage = Storage(file)
+    return BackgroundEmulator(
+        lambda: Emulator(clock=clock or ManualClock(START), storage=storage, queues=queues)
+    )
+
+
+def test_a_queue_that_is_deleted_while_its_attempt_runs_stays_deleted(tmp_path: Path) -> None:
+    leave = threading.Event()
+    with handler(status=500, hold=leave) as (url, called):
+        with (
+            state(tmp_path / "s", QUEUE) as background,
+            grpc.insecure_channel(background.address) as channel,
+        ):
+            client = api(channel)
+            client.create_task(parent=QUEUE, task={"http_request": {"url": url}})
+            assert called.wait(10)
+            client.delete_queue(name=QUEUE)
+            leave.set()
+            background.call(background.emulator.settle())
+        with state(tmp_path / "s") as background:
+            assert background.emulator.service.queues() == []
+        with state(tmp_path / "s", QUEUE) as background:
+            assert [queue.name for queue in background.emulator.service.queues()] == [QUEUE]
+
+
+def test_a_moved_clock_does_not_fall_behind_what_is_stored(tmp_path: Path) -> None:
+    with state(tmp_path / "s", QUEUE) as background:
+        background.call(background.emulator.advance(86_400))
+        with grpc.insecure_channel(background.address) as channel:
+            api(channel).pause_queue(name=QUEUE)
+            api(channel).create_task(parent=QUEUE, task={"http_request": {"url": "http://a"}})
+    with state(tmp_path / "s") as background:
+        assert background.emulator.now() >= START + 86_400 * SECOND
+
+
+def test_two_emulators_do_not_share_a_file_nor_take_anothers(tmp_path: Path) -> None:
+    first = Storage(tmp_path / "s")
+    with pytest.raises(ConfigurationError, match="locked"):
+        Storage(tmp_path / "s")
+    first.close()
+    with sqlite3.connect(tmp_path / "django") as database:
+        database.execute("CREATE TABLE auth_user (id INTEGER)")
+    database.close()
+    with pytest.raises(ConfigurationError, match="another program's"):
+        Storage(tmp_path / "django")
+
+
+def test_a_wait_beyond_all_retention_is_cut(tmp_path: Path) -> None:
+    with (
+        state(tmp_path / "s", QUEUE) as background,
+        grpc.insecure_channel(background.address) as channel,
+    ):
+        client = api(channel)
+        longest = Duration(seconds=300_000_000_000)
+        config = {"min_backoff": longest, "max_backoff": longest}
+        client.update_queue(queue={"name": QUEUE, "retry_config": config})
+        client.create_task(parent=QUEUE, task={"http_request": {"url": "http://[bad/x"}})
+        background.call(background.emulator.settle())
+        (task,) = client.list_tasks(parent=QUEUE)
+        assert task.schedule_time.timestamp() == START / SECOND + 31 * 86_400
+        assert background.emulator.service.queue(QUEUE).running == 0
 
 
 @pytest.mark.parametrize("content", [b"not a database at all, and long enough", None])

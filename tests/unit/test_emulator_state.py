@@ -13,15 +13,17 @@ from django_tasks_cloud_tasks.emulator.state import (
     QUEUE_TOMBSTONE,
     RETENTION,
     TASK_TOMBSTONE,
+    Service,
+)
+from django_tasks_cloud_tasks.emulator.targets import HttpTarget
+from django_tasks_cloud_tasks.emulator.values import (
     Attempt,
     AttemptResult,
     QueueConfig,
     QueueState,
     RateLimits,
-    Service,
     Task,
 )
-from django_tasks_cloud_tasks.emulator.targets import HttpTarget
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
