@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 from django.conf import LazySettings
-from django.http import HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.test import Client
+from django.urls import path
+from django_tasks_cloud_tasks import AsyncExecuteTaskView, ExecuteTaskView
+from django_tasks_cloud_tasks.core.outcomes import Outcome
 from django_tasks_cloud_tasks.django_integration.signing import sign
 
 from tests import tasks
@@ -189,3 +192,38 @@ def test_under_debug_a_request_without_proof_is_let_in_and_a_wrong_one_is_not(
     assert post() == 200
     assert post(**{"X-Django-Tasks-Signature": "wrong"}) == 401
     assert post(Authorization="Bearer wrong") == 401
+
+
+@pytest.mark.parametrize("base", [ExecuteTaskView, AsyncExecuteTaskView])
+def test_a_site_puts_something_of_its_own_around_every_task(base: Any, settings: Any) -> None:
+    around: list[str] = []
+
+    if base is ExecuteTaskView:
+
+        class Own(ExecuteTaskView):
+            def execute(self, request: HttpRequest) -> Outcome:
+                around.append("before")
+                outcome = super().execute(request)
+                around.append(type(outcome).__name__)
+                return outcome
+
+        view = Own.as_view()
+    else:
+
+        class OwnAsync(AsyncExecuteTaskView):
+            async def execute(self, request: HttpRequest) -> Outcome:
+                around.append("before")
+                outcome = await super().execute(request)
+                around.append(type(outcome).__name__)
+                return outcome
+
+        view = OwnAsync.as_view()
+    urls = type("urls", (), {"urlpatterns": [path("own/", view)]})
+    settings.ROOT_URLCONF = urls
+    body = json.dumps(
+        {"task_id": "1", "task_path": "tests.tasks.add", "args": [1, 2], "kwargs": {}}
+    ).encode()
+    signed = {"X-Django-Tasks-Signature": sign(body)}
+    answered: Any = Client().post("/own/", body, content_type="application/json", headers=signed)
+    assert answered.status_code == 200
+    assert around == ["before", "Succeeded"]
