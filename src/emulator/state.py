@@ -284,9 +284,8 @@ class Service:
             task.execution_count += counts
         if not record.answered or record.status not in {429, 503}:
             retry_after = 0
-        queue.held_until = (
-            max(queue.held_until, now + retry_after) if retry_after else (queue.held_until)
-        )
+        if retry_after:
+            queue.held_until = max(queue.held_until, now + retry_after)
         if queue.tasks.get(task.task_id) is not task:
             return  # Deleted, or done by another attempt, while this one ran.
         policy = task.retries or queue.config.retries
