@@ -84,7 +84,7 @@ class Emulator:
         self.changes = asyncio.Event()
         self._api = Api(self.service, self)
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._deliveries: set[asyncio.Task[None]] = set()
+        self._deliveries: dict[asyncio.Task[None], Attempt] = {}
         self._connections: set[asyncio.Transport] = set()
         self._stopping = False
         self.finished: deque[FinishedAttempt] = deque(maxlen=_REMEMBERED)
@@ -121,10 +121,7 @@ class Emulator:
         # First who could ask for more, then what was asked for.
         for connection in list(self._connections):
             connection.close()
-        deliveries = list(self._deliveries)
-        for delivery in deliveries:
-            delivery.cancel()
-        await asyncio.gather(*deliveries, return_exceptions=True)
+        await self._break_off()
         await self._runner.cleanup()
         await self._dispatcher.close()
         if self._storage:
@@ -155,8 +152,8 @@ class Emulator:
     def begin(self, attempt: Attempt) -> None:
         """See `Driver`."""
         delivery = self._loop.create_task(self._deliver(attempt))
-        self._deliveries.add(delivery)
-        delivery.add_done_callback(self._deliveries.discard)
+        self._deliveries[delivery] = attempt
+        delivery.add_done_callback(self._deliveries.pop)
 
     def log(self, event: str, **facts: object) -> None:
         """See `Driver`."""
@@ -225,9 +222,7 @@ class Emulator:
 
     async def reset(self) -> None:
         """See `Controls`."""
-        for delivery in self._deliveries:
-            delivery.cancel()
-        await self._under_way()
+        await self._break_off()
         self.service.reset()
         self._api.extras.reset()
         self.finished.clear()
@@ -239,19 +234,30 @@ class Emulator:
     async def settle(self) -> None:
         """Wait until no attempt is under way."""
         while self._deliveries:
-            await self._under_way()
-
-    async def _under_way(self) -> None:
-        """Wait for the attempts that are under way now."""
-        if self._deliveries:
             await asyncio.wait(set(self._deliveries))
+
+    async def _done(self, moment: int) -> None:
+        """Wait until no attempt is under way that was due, or begun, by then."""
+        while pending := {
+            delivery
+            for delivery, attempt in self._deliveries.items()
+            if min(attempt.record.schedule_time, attempt.record.dispatch_time) <= moment
+        }:
+            await asyncio.wait(pending)
+
+    async def _break_off(self) -> None:
+        """Cancel the attempts that are under way."""
+        deliveries = list(self._deliveries)
+        for delivery in deliveries:
+            delivery.cancel()
+        await asyncio.gather(*deliveries, return_exceptions=True)
 
     async def advance(self, seconds: float) -> None:
         """Move the clock on; what becomes due in between happens in order, and to its end."""
         clock = self._clock
         target = clock.now() + round(seconds * SECOND)
         while True:
-            await self._under_way()
+            await self._done(clock.now())
             events = [
                 (when, queue.name)
                 for queue in self.service.queues()
@@ -266,6 +272,7 @@ class Emulator:
         clock.move_to(target)
         for queue in self.service.queues():
             self.touched(queue.name)
+        await self._done(target)
         self.log("clock advanced", by=float(seconds))
 
     # The port

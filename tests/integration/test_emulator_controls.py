@@ -75,6 +75,26 @@ def test_the_clock_is_moved_over_http_and_what_is_due_happens(clock: str) -> Non
         assert [attempt.status for attempt in background.emulator.finished] == [200]
 
 
+@pytest.mark.parametrize("still", [True, False], ids=["standing still", "the machine's"])
+def test_what_waits_behind_a_limit_is_done_too_when_the_clock_has_moved(still: bool) -> None:
+    with (
+        handler() as (url, _),
+        BackgroundEmulator(
+            lambda: Emulator(clock=ManualClock() if still else None, queues=[QUEUE])
+        ) as background,
+        grpc.insecure_channel(background.address) as channel,
+    ):
+        client = api(channel)
+        one = {"max_concurrent_dispatches": 1}
+        client.update_queue(queue={"name": QUEUE, "rate_limits": one})
+        later = Timestamp(seconds=background.emulator.now() // SECOND + 3600)
+        for _ in range(5):
+            task = {"http_request": {"url": url}, "schedule_time": later}
+            client.create_task(parent=QUEUE, task=task)
+        background.call(background.emulator.advance(3700))
+        assert [attempt.status for attempt in background.emulator.finished] == [200] * 5
+
+
 @pytest.mark.parametrize(
     "document", [None, {}, {"advance": -1}, {"advance": "soon"}, [1], {"advance": 1e305}]
 )
