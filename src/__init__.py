@@ -10,17 +10,24 @@ __version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from .core.errors import (
+        CancelError,
         CloudTasksError,
         ConfigurationError,
         EnqueueError,
         PayloadTooLargeError,
         PermissionDeniedError,
         QueueNotFoundError,
+        RunNowError,
         ScheduleTooFarError,
         ServiceUnavailableError,
+        TaskCancelledError,
         TaskRejectedError,
+        WorkerLostError,
     )
     from .django_integration.backend import CloudTasksBackend
+    from .django_integration.declaration import CloudTaskContext, task
+    from .django_integration.models import StoredTask
+    from .django_integration.steering import CancelOutcome, acancel, cancel
     from .django_integration.surroundings import (
         detect_default_service_account,
         detect_gcp_location,
@@ -33,6 +40,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncExecuteTaskView",
+    "CancelError",
+    "CancelOutcome",
+    "CloudTaskContext",
     "CloudTasksBackend",
     "CloudTasksError",
     "ConfigurationError",
@@ -41,19 +51,32 @@ __all__ = [
     "PayloadTooLargeError",
     "PermissionDeniedError",
     "QueueNotFoundError",
+    "RunNowError",
     "ScheduleTooFarError",
     "ServiceUnavailableError",
+    "StoredTask",
+    "TaskCancelledError",
     "TaskRejectedError",
+    "WorkerLostError",
+    "acancel",
+    "cancel",
     "detect_default_service_account",
     "detect_gcp_location",
     "detect_gcp_project",
     "detect_task_handler_host",
     "is_app_engine",
     "is_cloud_run",
+    "task",
 ]
 
 _HOMES = {
     "CloudTasksBackend": ".django_integration.backend",
+    "CloudTaskContext": ".django_integration.declaration",
+    "task": ".django_integration.declaration",
+    "StoredTask": ".django_integration.models",
+    "CancelOutcome": ".django_integration.steering",
+    "acancel": ".django_integration.steering",
+    "cancel": ".django_integration.steering",
     "ExecuteTaskView": ".django_integration.views",
     "AsyncExecuteTaskView": ".django_integration.views",
     **dict.fromkeys(

@@ -6,7 +6,7 @@ USE_TZ = True
 ALLOWED_HOSTS = ["*"]
 STATIC_URL = "static/"
 ROOT_URLCONF = "tests.urls"
-INSTALLED_APPS = ["django_tasks_cloud_tasks"]
+INSTALLED_APPS = ["django_tasks_cloud_tasks", "tests"]
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
 TASKS = {
     "default": {
@@ -26,6 +26,17 @@ TASKS = {
             "CLOUD_TASKS_LOCATION": "europe-west1",
             "TASK_HANDLER_HOST": "http://testserver",
             "AUTHENTICATION": "signature",
+        },
+    },
+    # Tasks that leave a record.
+    "stored": {
+        "BACKEND": "django_tasks_cloud_tasks.CloudTasksBackend",
+        "QUEUES": [],
+        "OPTIONS": {
+            "CLOUD_TASKS_PROJECT": "test-project",
+            "CLOUD_TASKS_LOCATION": "europe-west1",
+            "TASK_HANDLER_HOST": "http://testserver",
+            "RESULTS": "database",
         },
     },
 }

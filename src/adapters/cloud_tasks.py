@@ -22,28 +22,35 @@ from google.cloud.tasks_v2.services.cloud_tasks.transports import (
     CloudTasksGrpcAsyncIOTransport,
     CloudTasksGrpcTransport,
 )
-from google.cloud.tasks_v2.types import CreateTaskRequest
+from google.cloud.tasks_v2.types import CreateTaskRequest, DeleteTaskRequest, RunTaskRequest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from ..core.creation import (
     Code,
+    Control,
     Created,
     Failure,
     GiveUp,
+    Missing,
     TryAgain,
+    after_failed_control,
     after_failure,
     attempt_timeout,
 )
 from ..core.errors import PermissionDeniedError
+from ..core.names import QueueName
 from ..core.requests import TaskRequest
 
-_METHOD = "/google.cloud.tasks.v2.CloudTasks/CreateTask"
+_SERVICE = "/google.cloud.tasks.v2.CloudTasks/"
+_METHOD = _SERVICE + "CreateTask"
 _POST = 1  # HttpMethod.POST
 _ENDPOINT = CloudTasksGrpcTransport.DEFAULT_HOST + ":443"
 # Attempts are repeated here, where the core decides on it; gRPC's own machinery stays out.
 _OPTIONS = (("grpc.enable_retries", 0),)
 _Message = CreateTaskRequest.pb()
+_DeleteMessage = DeleteTaskRequest.pb()
+_RunMessage = RunTaskRequest.pb()
 
 type Metadata = tuple[tuple[str, str], ...]
 
@@ -133,6 +140,44 @@ class GrpcTaskQueue:
             await asyncio.sleep(delay)
             attempt, remaining = attempt + 1, timeout - (self._clock() - began)
 
+    def delete(self, queue: QueueName, task_id: str, *, timeout: float) -> bool:
+        """See `TaskQueue.delete`."""
+        return self._control(Control.DELETE, queue, task_id, timeout)
+
+    def run(self, queue: QueueName, task_id: str, *, timeout: float) -> bool:
+        """See `TaskQueue.run`."""
+        return self._control(Control.RUN, queue, task_id, timeout)
+
+    def _control(self, control: Control, queue: QueueName, task_id: str, timeout: float) -> bool:
+        """Have something done to a task; whether there was one."""
+        client = self._connect()
+        name = f"{queue}/tasks/{task_id}"
+        if control is Control.DELETE:
+            method, message = "DeleteTask", _DeleteMessage(name=name).SerializeToString()
+        else:
+            method, message = "RunTask", _RunMessage(name=name).SerializeToString()
+        call: _Call = client.channel.unary_unary(_SERVICE + method)
+        metadata = (("x-goog-request-params", "name=" + _escaped(name)),)
+        began, attempt, remaining = self._clock(), 1, timeout
+        while True:
+            limit = attempt_timeout(remaining=remaining)
+            try:
+                call(message, timeout=limit, metadata=metadata)
+            except grpc.RpcError as error:
+                failure = _failure(error, attempt=attempt, elapsed=self._clock() - began)
+                match after_failed_control(
+                    failure, control=control, name=name, timeout=timeout, jitter=_jitter()
+                ):
+                    case Missing():
+                        return False
+                    case TryAgain(delay):
+                        self._sleep(delay)
+                    case GiveUp(reason):
+                        raise reason from error
+            else:
+                return True
+            attempt, remaining = attempt + 1, timeout - (self._clock() - began)
+
     def close(self) -> None:
         """Close the synchronous channel; the next task opens another."""
         with self._lock:
@@ -165,20 +210,11 @@ class GrpcTaskQueue:
         began: float,
     ) -> float | None:
         """Seconds to wait before the next attempt, or None when the task is stored after all."""
-        status = error.code().name
-        failure = Failure(
-            code=Code.named(status),
-            status=status,
-            details=error.details() or "",
-            attempt=attempt,
-            elapsed=self._clock() - began,
-        )
-        jitter = random.random()  # noqa: S311 - spreads clients, hides nothing
         match after_failure(
-            failure,
+            _failure(error, attempt=attempt, elapsed=self._clock() - began),
             request=request,
             timeout=timeout,
-            jitter=jitter,
+            jitter=_jitter(),
             emulated=self._emulator_host is not None,
         ):
             case Created():
@@ -201,6 +237,21 @@ class GrpcTaskQueue:
         return self._async_clients.setdefault(
             asyncio.get_running_loop(), _AsyncClient(channel, channel.unary_unary(_METHOD))
         )
+
+
+def _failure(error: grpc.RpcError, *, attempt: int, elapsed: float) -> Failure:
+    status = error.code().name
+    return Failure(
+        code=Code.named(status),
+        status=status,
+        details=error.details() or "",
+        attempt=attempt,
+        elapsed=elapsed,
+    )
+
+
+def _jitter() -> float:
+    return random.random()  # noqa: S311 - spreads clients, hides nothing
 
 
 def _routing(request: TaskRequest) -> Metadata:

@@ -1,12 +1,22 @@
-"""Ports held in memory, for tests: tasks are kept instead of sent, tokens are made on the spot."""
+"""Ports held in memory, for tests: tasks and records are kept, tokens are made on the spot."""
 
 import base64
 import json
-from collections.abc import Callable
+import logging
+import threading
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+import attrs
 
 from ..core.errors import InvalidTokenError
+from ..core.names import QueueName
 from ..core.ports import Claims
+from ..core.records import State, TaskRecord
 from ..core.requests import OidcToken, TaskRequest
+
+logger = logging.getLogger("django_tasks_cloud_tasks")
 
 
 class MemoryTaskQueue:
@@ -22,6 +32,129 @@ class MemoryTaskQueue:
     async def acreate(self, request: TaskRequest, *, timeout: float) -> None:  # noqa: ASYNC109 - the port's word
         """Keep the request."""
         self.create(request, timeout=timeout)
+
+    def delete(self, queue: QueueName, task_id: str, *, timeout: float) -> bool:  # noqa: ARG002 - likewise
+        """Forget the request; whether it was there."""
+        kept = [r for r in self.requests if (r.queue, r.task_id) != (queue, task_id)]
+        found = len(kept) < len(self.requests)
+        self.requests[:] = kept
+        return found
+
+    def run(self, queue: QueueName, task_id: str, *, timeout: float) -> bool:  # noqa: ARG002 - likewise
+        """Take the request's schedule time away; whether it was there."""
+        for index, request in enumerate(self.requests):
+            if (request.queue, request.task_id) == (queue, task_id):
+                self.requests[index] = attrs.evolve(request, schedule_time=None)
+                return True
+        return False
+
+
+class MemoryResultStore:
+    """`ResultStore` in a dictionary. One transaction at a time, which others wait for."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, TaskRecord] = {}
+        self._lock = threading.RLock()
+        self._commit_hooks: list[Callable[[], None]] | None = None
+
+    def add(self, record: TaskRecord) -> None:
+        """See `ResultStore.add`."""
+        with self._lock:
+            self._records.setdefault(record.task_id, record)
+
+    def get(self, task_id: str) -> TaskRecord | None:
+        """See `ResultStore.get`."""
+        with self._lock:
+            return self._records.get(task_id)
+
+    def replace(self, seen: TaskRecord, then: TaskRecord) -> bool:
+        """See `ResultStore.replace`."""
+        with self._lock:
+            kept = self._records.get(seen.task_id)
+            if kept is None or (kept.state, kept.token) != (seen.state, seen.token):
+                return False
+            names = [field.name for field in attrs.fields(TaskRecord)]
+            changes = {
+                name: getattr(then, name)
+                for name in names
+                if getattr(then, name) != getattr(seen, name)
+            }
+            self._records[seen.task_id] = attrs.evolve(kept, **changes)
+            return True
+
+    def due(
+        self, backends: Collection[str], *, now: datetime, until: datetime, limit: int
+    ) -> list[TaskRecord]:
+        """See `ResultStore.due`."""
+        with self._lock:
+            waiting = [
+                (record.relay_at, record)
+                for record in self._records.values()
+                if record.backend in backends and record.relay_at and record.relay_at <= now
+            ]
+            waiting.sort(key=lambda pair: pair[0])
+            taken = [attrs.evolve(record, relay_at=until) for _, record in waiting[:limit]]
+            self._records.update({record.task_id: record for record in taken})
+            return taken
+
+    def count_finished(self, states: Collection[State], *, before: datetime) -> int:
+        """See `ResultStore.count_finished`."""
+        with self._lock:
+            return len(self._finished(states, before))
+
+    def prune(self, states: Collection[State], *, before: datetime, limit: int) -> int:
+        """See `ResultStore.prune`."""
+        with self._lock:
+            finished = self._finished(states, before)[:limit]
+            for task_id in finished:
+                del self._records[task_id]
+            return len(finished)
+
+    def _finished(self, states: Collection[State], before: datetime) -> list[str]:
+        return [
+            record.task_id
+            for record in self._records.values()
+            if record.state in states and record.finished_at and record.finished_at < before
+        ]
+
+    @contextmanager
+    def atomic(self) -> Iterator[None]:
+        """See `ResultStore.atomic`."""
+        with self._lock:
+            outermost = self._commit_hooks is None
+            before, hooks = dict(self._records), self._commit_hooks or []
+            already = len(hooks)
+            self._commit_hooks = hooks
+            try:
+                yield
+            except BaseException:
+                self._records = before
+                del hooks[already:]
+                raise
+            finally:
+                if outermost:
+                    self._commit_hooks = None
+        if outermost:
+            for call in hooks:
+                self._after_commit(call)
+
+    def on_commit(self, call: Callable[[], None]) -> None:
+        """See `ResultStore.on_commit`."""
+        with self._lock:
+            if self._commit_hooks is not None:
+                self._commit_hooks.append(call)
+                return
+        self._after_commit(call)
+
+    @staticmethod
+    def _after_commit(call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception:
+            logger.exception("What was to happen after a commit failed.")
+
+    def release(self) -> None:
+        """See `ResultStore.release`: a thread holds nothing."""
 
 
 class MemoryTokens:

@@ -1,4 +1,4 @@
-"""Creating a task over an unreliable network: how long to try, when to stop, what to say.
+"""Calling Cloud Tasks over an unreliable network: how long to try, when to stop, what to say.
 
 A creation that failed may have worked: the answer, not the request, may be what was lost. With
 the task named after its id, doing it again is harmless, because the service answers
@@ -10,9 +10,12 @@ from enum import Enum
 import attrs
 
 from .errors import (
+    CancelError,
+    CloudTasksError,
     EnqueueError,
     PermissionDeniedError,
     QueueNotFoundError,
+    RunNowError,
     ServiceUnavailableError,
     TaskRejectedError,
 )
@@ -76,10 +79,22 @@ class TryAgain:
 
 
 @attrs.frozen
-class GiveUp:
+class GiveUp[E: CloudTasksError]:
     """Raise `error`."""
 
-    error: EnqueueError
+    error: E
+
+
+class Control(Enum):
+    """What can be done to a task that is in its queue."""
+
+    DELETE = "delete"
+    RUN = "run"
+
+
+@attrs.frozen
+class Missing:
+    """There is no such task: it has ended, or was never created."""
 
 
 def attempt_timeout(*, remaining: float) -> float:
@@ -94,7 +109,7 @@ def after_failure(
     timeout: float,
     jitter: float,
     emulated: bool = False,
-) -> Created | TryAgain | GiveUp:
+) -> Created | TryAgain | GiveUp[EnqueueError]:
     """What to do after a failed attempt.
 
     Args:
@@ -102,13 +117,43 @@ def after_failure(
         jitter: 0 to 1, at random, so that clients that failed together do not return together.
         emulated: whether an emulator was asked: then the advice is another.
     """
-    if failure.code is Code.ALREADY_EXISTS and failure.attempt > 1 and request.task_id:
+    repeated = failure.attempt > 1 or request.may_exist
+    if failure.code is Code.ALREADY_EXISTS and repeated and request.task_id:
         return Created()
-    if failure.code in _TRANSIENT:
-        delay = _BACKOFF.backoff(failure.attempt) * (0.5 + jitter / 2)
-        if failure.elapsed + delay < timeout:
-            return TryAgain(delay)
+    delay = _delay(failure, timeout, jitter)
+    if delay is not None:
+        return TryAgain(delay)
     return GiveUp(_error(failure, request, timeout, emulated=emulated))
+
+
+def after_failed_control(
+    failure: Failure, *, control: Control, name: str, timeout: float, jitter: float
+) -> Missing | TryAgain | GiveUp[CancelError | RunNowError]:
+    """What to do after a failed attempt to have something done to the task of that name.
+
+    To delete a task twice deletes it, and to run it twice delivers it twice at worst.
+    """
+    if failure.code is Code.NOT_FOUND:
+        return Missing()
+    delay = _delay(failure, timeout, jitter)
+    if delay is not None:
+        return TryAgain(delay)
+    advice = ""
+    if failure.code in {Code.PERMISSION_DENIED, Code.UNAUTHENTICATED}:
+        role = "taskDeleter" if control is Control.DELETE else "taskRunner"
+        advice = f" Grant the account roles/cloudtasks.{role}."
+    message = (
+        f"Cloud Tasks did not {control.value} {name}.{advice} ({failure.status}: {failure.details})"
+    )
+    return GiveUp(CancelError(message) if control is Control.DELETE else RunNowError(message))
+
+
+def _delay(failure: Failure, timeout: float, jitter: float) -> float | None:
+    """Seconds before the next attempt, where one may help and there is time for it."""
+    if failure.code not in _TRANSIENT:
+        return None
+    delay = _BACKOFF.backoff(failure.attempt) * (0.5 + jitter / 2)
+    return delay if failure.elapsed + delay < timeout else None
 
 
 def _error(

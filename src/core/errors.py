@@ -74,5 +74,21 @@ class ServiceUnavailableError(EnqueueError):
     """Cloud Tasks did not take the task in time, the retries included."""
 
 
+class CancelError(CloudTasksError):
+    """A task could not be cancelled, or it is not known whether it was."""
+
+
+class RunNowError(CloudTasksError):
+    """Cloud Tasks could not be told to run a task now."""
+
+
+class TaskCancelledError(CloudTasksError):
+    """Stands among the errors of a result for a task that was cancelled."""
+
+
+class WorkerLostError(CloudTasksError):
+    """Stands among the errors of a result for an attempt whose worker died."""
+
+
 class TaskRejectedError(EnqueueError):
     """Cloud Tasks refused the task for another reason, which the message carries."""

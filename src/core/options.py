@@ -24,6 +24,12 @@ class Authentication(Enum):
     NONE = "none"
 
 
+class Results(Enum):
+    """Where results are kept."""
+
+    DATABASE = "database"
+
+
 @attrs.frozen(kw_only=True)
 class BackendOptions:
     """The options of one entry of `TASKS`, checked. None where detection or a default decides."""
@@ -41,6 +47,9 @@ class BackendOptions:
     enqueue_on_commit: bool = False
     name_tasks: bool = True
     priority_queues: Mapping[int, str] = attrs.field(factory=dict)
+    results: Results | None = None
+    results_database: str = "default"
+    lease: timedelta = timedelta(seconds=60)
 
     @classmethod
     def from_mapping(cls, options: Mapping[str, object]) -> Self:
@@ -60,9 +69,18 @@ class BackendOptions:
                 values[attribute] = read(value)
             except ValueError as error:
                 faults.append(OptionFault(name, f"{name} must be {error}, not {value!r}"))
+        read_options = attrs.evolve(cls(), **values)
+        if read_options.results and not read_options.name_tasks:
+            faults.append(
+                OptionFault(
+                    "NAME_TASKS",
+                    "NAME_TASKS must be True with RESULTS: a recorded task may be created twice, "
+                    "and its name makes one of the two",
+                )
+            )
         if faults:
             raise OptionsError(faults)
-        return attrs.evolve(cls(), **values)
+        return read_options
 
 
 def _unknown(name: object) -> str:
@@ -136,6 +154,25 @@ def _authentication(value: object) -> Authentication:
         raise ValueError(f"one of {names}") from None
 
 
+def _results(value: object) -> Results | None:
+    try:
+        return None if value is None else Results(value)
+    except ValueError:
+        names = ", ".join(repr(kind.value) for kind in Results)
+        raise ValueError(f"{names} or None") from None
+
+
+def _lease(value: object) -> timedelta:
+    shortest, longest = timedelta(seconds=1), timedelta(hours=1)
+    try:
+        lease = timedelta(seconds=_seconds(value))
+    except (ValueError, OverflowError):
+        lease = timedelta()
+    if shortest <= lease <= longest:
+        return lease
+    raise ValueError("1 second to 1 hour, as a number of seconds or a timedelta")
+
+
 def _seconds(value: object) -> float:
     if isinstance(value, timedelta):
         return value.total_seconds()
@@ -197,4 +234,7 @@ _OPTIONS: Mapping[str, tuple[str, Callable[[object], object]]] = {
     "ENQUEUE_ON_COMMIT": ("enqueue_on_commit", _flag),
     "NAME_TASKS": ("name_tasks", _flag),
     "PRIORITY_QUEUES": ("priority_queues", _priority_queues),
+    "RESULTS": ("results", _results),
+    "RESULTS_DATABASE": ("results_database", _text),
+    "LEASE": ("lease", _lease),
 }

@@ -5,12 +5,14 @@ there is no answer that means "never again". So a status here is a decision abou
 future as well.
 """
 
+import math
 from collections.abc import Mapping
 from http import HTTPStatus
 
 import attrs
 
 from .payload import Json
+from .records import State
 
 
 @attrs.frozen
@@ -35,6 +37,51 @@ class Unserializable:
 
     task_id: str
     error: str
+
+
+@attrs.frozen
+class Duplicate:
+    """The task has ended before: `state` says how."""
+
+    task_id: str
+    state: State
+
+
+@attrs.frozen
+class Cancelled:
+    """The task failed after it was asked to stop: it did."""
+
+    task_id: str
+
+
+@attrs.frozen
+class Busy:
+    """Another attempt runs, for `seconds` at least."""
+
+    task_id: str
+    seconds: float
+
+
+@attrs.frozen
+class LeaseLost:
+    """The attempt was made, but another runner had taken over: how it ended is not recorded."""
+
+    task_id: str
+
+
+@attrs.frozen
+class Unrecorded:
+    """The task was recorded when it was enqueued, and there is no record of it now."""
+
+    task_id: str
+
+
+@attrs.frozen
+class Relayed:
+    """The relay looked for tasks to send: how many Cloud Tasks took, and how many it did not."""
+
+    sent: int
+    failed: int
 
 
 @attrs.frozen
@@ -67,15 +114,19 @@ class WrongMethod:
     """Not a POST."""
 
 
+type Refusal = BadPayload | UnknownTask | Unauthenticated | Forbidden | WrongMethod
+
 type Outcome = (
     Succeeded
     | Failed
     | Unserializable
-    | BadPayload
-    | UnknownTask
-    | Unauthenticated
-    | Forbidden
-    | WrongMethod
+    | Duplicate
+    | Cancelled
+    | Busy
+    | LeaseLost
+    | Unrecorded
+    | Relayed
+    | Refusal
 )
 
 
@@ -103,6 +154,35 @@ def decide(outcome: Outcome, *, debug: bool) -> Answer:
             return Answer(HTTPStatus.INTERNAL_SERVER_ERROR, document)
         case Unserializable(task_id, error):
             return Answer(HTTPStatus.OK, {"status": "error", "task_id": task_id, "error": error})
+        case Duplicate(task_id, state):
+            return Answer(
+                HTTPStatus.OK, {"status": "duplicate", "task_id": task_id, "ended": state.value}
+            )
+        case Cancelled(task_id):
+            return Answer(HTTPStatus.OK, {"status": "cancelled", "task_id": task_id})
+        # 409 has the delivery repeated, as every status but 2xx does. Not 429 or 503: those make
+        # Cloud Tasks slow the whole queue down.
+        case Busy(task_id, seconds):
+            wait = max(1, math.ceil(seconds))
+            reason = f"Another attempt runs, for {wait} s at least."
+            return _error(HTTPStatus.CONFLICT, reason, {"Retry-After": str(wait)}, task_id=task_id)
+        case LeaseLost(task_id):
+            reason = "Another attempt took over; this one's end is not recorded."
+            return _error(HTTPStatus.CONFLICT, reason, task_id=task_id)
+        case Unrecorded(task_id):
+            reason = "The record of this task is gone."
+            return _error(HTTPStatus.NOT_FOUND, reason, task_id=task_id)
+        case Relayed(sent, failed):
+            status = HTTPStatus.SERVICE_UNAVAILABLE if failed else HTTPStatus.OK
+            word = "error" if failed else "success"
+            return Answer(status, {"status": word, "sent": sent, "failed": failed})
+        case _:
+            return _refuse(outcome)
+
+
+def _refuse(outcome: Refusal) -> Answer:
+    """The answer to a request of which no task came."""
+    match outcome:
         case BadPayload(faults):
             return _error(HTTPStatus.BAD_REQUEST, "The body is no task.", faults=list(faults))
         case UnknownTask(task_id, reason):
@@ -123,5 +203,7 @@ def decide(outcome: Outcome, *, debug: bool) -> Answer:
             )
 
 
-def _error(status: HTTPStatus, error: str, **more: Json) -> Answer:
-    return Answer(status, {"status": "error", "error": error, **more})
+def _error(
+    status: HTTPStatus, error: str, headers: Mapping[str, str] | None = None, **more: Json
+) -> Answer:
+    return Answer(status, {"status": "error", "error": error, **more}, headers or {})

@@ -40,6 +40,7 @@ class TaskPayload:
         takes_context: whether the task wants a `TaskContext` (told to readers of other tools;
             the worker asks the task).
         enqueued_at: aware, or None if unknown.
+        recorded: whether a result store knows the task.
     """
 
     task_id: str
@@ -51,6 +52,7 @@ class TaskPayload:
     priority: int = 0
     takes_context: bool = False
     enqueued_at: datetime | None = None
+    recorded: bool = False
 
     def encode(self) -> bytes:
         """The request body, in UTF-8.
@@ -60,7 +62,7 @@ class TaskPayload:
         Raises:
             TypeError: JSON cannot carry an argument.
         """
-        document = {
+        document: dict[str, object] = {
             "task_id": self.task_id,
             "task_path": self.task_path,
             "args": self.args,
@@ -71,6 +73,8 @@ class TaskPayload:
             "takes_context": self.takes_context,
             "enqueued_at": self.enqueued_at.isoformat() if self.enqueued_at else None,
         }
+        if self.recorded:
+            document["recorded"] = True
         try:
             return _ENCODER.encode(document).encode()
         except UnicodeEncodeError:
@@ -122,6 +126,7 @@ class TaskPayload:
             priority=field("priority", 0),
             takes_context=field("takes_context") if "takes_context" in document else False,
             enqueued_at=enqueued_at,
+            recorded=field("recorded", False),  # noqa: FBT003 - the default
         )
         if not payload._is_sound():
             faults = _faults(document) + faults
@@ -134,7 +139,7 @@ class TaskPayload:
         types = (type(self.task_id), type(self.task_path), type(self.args), type(self.kwargs))
         more = (type(self.queue_name), type(self.backend), type(self.priority))
         return (
-            (*types, *more, type(self.takes_context)) == _TYPES
+            (*types, *more, type(self.takes_context), type(self.recorded)) == _TYPES
             and _is_plain(self.task_id)
             and _is_plain(self.queue_name)
             and _is_plain(self.backend)
@@ -155,6 +160,7 @@ _FIELDS: Mapping[str, tuple[type, bool]] = {
     "backend": (str, False),
     "priority": (int, False),
     "takes_context": (bool, False),
+    "recorded": (bool, False),
 }
 _TYPES = tuple(kind for kind, _ in _FIELDS.values())
 

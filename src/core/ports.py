@@ -1,8 +1,12 @@
 """What the core asks of the outside, as protocols. `adapters` and tests implement them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
+from datetime import datetime
 from typing import Protocol
 
+from .names import QueueName
+from .records import State, TaskRecord
 from .requests import TaskRequest
 
 type Claims = Mapping[str, object]
@@ -24,6 +28,63 @@ class TaskQueue(Protocol):
 
     async def acreate(self, request: TaskRequest, *, timeout: float) -> None:  # noqa: ASYNC109 - one word for both
         """`create`, awaited on the running loop without a thread."""
+
+    def delete(self, queue: QueueName, task_id: str, *, timeout: float) -> bool:
+        """Delete a task that has not ended; whether there was one.
+
+        Raises:
+            CancelError: it was not deleted, or nobody can tell.
+        """
+
+    def run(self, queue: QueueName, task_id: str, *, timeout: float) -> bool:
+        """Dispatch a task now, whatever its schedule time; whether there is one.
+
+        Raises:
+            RunNowError: Cloud Tasks refused, or did not answer.
+        """
+
+
+class ResultStore(Protocol):
+    """Where records of tasks are kept. Every method may be called from any thread."""
+
+    def add(self, record: TaskRecord) -> None:
+        """Keep a record, in the caller's transaction. One with that id that is there stays."""
+
+    def get(self, task_id: str) -> TaskRecord | None:
+        """The record as it is now."""
+
+    def replace(self, seen: TaskRecord, then: TaskRecord) -> bool:
+        """Change what differs between the two, in one step.
+
+        Returns:
+            False, and nothing changed, if state or token are no longer as in `seen`.
+        """
+
+    def due(
+        self, backends: Collection[str], *, now: datetime, until: datetime, limit: int
+    ) -> list[TaskRecord]:
+        """Take records of these backends whose `relay_at` has come, the longest due first.
+
+        Their `relay_at` becomes `until`, so that of several processes each takes others.
+        """
+
+    def count_finished(self, states: Collection[State], *, before: datetime) -> int:
+        """How many records in these states finished before that time."""
+
+    def prune(self, states: Collection[State], *, before: datetime, limit: int) -> int:
+        """Delete up to `limit` of those; how many there were."""
+
+    def atomic(self) -> AbstractContextManager[None]:
+        """A transaction: what happens inside happens wholly, or not at all if it raises."""
+
+    def on_commit(self, call: Callable[[], None]) -> None:
+        """Call once the caller's transaction is committed; at once if there is none.
+
+        What it raises is logged and goes no further: the caller's work is done.
+        """
+
+    def release(self) -> None:
+        """Give back what this thread holds; for threads that do not serve requests."""
 
 
 class MetadataServer(Protocol):

@@ -51,7 +51,11 @@ class Route:
 
 @attrs.frozen(kw_only=True)
 class TaskRequest:
-    """One HTTP task to create. Times are aware."""
+    """One HTTP task to create. Times are aware.
+
+    Attributes:
+        may_exist: whether somebody else may have created it already, which is as good.
+    """
 
     queue: QueueName
     task_id: str | None
@@ -61,6 +65,7 @@ class TaskRequest:
     schedule_time: datetime | None = None
     dispatch_deadline: timedelta | None = None
     oidc: OidcToken | None = None
+    may_exist: bool = False
 
 
 def build_task_request(
@@ -71,12 +76,14 @@ def build_task_request(
     route: Route,
     run_after: datetime | None,
     now: datetime,
+    cloud_task_id: str | None = None,
 ) -> TaskRequest:
     """The request that puts a task into its queue.
 
     Args:
         body: the encoded payload.
         signature: made for `body`.
+        cloud_task_id: another id for the Cloud Task than the task's own.
 
     Raises:
         ScheduleTooFarError: `run_after` is beyond the horizon.
@@ -84,18 +91,15 @@ def build_task_request(
         InvalidNameError: the queue's name is none.
     """
     request = TaskRequest(
-        queue=_queue_name(
-            route.project,
-            route.location,
-            queue_for(payload.queue_name, priority=payload.priority, thresholds=route.thresholds),
-        ),
-        task_id=payload.task_id if route.name_tasks else None,
+        queue=queue_of(payload.queue_name, priority=payload.priority, route=route),
+        task_id=(cloud_task_id or payload.task_id) if route.name_tasks else None,
         url=route.url,
         headers={"Content-Type": "application/json", SIGNATURE_HEADER: signature},
         body=body,
         schedule_time=schedule_time(run_after, now=now),
         dispatch_deadline=route.dispatch_deadline,
         oidc=route.oidc,
+        may_exist=payload.recorded,
     )
     # Everything but the body is small: the API takes 2,083 characters of URL, 80 KB of headers.
     size = stored_size(request) if len(body) > MAX_STORED_SIZE - _HEADROOM else 0
@@ -108,6 +112,16 @@ def build_task_request(
             limit=MAX_STORED_SIZE,
         )
     return request
+
+
+def queue_of(queue_name: str, *, priority: int, route: Route) -> QueueName:
+    """The Cloud Tasks queue for a task of that Django queue and priority.
+
+    Raises:
+        InvalidNameError: the queue's name is none.
+    """
+    queue = queue_for(queue_name, priority=priority, thresholds=route.thresholds)
+    return _queue_name(route.project, route.location, queue)
 
 
 # The pattern of a name is checked once for each queue, not once for each task.

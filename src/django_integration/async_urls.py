@@ -1,8 +1,11 @@
-"""The endpoint that Cloud Tasks calls, for sites on ASGI."""
+"""The endpoints that Cloud Tasks and Cloud Scheduler call, for sites on ASGI."""
 
 from django.urls import path
 
-from .views import AsyncExecuteTaskView
+from .views import AsyncExecuteTaskView, RelayView
 
 app_name = "django_tasks_cloud_tasks"
-urlpatterns = [path("execute/", AsyncExecuteTaskView.as_view(), name="execute")]
+urlpatterns = [
+    path("execute/", AsyncExecuteTaskView.as_view(), name="execute"),
+    path("relay/", RelayView.as_view(), name="relay"),
+]

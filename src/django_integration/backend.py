@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,16 +14,29 @@ from django.core.checks import CheckMessage
 from django.db import transaction
 from django.tasks.backends.base import BaseTaskBackend
 from django.tasks.base import DEFAULT_TASK_PRIORITY
-from django.tasks.exceptions import InvalidTask
+from django.tasks.exceptions import InvalidTask, TaskResultDoesNotExist
 from django.tasks.signals import task_enqueued
 from django.utils import timezone
 
-from ..core.names import is_queue_id
+from ..core.names import is_queue_id, is_task_id
+from ..core.outbox import recorded
 from ..core.payload import TaskPayload
+from ..core.ports import ResultStore
 from ..core.requests import TaskRequest, build_task_request
 from .configuration import Configuration, configuration_for
-from .results import announce, announce_async, mark_enqueued, new_id, ready_result
+from .declaration import CloudTask, is_atomic
+from .outbox import send
+from .results import (
+    announce,
+    announce_async,
+    mark_enqueued,
+    new_id,
+    ready_result,
+    recorded_result,
+    recorded_task,
+)
 from .signing import sign
+from .surroundings import current
 
 if TYPE_CHECKING:
     from django.tasks.base import Task, TaskResult
@@ -37,6 +50,7 @@ class _Prepared[R]:
 
     result: R
     request: TaskRequest
+    payload: TaskPayload
     enqueued_at: datetime
 
 
@@ -49,6 +63,8 @@ class CloudTasksBackend(BaseTaskBackend):
     supports_defer = True
     supports_async_task = True
     supports_priority = True
+
+    task_class = CloudTask
 
     # Shared by all instances, of which Django makes one a thread: a process is told once.
     _told_of_priority: ClassVar[set[str]] = set()
@@ -73,21 +89,32 @@ class CloudTasksBackend(BaseTaskBackend):
                 f"{task.queue_name!r} cannot be a Cloud Tasks queue: use 1 to 100 letters, "
                 "digits and hyphens."
             )
+        if is_atomic(task) and self.configuration.results is None:
+            raise InvalidTask(
+                f"{task.module_path} cannot be atomic: the backend {self.alias!r} keeps no "
+                "results. Set RESULTS to 'database'."
+            )
 
     def enqueue[**P, R](
         self, task: Task[P, R], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> TaskResult[P, R]:
         """Put the task into its queue; with ENQUEUE_ON_COMMIT once the transaction is committed.
 
+        With RESULTS it is recorded in the caller's transaction, and sent once that is committed.
+        From then on it is not lost: what Cloud Tasks does not take now, the relay sends later.
+
         Raises:
             InvalidTask: see `validate_task`.
             TypeError: JSON cannot carry an argument.
-            EnqueueError: the task was not created; each cause has its class.
+            EnqueueError: the task was not created; each cause has its class. With RESULTS only
+                what cannot be sent at all: PayloadTooLargeError and ScheduleTooFarError.
             ConfigurationError: something needed is neither set nor detected.
         """
         configuration = self.configuration
         prepared = self._prepare(configuration, task, args, kwargs)
-        if configuration.options.enqueue_on_commit:
+        if configuration.results:
+            self._record(configuration, configuration.results, prepared)
+        elif configuration.options.enqueue_on_commit:
             transaction.on_commit(partial(self._create, configuration, prepared))
         else:
             self._create(configuration, prepared)
@@ -99,11 +126,12 @@ class CloudTasksBackend(BaseTaskBackend):
         """`enqueue`, awaited on the running loop.
 
         No thread is used, with three exceptions: what is looked up first and once (metadata,
-        Google credentials for a new loop), ENQUEUE_ON_COMMIT (Django's transactions live in
-        threads) and synchronous receivers that the site itself connected to `task_enqueued`.
+        Google credentials for a new loop), RESULTS and ENQUEUE_ON_COMMIT (Django's transactions
+        live in threads) and synchronous receivers that the site itself connected to
+        `task_enqueued`.
         """
         configuration = self.configuration
-        if configuration.options.enqueue_on_commit:
+        if configuration.results or configuration.options.enqueue_on_commit:
             return await sync_to_async(self.enqueue)(task, args, kwargs)
         if configuration.may_block:
             await sync_to_async(lambda: configuration.route, thread_sensitive=False)()
@@ -114,6 +142,30 @@ class CloudTasksBackend(BaseTaskBackend):
         mark_enqueued(prepared.result, prepared.enqueued_at)
         await announce_async(task_enqueued, type(self), prepared.result)
         return prepared.result
+
+    @property
+    def supports_get_result(self) -> bool:  # type: ignore[override]  # as RESULTS says
+        """Whether results are kept."""
+        return self.configuration.options.results is not None
+
+    def get_result(self, result_id: str) -> TaskResult[..., Any]:
+        """What became of a task of this backend.
+
+        Raises:
+            TaskResultDoesNotExist: it is not recorded, or the site has no such task any more.
+            NotImplementedError: no results are kept, because RESULTS is not set.
+        """
+        store = self.configuration.results
+        if store is None:
+            raise NotImplementedError(
+                f"The backend {self.alias!r} keeps no results: set RESULTS to 'database'."
+            )
+        record = store.get(result_id) if is_task_id(result_id) else None
+        if record is None or record.backend != self.alias:
+            raise TaskResultDoesNotExist(
+                f"The backend {self.alias!r} has no record of a task {result_id!r}."
+            )
+        return recorded_result(recorded_task(record), record)
 
     def check(self, **kwargs: Any) -> list[CheckMessage]:  # noqa: ARG002, ANN401 - Django's signature
         """The system checks of this entry of `TASKS`."""
@@ -133,7 +185,7 @@ class CloudTasksBackend(BaseTaskBackend):
         route = configuration.route
         if task.priority != DEFAULT_TASK_PRIORITY and not route.thresholds:
             self._tell_of_priority()
-        now = datetime.now(UTC)
+        now = current().clock()
         payload = TaskPayload(
             task_id=new_id(),
             task_path=task.module_path,
@@ -144,6 +196,7 @@ class CloudTasksBackend(BaseTaskBackend):
             priority=task.priority,
             takes_context=task.takes_context,
             enqueued_at=now,
+            recorded=configuration.results is not None,
         )
         body = payload.encode()
         request = build_task_request(
@@ -151,11 +204,35 @@ class CloudTasksBackend(BaseTaskBackend):
             body=body,
             signature=sign(body),
             route=route,
-            run_after=_aware(task.run_after) if task.run_after else None,
+            run_after=_aware(task.run_after),
             now=now,
         )
         result = ready_result(task, payload.task_id, *payload.carried(body), alias=self.alias)
-        return _Prepared(result, request, now)
+        return _Prepared(result, request, payload, now)
+
+    def _record[**P, R](
+        self,
+        configuration: Configuration,
+        store: ResultStore,
+        prepared: _Prepared[TaskResult[P, R]],
+    ) -> None:
+        result, now = prepared.result, prepared.enqueued_at
+        record = recorded(
+            prepared.payload,
+            args=result.args,
+            kwargs=result.kwargs,
+            run_after=_aware(result.task.run_after),
+            now=now,
+            timeout=configuration.options.enqueue_timeout,
+        )
+        store.add(record)
+
+        def committed() -> None:
+            send(configuration, store, record, prepared.request)
+            mark_enqueued(result, now)
+            announce(task_enqueued, type(self), result)
+
+        store.on_commit(committed)
 
     def _create[**P, R](
         self, configuration: Configuration, prepared: _Prepared[TaskResult[P, R]]
@@ -175,6 +252,6 @@ class CloudTasksBackend(BaseTaskBackend):
             )
 
 
-def _aware(moment: datetime) -> datetime:
+def _aware(moment: datetime | None) -> datetime | None:
     """With USE_TZ off Django's times are naive, in the site's default time zone."""
-    return timezone.make_aware(moment) if timezone.is_naive(moment) else moment
+    return timezone.make_aware(moment) if moment and timezone.is_naive(moment) else moment

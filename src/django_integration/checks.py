@@ -70,7 +70,7 @@ def check_backend(backend: CloudTasksBackend) -> list[CheckMessage]:
 
 def check_deployment(**kwargs: Any) -> list[CheckMessage]:  # noqa: ARG001, ANN401 - Django's signature
     """What is wrong with the site's backends in production; for `check --deploy`."""
-    from .execution import backends
+    from .admission import backends
 
     found: list[CheckMessage] = []
     for backend in backends():

@@ -20,7 +20,7 @@ from ..core.detection import (
 )
 from ..core.errors import ConfigurationError
 from ..core.options import Authentication, BackendOptions, is_address
-from ..core.ports import TaskQueue, TokenVerifier
+from ..core.ports import ResultStore, TaskQueue, TokenVerifier
 from ..core.requests import OidcToken, Route
 from .surroundings import Surroundings, current
 
@@ -83,6 +83,13 @@ class Configuration:
     def tokens(self) -> TokenVerifier:
         """What verifies identity tokens."""
         return self._surroundings.tokens(self.emulator_host)
+
+    @cached_property
+    def results(self) -> ResultStore | None:
+        """Where results are kept, if they are."""
+        if self.options.results is None:
+            return None
+        return self._surroundings.results(self.options.results_database)
 
     @property
     def may_block(self) -> bool:

@@ -75,9 +75,12 @@ class CapturedTasks:
     @property
     def pending(self) -> list[CapturedTask]:
         """The tasks that were enqueued and not yet executed with success, oldest first."""
-        while self._queue.requests:
-            request = self._queue.requests.pop(0)
-            self._pending.append(CapturedTask(request, TaskPayload.decode(request.body)))
+        known = {id(task.request): task for task in self._pending}
+        # A request that was replaced or deleted meanwhile is no longer pending.
+        self._pending[:] = [
+            known.get(id(request)) or CapturedTask(request, TaskPayload.decode(request.body))
+            for request in self._queue.requests
+        ]
         return self._pending
 
     def run(self, task: CapturedTask, *, check: bool = True) -> Delivered:
@@ -92,7 +95,7 @@ class CapturedTasks:
         """
         delivered = self._deliver(task)
         if delivered.status == 200:  # noqa: PLR2004 - success, on the wire
-            self.pending.remove(task)
+            self._queue.requests.remove(task.request)
         if check and delivered.document.get("status") != "success":
             raise TaskFailedError(f"{task!r} was answered {delivered.status}: {delivered.document}")
         return delivered

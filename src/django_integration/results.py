@@ -9,24 +9,36 @@ from __future__ import annotations
 import os
 import traceback
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import attrs
 from django.conf import settings
 from django.dispatch import Signal
 from django.tasks import signals
-from django.tasks.base import TaskError, TaskResult, TaskResultStatus
+from django.tasks.base import TASK_REFRESH_ATTRS, Task, TaskError, TaskResult, TaskResultStatus
+from django.tasks.exceptions import InvalidTask, InvalidTaskBackend, TaskResultDoesNotExist
 from django.utils import timezone
 from django.utils.json import normalize_json
+from django.utils.module_loading import import_string
 
 from ..core.errors import CloudTasksError
-
-if TYPE_CHECKING:
-    from django.tasks.base import Task
+from ..core.payload import Json
+from ..core.records import CANCELLED_TEXT, TASK_CANCELLED, State, TaskRecord
 
 _LOG_RECEIVERS = {
     id(signals.log_task_enqueued),
     id(signals.log_task_started),
     id(signals.log_task_finished),
+}
+
+
+_STATUS = {
+    State.READY: TaskResultStatus.READY,
+    State.RUNNING: TaskResultStatus.RUNNING,
+    State.SUCCESSFUL: TaskResultStatus.SUCCESSFUL,
+    State.FAILED: TaskResultStatus.FAILED,
+    # Django has no word for it; the last of its errors says that it was cancelled.
+    State.CANCELLED: TaskResultStatus.FAILED,
 }
 
 
@@ -63,8 +75,64 @@ def running_result[**P, R](
 ) -> TaskResult[P, R]:
     """The result of a task whose execution begins now."""
     status, now = TaskResultStatus.RUNNING, timezone.now()
-    shown = _shown(enqueued_at) if enqueued_at else None
+    shown = _shown(enqueued_at)
     return _result(task, task_id, status, args, kwargs, task.backend, shown, now, worker_ids)
+
+
+def recorded_result[**P, R](task: Task[P, R], record: TaskRecord) -> TaskResult[P, R]:
+    """The result of a task as a store knows it."""
+    result = _result(
+        task,
+        record.task_id,
+        _STATUS[record.state],
+        list(record.args),
+        dict(record.kwargs),
+        record.backend,
+        _shown(record.enqueued_at),
+        _shown(record.started_at),
+        list(record.worker_ids),
+    )
+    errors = [TaskError(**attrs.asdict(error)) for error in record.errors]
+    object.__setattr__(result, "errors", errors)
+    object.__setattr__(result, "last_attempted_at", _shown(record.last_attempted_at))
+    object.__setattr__(result, "finished_at", _shown(record.finished_at))
+    object.__setattr__(result, "_return_value", record.return_value)
+    return result
+
+
+def recorded_task(record: TaskRecord, *, due: bool = True) -> Task[..., Any]:
+    """The task that a record tells of, as it was enqueued. Imports its module.
+
+    Args:
+        due: with the time at which it was due; otherwise without.
+
+    Raises:
+        TaskResultDoesNotExist: the site has no such task any more.
+    """
+    try:
+        task = import_string(record.task_path)
+    except ImportError as error:
+        raise TaskResultDoesNotExist(f"Of the task {record.task_id}: {error}.") from error
+    if not isinstance(task, Task):
+        raise TaskResultDoesNotExist(
+            f"Of the task {record.task_id}: {record.task_path} is no task any more."
+        )
+    try:
+        return task.using(
+            queue_name=record.queue_name,
+            priority=record.priority,
+            backend=record.backend,
+            run_after=_shown(record.run_after) if due else None,
+        )
+    except (InvalidTask, InvalidTaskBackend) as error:
+        raise TaskResultDoesNotExist(f"Of the task {record.task_id}: {error}") from error
+
+
+def refresh(result: TaskResult[..., Any], record: TaskRecord) -> None:
+    """Bring a result up to date, as its own `refresh()` does."""
+    fresh = recorded_result(result.task, record)
+    for name in TASK_REFRESH_ATTRS:
+        object.__setattr__(result, name, getattr(fresh, name))
 
 
 def _result[**P, R](
@@ -103,18 +171,19 @@ def mark_enqueued(result: TaskResult[..., Any], moment: datetime) -> None:
     object.__setattr__(result, "enqueued_at", _shown(moment))
 
 
-def mark_successful(result: TaskResult[..., Any], value: object) -> None:
-    """The task returned `value`.
+def mark_successful(result: TaskResult[..., Any], value: object) -> Json:
+    """The task returned `value`; answers with what JSON makes of it.
 
     Raises:
         UnserializableReturnError: JSON cannot carry the value.
     """
     try:
-        normalized = normalize_json(value)
+        normalized: Json = normalize_json(value)
     except Exception as error:
         raise UnserializableReturnError(type(value)) from error
     object.__setattr__(result, "_return_value", normalized)
     _finish(result, TaskResultStatus.SUCCESSFUL)
+    return normalized
 
 
 def mark_failed(result: TaskResult[..., Any], error: BaseException) -> TaskError:
@@ -129,6 +198,20 @@ def mark_failed(result: TaskResult[..., Any], error: BaseException) -> TaskError
     return task_error
 
 
+def mark_cancelled(result: TaskResult[..., Any]) -> None:
+    """The task was cancelled."""
+    result.errors.append(TaskError(exception_class_path=TASK_CANCELLED, traceback=CANCELLED_TEXT))
+    _finish(result, TaskResultStatus.FAILED)
+
+
+def message_of(error: BaseException) -> str:
+    """The message of an exception, whatever its own `__str__` does."""
+    try:
+        return str.__str__(str(error))
+    except BaseException:  # noqa: BLE001 - its class says enough
+        return ""
+
+
 def _traceback(error: BaseException) -> str:
     """The traceback, or as much as can be told of an exception that cannot be formatted."""
     try:
@@ -139,9 +222,9 @@ def _traceback(error: BaseException) -> str:
         return f"Traceback:\n{frames}{kind} (telling more of it raised {fault_kind})\n"
 
 
-def _shown(moment: datetime) -> datetime:
+def _shown(moment: datetime | None) -> datetime | None:
     """An aware time as the site shows times: with USE_TZ off they are naive."""
-    return moment if settings.USE_TZ else timezone.make_naive(moment)
+    return moment if moment is None or settings.USE_TZ else timezone.make_naive(moment)
 
 
 def _finish(result: TaskResult[..., Any], status: TaskResultStatus) -> None:

@@ -8,14 +8,16 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import partial
 
 import attrs
 from django.core.signals import setting_changed
 
+from ..adapters.heartbeat import Heartbeat
 from ..adapters.metadata import NoMetadataServer, metadata_server
 from ..core import detection
-from ..core.ports import MetadataServer, TaskQueue, TokenVerifier
+from ..core.ports import MetadataServer, ResultStore, TaskQueue, TokenVerifier
 
 
 def _grpc_queue(emulator_host: str | None) -> TaskQueue:
@@ -33,6 +35,16 @@ def _google_tokens(emulator_host: str | None) -> TokenVerifier:
     )
 
 
+def _database_results(database: str) -> ResultStore:
+    from .store import DatabaseResultStore
+
+    return DatabaseResultStore(database)
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
 @attrs.define(eq=False)
 class Surroundings:
     """What the backend and the view reach the outside with.
@@ -42,6 +54,8 @@ class Surroundings:
         make_queue: a queue on the service (None) or on the emulator at that address.
         make_tokens: a verifier of the tokens that Google (None) or that emulator issues.
         make_metadata: the metadata server that such an environment tells of.
+        make_results: the result store in the database of that alias.
+        clock: the time, aware. What is recorded about tasks, and their leases, go by it.
         configurations: what `configuration_for` worked out, by alias.
     """
 
@@ -49,11 +63,15 @@ class Surroundings:
     make_queue: Callable[[str | None], TaskQueue] = _grpc_queue
     make_tokens: Callable[[str | None], TokenVerifier] = _google_tokens
     make_metadata: Callable[[Mapping[str, str]], MetadataServer] = metadata_server
+    make_results: Callable[[str], ResultStore] = _database_results
+    clock: Callable[[], datetime] = _utc_now
     configurations: dict[str, object] = attrs.field(factory=dict, init=False)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
     _queues: dict[str | None, TaskQueue] = attrs.field(factory=dict, init=False)
     _tokens: dict[str | None, TokenVerifier] = attrs.field(factory=dict, init=False)
     _metadata: MetadataServer | None = attrs.field(default=None, init=False)
+    _results: dict[str, ResultStore] = attrs.field(factory=dict, init=False)
+    _heartbeats: dict[int, Heartbeat] = attrs.field(factory=dict, init=False)
 
     def queue(self, emulator_host: str | None) -> TaskQueue:
         """The process's queue on the service, or on the emulator at that address."""
@@ -62,6 +80,15 @@ class Surroundings:
     def tokens(self, emulator_host: str | None) -> TokenVerifier:
         """The process's verifier for the tokens of Google, or of that emulator."""
         return _kept(self._tokens, emulator_host, self.make_tokens, self._lock)
+
+    def results(self, database: str) -> ResultStore:
+        """The process's result store in that database."""
+        return _kept(self._results, database, self.make_results, self._lock)
+
+    @property
+    def heartbeat(self) -> Heartbeat:
+        """The process's heartbeat; a forked child has another than its parent."""
+        return _kept(self._heartbeats, os.getpid(), lambda _: Heartbeat(), self._lock)
 
     def platform(self, emulator_host: str | None) -> detection.Platform:
         """What detection asks. Where an emulator is in use nothing is Google Cloud's."""

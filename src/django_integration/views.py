@@ -24,8 +24,7 @@ from django.views.generic import View
 from ..core.deliveries import Delivery
 from ..core.outcomes import Outcome, WrongMethod, decide
 from ..core.payload import TaskPayload
-from .execution import (
-    Execution,
+from .admission import (
     admit,
     backends,
     doors,
@@ -34,9 +33,10 @@ from .execution import (
     may_block,
     needs_request,
     read_body,
+    relay,
     resolve,
-    worker_id,
 )
+from .execution import Execution, keeps_results, worker_id
 
 
 class TaskView(View):
@@ -56,8 +56,8 @@ class TaskView(View):
             view = transaction.non_atomic_requests(using=database)(view)
         return csrf_exempt(view)
 
-    def begin(self, task: Task[..., Any], payload: TaskPayload) -> Execution:
-        """The attempt at a task; its number stands in the headers."""
+    def begin(self, task: Task[..., Any], payload: TaskPayload) -> Execution | Outcome:
+        """The attempt at a task, or why it must not run now."""
         delivery = Delivery.from_environ(self.request.META)
         return Execution.begin(task, payload, delivery, worker_id())
 
@@ -97,7 +97,8 @@ class ExecuteTaskView(TaskView):
         task = resolve(request, admitted, judgements)
         if not isinstance(task, Task):
             return task
-        return self.begin(task, admitted).run()
+        begun = self.begin(task, admitted)
+        return begun.run() if isinstance(begun, Execution) else begun
 
 
 class AsyncExecuteTaskView(TaskView):
@@ -129,7 +130,21 @@ class AsyncExecuteTaskView(TaskView):
         task = await _in_place_if(in_place, resolve, request, admitted, judgements)
         if not isinstance(task, Task):
             return task
-        return await self.begin(task, admitted).arun()
+        if keeps_results(task):
+            begun = await sync_to_async(self.begin)(task, admitted)
+        else:
+            begun = self.begin(task, admitted)
+        return await begun.arun() if isinstance(begun, Execution) else begun
+
+
+class RelayView(TaskView):
+    """Sends what waits in the outbox; for Cloud Scheduler, authorized like an execution."""
+
+    def post(self, request: HttpRequest) -> HttpResponse:
+        """Authorize, relay, tell how many."""
+        body = read_body(request)
+        judgements = [judge(door, request, body) for door in doors(backends())]
+        return self.respond(relay(request, judgements))
 
 
 async def _in_place_if[**P, R](

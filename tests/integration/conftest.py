@@ -5,6 +5,8 @@ from typing import Any
 
 import grpc
 import pytest
+from django.db import connections
+from django_tasks_cloud_tasks.django_integration.models import StoredTask
 from django_tasks_cloud_tasks.emulator.background import BackgroundEmulator
 from django_tasks_cloud_tasks.emulator.clock import ManualClock
 from django_tasks_cloud_tasks.emulator.server import Emulator
@@ -14,7 +16,10 @@ from google.cloud.tasks_v2.services.cloud_tasks.transports import (
     CloudTasksGrpcTransport,
     CloudTasksRestTransport,
 )
+from pytest_django import DjangoDbBlocker
 
+from tests import postgres
+from tests.integration import databases
 from tests.integration.refusals import LOCATION, QUEUE, START
 
 
@@ -51,3 +56,34 @@ def queue(client: Any) -> str:
     client.create_queue(parent=LOCATION, queue={"name": QUEUE})
     client.pause_queue(name=QUEUE)
     return QUEUE
+
+
+@pytest.fixture(scope="session")
+def sqlite_file(
+    tmp_path_factory: pytest.TempPathFactory, django_db_blocker: DjangoDbBlocker
+) -> Iterator[str]:
+    """The alias of a database in a file."""
+    entry = databases.sqlite(tmp_path_factory.mktemp("sqlite"))
+    with databases.reachable("sqlite-file", entry, django_db_blocker):
+        yield "sqlite-file"
+
+
+@pytest.fixture(scope="session")
+def postgres_cluster(django_db_blocker: DjangoDbBlocker) -> Iterator[str]:
+    """The alias of a database in a cluster of the tests' own."""
+    databases.demand_postgres()
+    with (
+        postgres.cluster() as entry,
+        databases.reachable("postgres-cluster", entry, django_db_blocker),
+    ):
+        yield "postgres-cluster"
+
+
+@pytest.fixture(params=["sqlite_file", "postgres_cluster"])
+def database(request: pytest.FixtureRequest, django_db_blocker: DjangoDbBlocker) -> Iterator[str]:
+    """The alias of each, with an empty table of tasks, for tests that use threads."""
+    alias: str = request.getfixturevalue(request.param)
+    with django_db_blocker.unblock():
+        yield alias
+        StoredTask.objects.using(alias).all().delete()
+        connections[alias].close()

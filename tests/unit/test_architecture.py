@@ -25,6 +25,7 @@ CORE_MAY_IMPORT = {
     "base64",
     "binascii",
     "collections.abc",
+    "contextlib",
     "datetime",
     "difflib",
     "enum",

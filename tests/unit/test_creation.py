@@ -1,16 +1,21 @@
 """What becomes of a failed creation."""
 
+import attrs
 import pytest
 from django_tasks_cloud_tasks.core import errors
 from django_tasks_cloud_tasks.core.creation import (
     Code,
+    Control,
     Created,
     Failure,
     GiveUp,
+    Missing,
     TryAgain,
+    after_failed_control,
     after_failure,
     attempt_timeout,
 )
+from django_tasks_cloud_tasks.core.errors import CancelError, EnqueueError, RunNowError
 from django_tasks_cloud_tasks.core.names import QueueName
 from django_tasks_cloud_tasks.core.requests import OidcToken, TaskRequest
 from hypothesis import given
@@ -36,7 +41,7 @@ def failure(code: Code, attempt: int = 1, elapsed: float = 0.0) -> Failure:
 
 def decide(
     failed: Failure, of: TaskRequest | None = None, jitter: float = 1.0
-) -> Created | TryAgain | GiveUp:
+) -> Created | TryAgain | GiveUp[EnqueueError]:
     return after_failure(failed, request=of or request(), timeout=10, jitter=jitter)
 
 
@@ -112,3 +117,44 @@ def test_an_attempt_leaves_room_for_another_and_is_never_longer_than_what_is_lef
     timeout = attempt_timeout(remaining=remaining)
     assert 0 < timeout <= remaining
     assert remaining <= 2 or timeout == remaining / 2
+
+
+def test_what_is_recorded_may_exist_already() -> None:
+    taken = failure(Code.ALREADY_EXISTS)
+    assert decide(taken, attrs.evolve(request(), may_exist=True)) == Created()
+
+
+NAME = "projects/p/locations/l/queues/q/tasks/t"
+
+
+def control(
+    failed: Failure, of: Control = Control.DELETE
+) -> Missing | TryAgain | GiveUp[CancelError | RunNowError]:
+    return after_failed_control(failed, control=of, name=NAME, timeout=10, jitter=1.0)
+
+
+def test_a_task_that_is_not_there_is_missing() -> None:
+    assert control(failure(Code.NOT_FOUND)) == Missing()
+
+
+@pytest.mark.parametrize("code", TRANSIENT)
+def test_a_control_that_may_pass_is_tried_again_while_there_is_time(code: Code) -> None:
+    assert control(failure(code, attempt=2)) == TryAgain(0.2)
+    assert isinstance(control(failure(code, elapsed=9.95)), GiveUp)
+
+
+@pytest.mark.parametrize(
+    ("of", "error", "role"),
+    [
+        (Control.DELETE, CancelError, "roles/cloudtasks.taskDeleter"),
+        (Control.RUN, RunNowError, "roles/cloudtasks.taskRunner"),
+    ],
+)
+def test_a_refused_control_names_the_task_and_the_role(
+    of: Control, error: type[Exception], role: str
+) -> None:
+    decision = control(failure(Code.PERMISSION_DENIED), of)
+    assert isinstance(decision, GiveUp)
+    assert type(decision.error) is error
+    assert NAME in str(decision.error)
+    assert role in str(decision.error)

@@ -1,0 +1,99 @@
+"""The outbox: records of tasks that Cloud Tasks does not have yet, or needs to get again.
+
+`TaskRecord.relay_at` says when the relay is to look at a task. It is set when the task is
+recorded, a little ahead, so that the relay does not compete with the process that enqueued it;
+cleared when Cloud Tasks has it; and set anew when a delivery had to be turned away.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+import attrs
+
+from .payload import TaskPayload
+from .records import State, TaskRecord
+from .retries import RetryPolicy
+
+HEAD_START = timedelta(seconds=15)
+"""How much longer than ENQUEUE_TIMEOUT the process that enqueued a task has it to itself."""
+
+IN_HAND = timedelta(seconds=60)
+"""How long a relay has a batch to itself before another one takes it for lost."""
+
+_BACKOFF = RetryPolicy(min_backoff=1.0, max_backoff=300.0, max_doublings=16)
+_LONGEST_ERROR = 1000  # characters
+
+
+@attrs.frozen
+class Send:
+    """Make a Cloud Task for `record`, storing it first if it differs."""
+
+    record: TaskRecord
+
+
+@attrs.frozen
+class Look:
+    """Nothing to send; store `record`, which says when to look again, if ever."""
+
+    record: TaskRecord
+
+
+def relay(record: TaskRecord, *, now: datetime) -> Send | Look:
+    """Decide about a record that is due."""
+    if record.final:
+        return Look(attrs.evolve(record, relay_at=None))
+    if record.lease_holds(now):
+        return Look(attrs.evolve(record, relay_at=record.lease_expires_at))
+    if record.state is State.RUNNING:
+        # Its runner died, and the delivery that was turned away for it may have been the last.
+        return Send(attrs.evolve(record, dispatch=record.dispatch + 1))
+    if record.state is State.FAILED:
+        # The attempt for which a delivery was turned away has failed, and that is known: its
+        # own delivery is repeated by the queue.
+        return Look(attrs.evolve(record, relay_at=None))
+    return Send(record)
+
+
+def sent(record: TaskRecord) -> TaskRecord:
+    """The record of a task that Cloud Tasks has."""
+    return attrs.evolve(record, relay_at=None, relay_failures=0, relay_error="")
+
+
+def put_off(record: TaskRecord, error: str, *, now: datetime) -> TaskRecord:
+    """The record of a task that Cloud Tasks did not take, for the reason `error`."""
+    failures = record.relay_failures + 1
+    return attrs.evolve(
+        record,
+        relay_at=now + timedelta(seconds=_BACKOFF.backoff(failures)),
+        relay_failures=failures,
+        relay_error=error[:_LONGEST_ERROR],
+    )
+
+
+def anew(record: TaskRecord, *, now: datetime) -> TaskRecord:
+    """The record of a task that is to get another Cloud Task, due at once."""
+    return attrs.evolve(record, run_after=None, dispatch=record.dispatch + 1, relay_at=now)
+
+
+def recorded(
+    payload: TaskPayload,
+    *,
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+    run_after: datetime | None,
+    now: datetime,
+    timeout: float,
+) -> TaskRecord:
+    """The record of a task that the process which enqueues it is about to send.
+
+    Args:
+        args, kwargs: what JSON made of the arguments.
+        timeout: seconds that it may take to send it.
+    """
+    return TaskRecord.of(
+        payload,
+        args=args,
+        kwargs=kwargs,
+        run_after=run_after,
+        relay_at=now + timedelta(seconds=timeout) + HEAD_START,
+    )

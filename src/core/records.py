@@ -1,0 +1,322 @@
+"""What a result store keeps about a task, and how it changes along the task's life.
+
+A task waits, runs under a lease, and ends. Whoever wants to run it claims it: the claim puts a
+fresh token on the record, and from then on only the holder of that token can renew the lease or
+write how the attempt ended. A store carries out each change as one comparison and swap
+(`ResultStore.replace`): it goes through only where state and token are still those that the
+decision was made on. So of two that decide at once one wins, and the other decides anew.
+
+A lease that ran out is a runner that died, or was cut off; the next delivery takes over.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from enum import Enum
+
+import attrs
+
+from .errors import TaskCancelledError, WorkerLostError
+from .payload import Json, TaskPayload
+
+WORKER_LOST = f"{WorkerLostError.__module__}.{WorkerLostError.__qualname__}"
+TASK_CANCELLED = f"{TaskCancelledError.__module__}.{TaskCancelledError.__qualname__}"
+
+CANCELLED_TEXT = "The task was cancelled.\n"
+"""What stands for a traceback where there is none."""
+
+LONGEST_TRACEBACK = 20_000
+"""Characters that are kept of one traceback: a record is written whole at each attempt."""
+
+
+class State(Enum):
+    """Where a task stands. Those of Django, and cancelled, which Django calls failed."""
+
+    READY = "READY"
+    RUNNING = "RUNNING"
+    SUCCESSFUL = "SUCCESSFUL"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+
+@attrs.frozen
+class AttemptError:
+    """Why an attempt failed: the dotted path of the exception's class, and the traceback."""
+
+    exception_class_path: str
+    traceback: str
+
+
+@attrs.frozen(kw_only=True)
+class TaskRecord:
+    """A task as a store keeps it. Times are aware.
+
+    Attributes:
+        args, kwargs: what JSON made of the arguments.
+        run_after: when the task is due, if not at once.
+        state: FAILED means that the latest attempt failed; the queue may bring another.
+        final: nothing will run this task again.
+        started_at: of the first attempt; `last_attempted_at` of the latest.
+        finished_at: of the latest attempt, unless one runs.
+        errors: one for each failed attempt, oldest first.
+        worker_ids: one for each attempt, oldest first.
+        token: of the latest claim; kept when the attempt is over, as a fence against others.
+        lease_expires_at: until when the runner's claim holds, while one runs.
+        cancel_requested: somebody wants the running attempt to stop.
+        relay_at: when the relay is to see that the task gets delivered; None if Cloud Tasks has it.
+        relay_failures: creations that failed in a row, and `relay_error`, why the latest did.
+        dispatch: how many Cloud Tasks were made anew for this task, beyond the first.
+    """
+
+    task_id: str
+    task_path: str
+    queue_name: str
+    backend: str
+    priority: int
+    takes_context: bool
+    args: Sequence[object]
+    kwargs: Mapping[str, object]
+    enqueued_at: datetime | None
+    run_after: datetime | None = None
+    state: State = State.READY
+    final: bool = False
+    started_at: datetime | None = None
+    last_attempted_at: datetime | None = None
+    finished_at: datetime | None = None
+    return_value: Json = None
+    errors: tuple[AttemptError, ...] = ()
+    worker_ids: tuple[str, ...] = ()
+    token: str = ""
+    lease_expires_at: datetime | None = None
+    cancel_requested: bool = False
+    relay_at: datetime | None = None
+    relay_failures: int = 0
+    relay_error: str = ""
+    dispatch: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        payload: TaskPayload,
+        *,
+        args: Sequence[object],
+        kwargs: Mapping[str, object],
+        run_after: datetime | None = None,
+        relay_at: datetime | None = None,
+        earlier_attempts: int = 0,
+    ) -> "TaskRecord":
+        """The record of a task that nobody has claimed.
+
+        Args:
+            earlier_attempts: made before there was a record, by workers that nobody knows.
+        """
+        return cls(
+            task_id=payload.task_id,
+            task_path=payload.task_path,
+            queue_name=payload.queue_name,
+            backend=payload.backend,
+            priority=payload.priority,
+            takes_context=payload.takes_context,
+            args=args,
+            kwargs=kwargs,
+            enqueued_at=payload.enqueued_at,
+            run_after=run_after,
+            relay_at=relay_at,
+            worker_ids=("unknown",) * earlier_attempts,
+        )
+
+    @property
+    def payload(self) -> TaskPayload:
+        """The task as it travels."""
+        return TaskPayload(
+            task_id=self.task_id,
+            task_path=self.task_path,
+            args=self.args,
+            kwargs=self.kwargs,
+            queue_name=self.queue_name,
+            backend=self.backend,
+            priority=self.priority,
+            takes_context=self.takes_context,
+            enqueued_at=self.enqueued_at,
+            recorded=True,
+        )
+
+    @property
+    def cloud_task_id(self) -> str:
+        """The id of the Cloud Task that is to deliver this task now.
+
+        A name stays taken for a day after its task is gone, so a Cloud Task made anew needs
+        another one. It follows from the record, so that two who make it make one.
+        """
+        return f"{self.task_id}-{self.dispatch}" if self.dispatch else self.task_id
+
+    def lease_holds(self, now: datetime) -> bool:
+        """Whether somebody runs the task, as far as anyone can know."""
+        return (
+            self.state is State.RUNNING
+            and self.lease_expires_at is not None
+            and now < self.lease_expires_at
+        )
+
+
+@attrs.frozen
+class Claimed:
+    """The task may run, once `record` is stored."""
+
+    record: TaskRecord
+
+
+@attrs.frozen
+class Taken:
+    """Somebody runs the task until `until` at least.
+
+    `record` has the relay look again then: the delivery that is sent away now may have been the
+    queue's last, and if the runner dies the task must not be lost.
+    """
+
+    record: TaskRecord
+    until: datetime
+
+
+@attrs.frozen
+class Closed:
+    """The task must not run (again). `record` is to be stored if it differs."""
+
+    record: TaskRecord
+
+
+def claim(
+    record: TaskRecord, *, now: datetime, token: str, worker: str, lease: timedelta
+) -> Claimed | Taken | Closed:
+    """Decide whether a delivery may run its task.
+
+    Args:
+        token: fresh, and nobody else's.
+        worker: names who runs it.
+        lease: for how long, unless it is renewed.
+    """
+    if record.final:
+        return Closed(record)
+    if record.lease_holds(now) and record.lease_expires_at:
+        until = record.lease_expires_at
+        return Taken(attrs.evolve(record, relay_at=until), until)
+    errors = record.errors
+    if record.state is State.RUNNING:
+        errors = (*errors, _worker_lost(record))
+    if record.cancel_requested:
+        return Closed(_cancelled(attrs.evolve(record, errors=errors), now))
+    return Claimed(
+        attrs.evolve(
+            record,
+            state=State.RUNNING,
+            started_at=record.started_at or now,
+            last_attempted_at=now,
+            finished_at=None,
+            errors=errors,
+            worker_ids=(*record.worker_ids, worker),
+            token=token,
+            lease_expires_at=now + lease,
+            relay_at=None,
+            relay_failures=0,
+            relay_error="",
+        )
+    )
+
+
+def renewed(record: TaskRecord, *, now: datetime, lease: timedelta) -> TaskRecord:
+    """The record of a task that still runs."""
+    return attrs.evolve(record, lease_expires_at=now + lease)
+
+
+def succeeded(record: TaskRecord, value: Json, *, now: datetime) -> TaskRecord:
+    """The record of a task that returned `value`."""
+    return attrs.evolve(
+        record,
+        state=State.SUCCESSFUL,
+        final=True,
+        finished_at=now,
+        return_value=value,
+        lease_expires_at=None,
+    )
+
+
+def failed(
+    record: TaskRecord, error: AttemptError, *, now: datetime, final: bool = False
+) -> TaskRecord:
+    """The record of a task whose attempt failed; one that was to stop is cancelled by that.
+
+    Args:
+        final: whether the task must not be repeated.
+    """
+    cancelled = record.cancel_requested
+    return attrs.evolve(
+        record,
+        state=State.CANCELLED if cancelled else State.FAILED,
+        final=final or cancelled,
+        finished_at=now,
+        errors=(*record.errors, _shortened(error)),
+        lease_expires_at=None,
+    )
+
+
+@attrs.frozen
+class Withdrawn:
+    """The task will not run, once `record` is stored; its Cloud Task can be deleted."""
+
+    record: TaskRecord
+
+
+@attrs.frozen
+class Requested:
+    """The task runs, and is told, once `record` is stored."""
+
+    record: TaskRecord
+
+
+@attrs.frozen
+class TooLate:
+    """The task has ended."""
+
+
+def cancel(record: TaskRecord, *, now: datetime) -> Withdrawn | Requested | TooLate:
+    """Decide what cancelling a task means now."""
+    if record.final:
+        return TooLate()
+    if record.lease_holds(now):
+        return Requested(attrs.evolve(record, cancel_requested=True))
+    if record.state is State.RUNNING:
+        record = attrs.evolve(record, errors=(*record.errors, _worker_lost(record)))
+    return Withdrawn(_cancelled(record, now))
+
+
+def _cancelled(record: TaskRecord, now: datetime) -> TaskRecord:
+    error = AttemptError(TASK_CANCELLED, CANCELLED_TEXT)
+    return attrs.evolve(
+        record,
+        state=State.CANCELLED,
+        final=True,
+        finished_at=now,
+        errors=(*record.errors, error),
+        lease_expires_at=None,
+        relay_at=None,
+    )
+
+
+def _worker_lost(record: TaskRecord) -> AttemptError:
+    worker = record.worker_ids[-1] if record.worker_ids else "unknown"
+    return AttemptError(
+        WORKER_LOST,
+        f"The worker {worker} began at {record.last_attempted_at}, and its lease ran out at "
+        f"{record.lease_expires_at} without a word: it was killed, or cut off.\n",
+    )
+
+
+def _shortened(error: AttemptError) -> AttemptError:
+    """Beginning and end of a long traceback: where it came from, and what it was."""
+    text = error.traceback
+    if len(text) <= LONGEST_TRACEBACK:
+        return error
+    half = LONGEST_TRACEBACK // 2
+    left_out = len(text) - 2 * half
+    return attrs.evolve(
+        error, traceback=f"{text[:half]}\n... {left_out:,} characters ...\n{text[-half:]}"
+    )

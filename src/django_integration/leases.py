@@ -1,0 +1,149 @@
+"""Claiming a recorded task, and holding the claim while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from django.tasks.base import TaskError
+
+from ..adapters.heartbeat import Beat
+from ..core.deliveries import Delivery
+from ..core.names import is_task_id
+from ..core.outcomes import BadPayload, Busy, Duplicate, Outcome, Unrecorded
+from ..core.payload import Json, TaskPayload
+from ..core.ports import ResultStore
+from ..core.records import (
+    AttemptError,
+    Closed,
+    State,
+    Taken,
+    TaskRecord,
+    claim,
+    failed,
+    renewed,
+    succeeded,
+)
+from .configuration import Configuration
+from .results import new_id
+from .surroundings import current
+
+logger = logging.getLogger("django_tasks_cloud_tasks")
+
+_RENEWALS = 3  # in the time of a lease: two may fail before it is lost
+
+
+def claim_task(
+    configuration: Configuration,
+    store: ResultStore,
+    payload: TaskPayload,
+    delivery: Delivery,
+    worker: str,
+) -> Lease | Outcome:
+    """The lease on a task that was delivered, or why it must not run now."""
+    while True:
+        record = store.get(payload.task_id)
+        if record is None:
+            if payload.recorded:
+                logger.warning(
+                    "The task %s (%s) was recorded when it was enqueued, and its record is gone: "
+                    "pruned, or in another database. It is not run.",
+                    payload.task_id,
+                    payload.task_path,
+                )
+                return Unrecorded(payload.task_id)
+            if not is_task_id(payload.task_id):
+                return BadPayload(("task_id cannot be that of a Cloud Task",))
+            # Enqueued before results were kept, or by someone else.
+            record = TaskRecord.of(
+                payload,
+                args=payload.args,
+                kwargs=payload.kwargs,
+                earlier_attempts=delivery.retry_count,
+            )
+            store.add(record)
+        if record.task_path != payload.task_path:
+            return BadPayload((f"task_id is that of another task, {record.task_path}",))
+        now, lease = current().clock(), configuration.options.lease
+        decision = claim(record, now=now, token=new_id(), worker=worker, lease=lease)
+        changed = decision.record != record
+        if isinstance(decision, Taken):
+            if changed:
+                store.replace(record, decision.record)
+            return Busy(payload.task_id, (decision.until - now).total_seconds())
+        if changed and not store.replace(record, decision.record):
+            continue  # Somebody else was quicker: decide on what they made of it.
+        if isinstance(decision, Closed):
+            return Duplicate(payload.task_id, decision.record.state)
+        return Lease(configuration, store, decision.record)
+
+
+class Lease:
+    """The claim on a task that runs: renewed while it is held, and what its end is written with.
+
+    Attributes:
+        record: as it was claimed.
+    """
+
+    def __init__(
+        self, configuration: Configuration, store: ResultStore, record: TaskRecord
+    ) -> None:
+        self.store = store
+        self.record = record
+        self._duration = configuration.options.lease
+        self._beat: Beat | None = None
+        self._cancel_requested = False
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Renew the lease while inside, from the process's own thread."""
+        seconds = self._duration.total_seconds() / _RENEWALS
+        with current().heartbeat.every(seconds, self._renew) as self._beat:
+            yield
+
+    def succeed(self, value: Json) -> bool:
+        """Write that the task returned `value`; False if the lease is lost, and nothing written."""
+        return self.store.replace(self.record, succeeded(self.record, value, now=current().clock()))
+
+    def fail(self, error: TaskError, *, final: bool) -> TaskRecord | None:
+        """Write why the attempt failed; None if the lease is lost, and nothing written."""
+        reason = AttemptError(error.exception_class_path, error.traceback)
+        record = self.store.get(self.record.task_id)
+        if record is None or not self._is_mine(record):
+            return None
+        then = failed(record, reason, now=current().clock(), final=final)
+        return then if self.store.replace(record, then) else None
+
+    def cancel_requested(self) -> bool:
+        """Whether somebody wants the task to stop.
+
+        On an event loop it does not wait for the database: the answer is that of the latest look,
+        and another look is on its way.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            self._look()
+        else:
+            if self._beat is not None:
+                current().heartbeat.hurry(self._beat)
+        return self._cancel_requested
+
+    def _look(self) -> None:
+        record = self.store.get(self.record.task_id)
+        self._cancel_requested = record is not None and record.cancel_requested
+
+    def _renew(self) -> None:
+        try:
+            fresh = renewed(self.record, now=current().clock(), lease=self._duration)
+            if not self.store.replace(self.record, fresh):
+                logger.info("The lease on the task %s is over.", self.record.task_id)
+            elif self.record.takes_context:
+                self._look()
+        finally:
+            self.store.release()
+
+    def _is_mine(self, record: TaskRecord) -> bool:
+        return record.state is State.RUNNING and record.token == self.record.token

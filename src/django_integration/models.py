@@ -1,0 +1,74 @@
+"""The table of the database result store."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from django.db import models
+
+from ..core.records import State
+
+
+class Status(models.TextChoices):
+    """`State`, with names for people."""
+
+    READY = State.READY.value, "Ready"
+    RUNNING = State.RUNNING.value, "Running"
+    SUCCESSFUL = State.SUCCESSFUL.value, "Successful"
+    FAILED = State.FAILED.value, "Failed"
+    CANCELLED = State.CANCELLED.value, "Cancelled"
+
+
+class StoredTask(models.Model):
+    """A task and what became of it; `TaskRecord` tells what the fields mean.
+
+    JSON is kept as text: databases differ in what their own types can carry, and text carries all
+    that a task can be given. Read it through `get_result()`, or with the properties below.
+    """
+
+    task_id = models.CharField("id", max_length=500, primary_key=True)
+    task_path = models.CharField("task", max_length=500)
+    queue_name = models.CharField("queue", max_length=100)
+    backend = models.CharField(max_length=100)
+    priority = models.SmallIntegerField(default=0)
+    takes_context = models.BooleanField(default=False)
+    arguments_json = models.TextField("arguments")
+    run_after = models.DateTimeField(null=True)
+    status = models.CharField(max_length=10, choices=Status, default=Status.READY)
+    final = models.BooleanField(default=False)
+    enqueued_at = models.DateTimeField(null=True)
+    started_at = models.DateTimeField(null=True)
+    last_attempted_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+    return_value_json = models.TextField("return value", default="null")
+    errors_json = models.TextField("errors", default="[]")
+    worker_ids_json = models.TextField("workers", default="[]")
+    token = models.CharField(max_length=32, default="")
+    lease_expires_at = models.DateTimeField(null=True)
+    cancel_requested = models.BooleanField(default=False)
+    relay_at = models.DateTimeField(null=True)
+    relay_failures = models.IntegerField(default=0)
+    relay_error = models.TextField(default="")
+    dispatch = models.IntegerField(default=0)
+
+    objects: ClassVar[models.Manager[Any]] = models.Manager()
+
+    class Meta:
+        """Indexes for the relay, for pruning, and for the admin's list in its order."""
+
+        app_label = "django_tasks_cloud_tasks"
+        verbose_name = "task"
+        ordering: ClassVar = ["-enqueued_at", "-task_id"]
+        indexes: ClassVar = [
+            models.Index(fields=["relay_at"], name="cloudtasks_relay"),
+            models.Index(fields=["finished_at"], name="cloudtasks_finished"),
+            models.Index(fields=["-enqueued_at", "-task_id"], name="cloudtasks_latest"),
+            models.Index(fields=["status", "-enqueued_at", "-task_id"], name="cloudtasks_status"),
+            models.Index(
+                fields=["queue_name", "-enqueued_at", "-task_id"], name="cloudtasks_queue"
+            ),
+            models.Index(fields=["task_path", "-enqueued_at", "-task_id"], name="cloudtasks_path"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.task_path} {self.task_id}"

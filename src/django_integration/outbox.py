@@ -1,0 +1,139 @@
+"""Sending recorded tasks to Cloud Tasks, by the process that enqueued them and by the relay."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from itertools import batched
+
+import attrs
+
+from ..core.errors import CloudTasksError, ServiceUnavailableError
+from ..core.outbox import IN_HAND, Look, put_off, relay, sent
+from ..core.outcomes import Relayed
+from ..core.ports import ResultStore
+from ..core.records import TaskRecord
+from ..core.requests import TaskRequest, build_task_request
+from .configuration import Configuration
+from .signing import sign
+from .surroundings import current
+
+logger = logging.getLogger("django_tasks_cloud_tasks")
+
+BATCH = 100
+"""Tasks that a relay takes in hand at once."""
+
+_AT_ONCE = 16  # creations under way at the same time
+
+
+def send(
+    configuration: Configuration,
+    store: ResultStore,
+    record: TaskRecord,
+    request: TaskRequest | None = None,
+) -> CloudTasksError | None:
+    """Have Cloud Tasks deliver a recorded task, and record whether it took it.
+
+    Args:
+        request: made for this record, where there is one already.
+
+    Returns:
+        Why it did not take it, after telling the log; the relay will try again.
+    """
+    error = _create(configuration, record, request)
+    _note(store, record, error)
+    return error
+
+
+def relay_batch(configurations: Mapping[str, Configuration], *, limit: int = BATCH) -> Relayed:
+    """Send tasks that are due to be relayed, up to `limit` from each store.
+
+    Safe in any number of processes at once: each takes others in hand, and where two have the
+    same one nevertheless, its name makes one Cloud Task of it.
+
+    Args:
+        configurations: of the backends whose tasks are meant, by alias.
+    """
+    total = Relayed(0, 0)
+    stores = {id(c.results): c.results for c in configurations.values() if c.results}
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="relay") as pool:
+        for store in stores.values():
+            own = {alias: c for alias, c in configurations.items() if c.results is store}
+            done = _relay_from(store, own, limit, pool)
+            total = Relayed(total.sent + done.sent, total.failed + done.failed)
+    return total
+
+
+def _relay_from(
+    store: ResultStore,
+    configurations: Mapping[str, Configuration],
+    limit: int,
+    pool: ThreadPoolExecutor,
+) -> Relayed:
+    now = current().clock()
+    due = store.due(configurations.keys(), now=now, until=now + IN_HAND, limit=limit)
+    ready = []
+    for record in due:
+        decision = relay(record, now=now)
+        if decision.record is not record and not store.replace(record, decision.record):
+            continue  # Somebody has claimed it meanwhile.
+        if not isinstance(decision, Look):
+            ready.append(decision.record)
+    errors: list[CloudTasksError | None] = []
+    for some in batched(ready, _AT_ONCE):
+        if any(isinstance(error, ServiceUnavailableError) for error in errors):
+            # These would only wait for the same silence: they are the next relay's.
+            for record in some:
+                store.replace(record, attrs.evolve(record, relay_at=now))
+            continue
+        # Only the creations are made in threads: the database is this thread's.
+        answers = list(pool.map(lambda r: _create(configurations[r.backend], r), some))
+        for record, error in zip(some, answers, strict=True):
+            _note(store, record, error)
+        errors += answers
+    failed = sum(error is not None for error in errors)
+    return Relayed(len(errors) - failed, failed)
+
+
+def _create(
+    configuration: Configuration, record: TaskRecord, request: TaskRequest | None = None
+) -> CloudTasksError | None:
+    try:
+        if request is None:
+            request = _request(configuration, record, now=current().clock())
+        configuration.queue.create(request, timeout=configuration.options.enqueue_timeout)
+    except CloudTasksError as error:
+        return error
+    return None
+
+
+def _request(configuration: Configuration, record: TaskRecord, *, now: datetime) -> TaskRequest:
+    payload = record.payload
+    body = payload.encode()
+    return build_task_request(
+        payload,
+        body=body,
+        signature=sign(body),
+        route=configuration.route,
+        run_after=record.run_after,
+        now=now,
+        cloud_task_id=record.cloud_task_id,
+    )
+
+
+def _note(store: ResultStore, record: TaskRecord, error: CloudTasksError | None) -> None:
+    """Record whether Cloud Tasks took a task. What has become of it meanwhile wins."""
+    if error is None:
+        store.replace(record, sent(record))
+        return
+    level = logging.WARNING if isinstance(error, ServiceUnavailableError) else logging.ERROR
+    logger.log(
+        level,
+        "The task %s (%s) is recorded and waits for the relay: %s",
+        record.task_id,
+        record.task_path,
+        error,
+    )
+    store.replace(record, put_off(record, str(error), now=current().clock()))

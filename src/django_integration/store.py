@@ -1,0 +1,170 @@
+"""The result store in the site's database."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import Any
+
+import attrs
+from django.conf import settings
+from django.db import connections, transaction
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from ..core.records import AttemptError, State, TaskRecord
+from .models import StoredTask
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+_BATCH = 500  # keys in one statement: below what every database takes
+
+
+class DatabaseResultStore:
+    """`ResultStore` in the table of `StoredTask`.
+
+    Args:
+        database: alias in `DATABASES`.
+    """
+
+    def __init__(self, database: str) -> None:
+        self.database = database
+
+    @property
+    def _rows(self) -> QuerySet[StoredTask]:
+        rows: QuerySet[StoredTask] = StoredTask.objects.using(self.database)
+        return rows
+
+    def add(self, record: TaskRecord) -> None:
+        """See `ResultStore.add`."""
+        row = StoredTask(**_columns(record, attrs.fields_dict(TaskRecord)))
+        self._rows.bulk_create([row], ignore_conflicts=True)
+
+    def get(self, task_id: str) -> TaskRecord | None:
+        """See `ResultStore.get`."""
+        row = self._rows.filter(pk=task_id).first()
+        return None if row is None else record_of(row)
+
+    def replace(self, seen: TaskRecord, then: TaskRecord) -> bool:
+        """See `ResultStore.replace`."""
+        changed = [
+            name
+            for name in attrs.fields_dict(TaskRecord)
+            if getattr(then, name) != getattr(seen, name)
+        ]
+        same = self._rows.filter(pk=seen.task_id, status=seen.state.value, token=seen.token)
+        return same.update(**_columns(then, changed)) == 1 if changed else same.exists()
+
+    def due(
+        self, backends: Collection[str], *, now: datetime, until: datetime, limit: int
+    ) -> list[TaskRecord]:
+        """See `ResultStore.due`."""
+        skip = connections[self.database].features.has_select_for_update_skip_locked
+        with transaction.atomic(using=self.database):
+            waiting = self._rows.filter(relay_at__lte=_stored(now), backend__in=backends)
+            # Without locks to skip (SQLite) two relays may take the same: harmless, as names are.
+            rows = list(
+                waiting.select_for_update(skip_locked=skip).order_by("relay_at")[:limit]
+                if skip
+                else waiting.order_by("relay_at")[:limit]
+            )
+            for first in range(0, len(rows), _BATCH):
+                keys = [row.pk for row in rows[first : first + _BATCH]]
+                waiting.filter(pk__in=keys).update(relay_at=_stored(until))
+        return [attrs.evolve(record_of(row), relay_at=until) for row in rows]
+
+    def count_finished(self, states: Collection[State], *, before: datetime) -> int:
+        """See `ResultStore.count_finished`."""
+        return self._finished(states, before).count()
+
+    def prune(self, states: Collection[State], *, before: datetime, limit: int) -> int:
+        """See `ResultStore.prune`."""
+        deleted = 0
+        while deleted < limit:
+            some = self._finished(states, before).order_by("finished_at")
+            keys = list(some.values_list("pk", flat=True)[: min(_BATCH, limit - deleted)])
+            if not keys:
+                break
+            # Asked once more, with the states: one of them may have been claimed again.
+            deleted += self._finished(states, before).filter(pk__in=keys).delete()[0]
+        return deleted
+
+    def _finished(self, states: Collection[State], before: datetime) -> QuerySet[StoredTask]:
+        return self._rows.filter(
+            finished_at__lt=_stored(before), status__in=[state.value for state in states]
+        )
+
+    def atomic(self) -> AbstractContextManager[None]:
+        """See `ResultStore.atomic`."""
+        return transaction.atomic(using=self.database)
+
+    def on_commit(self, call: Callable[[], None]) -> None:
+        """See `ResultStore.on_commit`."""
+        transaction.on_commit(call, using=self.database, robust=True)
+
+    def release(self) -> None:
+        """See `ResultStore.release`."""
+        connections[self.database].close()
+
+
+def record_of(row: StoredTask) -> TaskRecord:
+    """The record that a row holds."""
+    arguments = json.loads(row.arguments_json)
+    return TaskRecord(
+        task_id=row.task_id,
+        task_path=row.task_path,
+        queue_name=row.queue_name,
+        backend=row.backend,
+        priority=row.priority,
+        takes_context=row.takes_context,
+        args=arguments["args"],
+        kwargs=arguments["kwargs"],
+        enqueued_at=_aware(row.enqueued_at),
+        run_after=_aware(row.run_after),
+        state=State(row.status),
+        final=row.final,
+        started_at=_aware(row.started_at),
+        last_attempted_at=_aware(row.last_attempted_at),
+        finished_at=_aware(row.finished_at),
+        return_value=json.loads(row.return_value_json),
+        errors=tuple(AttemptError(*error) for error in json.loads(row.errors_json)),
+        worker_ids=tuple(json.loads(row.worker_ids_json)),
+        token=row.token,
+        lease_expires_at=_aware(row.lease_expires_at),
+        cancel_requested=row.cancel_requested,
+        relay_at=_aware(row.relay_at),
+        relay_failures=row.relay_failures,
+        relay_error=row.relay_error,
+        dispatch=row.dispatch,
+    )
+
+
+def _columns(record: TaskRecord, names: Collection[str]) -> dict[str, Any]:
+    """The columns for those attributes of a record."""
+    columns: dict[str, Any] = {}
+    for name in names:
+        value = getattr(record, name)
+        match name:
+            case "args" | "kwargs":
+                arguments = {"args": record.args, "kwargs": record.kwargs}
+                columns["arguments_json"] = _ENCODER.encode(arguments)
+            case "state":
+                columns["status"] = value.value
+            case "return_value" | "worker_ids":
+                columns[f"{name}_json"] = _ENCODER.encode(value)
+            case "errors":
+                pairs = [(error.exception_class_path, error.traceback) for error in value]
+                columns["errors_json"] = _ENCODER.encode(pairs)
+            case _:
+                columns[name] = _stored(value) if isinstance(value, datetime) else value
+    return columns
+
+
+def _stored(moment: datetime) -> datetime:
+    """An aware time as the site keeps times: with USE_TZ off they are naive."""
+    return moment if settings.USE_TZ else timezone.make_naive(moment)
+
+
+def _aware(moment: datetime | None) -> datetime | None:
+    return timezone.make_aware(moment) if moment and timezone.is_naive(moment) else moment

@@ -1,0 +1,56 @@
+"""Databases that tests bring along: SQLite in a file, and PostgreSQL where it is installed.
+
+The site's own one is in memory, and threads of theirs cannot share that.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.db import connections
+from pytest_django import DjangoDbBlocker
+
+from tests import postgres
+
+NO_POSTGRES = "no PostgreSQL: install its server programs (Debian: postgresql)"
+
+
+def sqlite(folder: Path) -> dict[str, Any]:
+    """An entry for `DATABASES`, as the README advises it."""
+    return {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": folder / "tests.sqlite3",
+        "OPTIONS": {
+            "transaction_mode": "IMMEDIATE",
+            "timeout": 20,
+            "init_command": "PRAGMA journal_mode=wal; PRAGMA synchronous=normal;",
+        },
+    }
+
+
+@contextmanager
+def reachable(alias: str, entry: dict[str, Any], blocker: DjangoDbBlocker) -> Iterator[None]:
+    """Have Django know a database of that alias, with its tables."""
+    known = connections.settings
+    complete = connections.configure_settings({"default": known["default"], alias: entry})
+    known[alias] = complete[alias]
+    with blocker.unblock():
+        call_command("migrate", database=alias, run_syncdb=True, verbosity=0)
+        try:
+            yield
+        finally:
+            connections[alias].close()
+            del connections[alias]
+            del known[alias]
+
+
+def demand_postgres() -> None:
+    """Skip the test where there is no PostgreSQL, unless there must be one."""
+    if postgres.programs() is None:
+        if os.environ.get("REQUIRE_POSTGRES"):
+            pytest.fail(NO_POSTGRES)
+        pytest.skip(NO_POSTGRES)

@@ -1,0 +1,799 @@
+"""Recorded tasks: enqueued in a transaction, run under a lease, ended once.
+
+Both stores and both views, by the same tests. What must happen at the same time as something else
+happens while a task runs: from inside it, so that the order is forced.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import attrs
+import pytest
+from django.conf import settings
+from django.db import IntegrityError, connection
+from django.tasks import TaskResult, TaskResultStatus
+from django.tasks.exceptions import TaskResultDoesNotExist, TaskResultMismatch
+from django.tasks.signals import task_enqueued, task_finished, task_started
+from django.test import override_settings
+from django.test.utils import CaptureQueriesContext
+from django_tasks_cloud_tasks import (
+    CancelError,
+    CancelOutcome,
+    CloudTaskContext,
+    TaskCancelledError,
+    WorkerLostError,
+    acancel,
+    cancel,
+)
+from django_tasks_cloud_tasks.core.errors import PayloadTooLargeError, QueueNotFoundError
+from django_tasks_cloud_tasks.core.payload import TaskPayload
+from django_tasks_cloud_tasks.core.records import State
+from django_tasks_cloud_tasks.django_integration.admission import backends
+from django_tasks_cloud_tasks.django_integration.declaration import Cancellation
+from django_tasks_cloud_tasks.django_integration.outbox import relay_batch
+
+from tests import recorded_tasks, tasks
+from tests.integration.recording import START, Site, recording
+from tests.models import Mark
+from tests.recorded_tasks import DURING
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+PATHS = {"sync": "/cloudtasks/execute/", "async": "/async/cloudtasks/execute/"}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_happens_by_itself() -> Iterator[None]:
+    DURING.clear()
+    yield
+    DURING.clear()
+
+
+@pytest.fixture(params=["memory", "database"])
+def site(request: pytest.FixtureRequest) -> Iterator[Site]:
+    with recording(database="default" if request.param == "database" else None) as made:
+        yield made
+
+
+@pytest.fixture(params=list(PATHS.values()), ids=list(PATHS))
+def view(request: pytest.FixtureRequest, site: Site) -> Site:
+    site.path = request.param
+    return site
+
+
+@pytest.fixture
+def database_site() -> Iterator[Site]:
+    with recording(database="default") as made:
+        yield made
+
+
+@pytest.fixture(params=list(PATHS.values()), ids=list(PATHS))
+def database_view(request: pytest.FixtureRequest, database_site: Site) -> Site:
+    database_site.path = request.param
+    return database_site
+
+
+def relay() -> tuple[int, int]:
+    done = relay_batch({b.alias: b.configuration for b in backends()})
+    return done.sent, done.failed
+
+
+def fail(*_: object) -> None:
+    raise ValueError("no such order")
+
+
+# Enqueueing.
+
+
+def test_a_task_is_recorded_and_sent(site: Site) -> None:
+    result = recorded_tasks.does.enqueue("a")
+    assert (result.status, result.enqueued_at) == (TaskResultStatus.READY, START)
+    (request,) = site.queue.requests
+    assert request.task_id == result.id
+    record = site.record(result.id)
+    assert (record.state, record.args, record.relay_at) == (State.READY, ["a"], None)
+
+
+def test_the_task_is_created_after_the_commit(site: Site) -> None:
+    told: list[object] = []
+
+    def hear(task_result: TaskResult[..., Any], **_: object) -> None:
+        told.append((task_result.id, len(site.queue.requests)))
+
+    task_enqueued.connect(hear)
+    try:
+        with site.store.atomic():
+            result = recorded_tasks.does.enqueue("a")
+            assert result.enqueued_at is None
+            assert site.queue.requests == []
+            assert told == []
+    finally:
+        task_enqueued.disconnect(hear)
+    assert [r.task_id for r in site.queue.requests] == [result.id]
+    assert told == [(result.id, 1)]
+    assert result.enqueued_at == START
+
+
+def test_a_rollback_leaves_neither(site: Site) -> None:
+    with pytest.raises(ValueError, match="no such order"), site.store.atomic():
+        result = recorded_tasks.does.enqueue("a")
+        fail()
+    assert site.queue.requests == []
+    assert site.store.get(result.id) is None
+    site.wait(3600)
+    assert relay() == (0, 0)
+
+
+async def test_aenqueue_records_too() -> None:
+    with recording() as site:
+        result = await recorded_tasks.does.aenqueue("a")
+        assert site.record(result.id).state is State.READY
+        assert len(site.queue.requests) == 1
+        assert (await recorded_tasks.does.aget_result(result.id)).id == result.id
+        await result.arefresh()
+        assert await acancel(result) is CancelOutcome.CANCELLED
+
+
+def test_a_task_that_cloud_tasks_does_not_take_is_sent_by_the_relay(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.queue.go_down()
+    result = recorded_tasks.does.enqueue("a")
+    assert result.enqueued_at == START
+    (told,) = caplog.records
+    assert (told.levelno, "waits for the relay" in told.getMessage()) == (logging.WARNING, True)
+    assert site.record(result.id).relay_error == "Cloud Tasks does not answer"
+    assert relay() == (0, 0), "not at once again"
+    site.wait(1)
+    assert relay() == (0, 1)
+    site.queue.down = None
+    assert relay() == (0, 0), "later and later"
+    site.wait(2)
+    assert relay() == (1, 0)
+    assert [r.task_id for r in site.queue.requests] == [result.id]
+    assert site.deliver()[0] == 200
+    assert site.record(result.id).relay_error == ""
+
+
+def test_a_fault_that_does_not_pass_is_told_as_an_error(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.queue.down = QueueNotFoundError("The queue does not exist. Create it with: gcloud")
+    recorded_tasks.does.enqueue("a")
+    (told,) = caplog.records
+    assert told.levelno == logging.ERROR
+    assert "Create it with" in told.getMessage()
+
+
+def test_a_process_that_dies_before_the_creation_loses_nothing(site: Site) -> None:
+    site.queue.down = SystemExit()  # as the process ends, after the commit
+    with pytest.raises(SystemExit):
+        recorded_tasks.does.using(priority=50).enqueue("a")
+    site.queue.down = None
+    site.wait(24)
+    assert relay() == (0, 0), "the process that enqueued it has a head start"
+    site.wait(1)
+    assert relay() == (1, 0)
+    assert relay() == (0, 0)
+    (request,) = site.queue.requests
+    assert TaskPayload.decode(request.body).priority == 50
+    assert site.deliver()[0] == 200
+
+
+def test_the_relay_keeps_to_the_time_a_task_is_due(site: Site) -> None:
+    due = START + timedelta(hours=2)
+    site.queue.go_down()
+    recorded_tasks.does.using(run_after=due).enqueue("a")
+    site.queue.down = None
+    site.wait(60)
+    assert relay() == (1, 0)
+    (request,) = site.queue.requests
+    assert request.schedule_time == due
+
+
+def test_the_relay_stops_while_cloud_tasks_is_away(site: Site) -> None:
+    site.queue.go_down()
+    for number in range(40):
+        recorded_tasks.does.enqueue(str(number))
+    site.wait(1)
+    assert relay() == (0, 16), "the others would wait for the same silence"
+    site.queue.down = None
+    assert relay() == (24, 0), "they wait no longer for it"
+    site.wait(2)
+    assert relay() == (16, 0)
+    assert len({r.task_id for r in site.queue.requests}) == 40
+
+
+def test_what_cannot_be_sent_is_refused_and_not_recorded(site: Site) -> None:
+    with pytest.raises(PayloadTooLargeError):
+        recorded_tasks.does.enqueue("x" * 2_000_000)
+    with pytest.raises(TypeError):
+        recorded_tasks.does.enqueue(object())  # type: ignore[arg-type]  # that is the point
+    site.wait(3600)
+    assert relay() == (0, 0)
+
+
+# Executing.
+
+
+def test_a_success_is_recorded(view: Site) -> None:
+    seen: list[TaskResult[..., Any]] = []
+    result = recorded_tasks.knows.enqueue("a")
+
+    def during(context: CloudTaskContext) -> list[object]:
+        seen.append(recorded_tasks.knows.get_result(result.id))
+        view.wait(5)
+        return [context.attempt, context.cancelled]
+
+    DURING["a"] = during
+    view.wait(2)
+    assert view.deliver() == (200, {"status": "success", "task_id": result.id})
+    (running,) = seen
+    assert running.status == TaskResultStatus.RUNNING
+    assert running.attempts == 1
+    result.refresh()
+    assert result.status == TaskResultStatus.SUCCESSFUL
+    assert result.return_value == [1, False]
+    assert (result.started_at, result.last_attempted_at) == (START + timedelta(seconds=2),) * 2
+    assert result.finished_at == START + timedelta(seconds=7)
+    assert result.worker_ids == running.worker_ids
+    assert result.errors == []
+
+
+def test_each_failure_is_recorded_until_the_success(view: Site) -> None:
+    finished: list[TaskResultStatus] = []
+
+    def hear(task_result: TaskResult[..., Any], **_: object) -> None:
+        finished.append(task_result.status)
+
+    result = recorded_tasks.does.enqueue("a")
+    DURING["a"] = fail
+    task_finished.connect(hear)
+    try:
+        assert view.deliver()[0] == 500
+        view.wait(1)
+        assert view.deliver(retry=1)[0] == 500
+        result.refresh()
+        assert result.status == TaskResultStatus.FAILED
+        assert (result.attempts, len(result.errors)) == (2, 2)
+        assert result.started_at == START
+        assert result.last_attempted_at == START + timedelta(seconds=1)
+        DURING.clear()
+        assert view.deliver(retry=2)[0] == 200
+    finally:
+        task_finished.disconnect(hear)
+    result.refresh()
+    assert (result.status, result.return_value) == (TaskResultStatus.SUCCESSFUL, "a")
+    assert (result.attempts, len(result.errors)) == (3, 2)
+    assert {e.exception_class for e in result.errors} == {ValueError}
+    assert all("no such order" in e.traceback for e in result.errors)
+    assert finished == ["FAILED", "FAILED", "SUCCESSFUL"]
+
+
+def test_a_coroutine_is_recorded(view: Site) -> None:
+    result = recorded_tasks.does_async.enqueue("a")
+    DURING["a"] = fail
+    assert view.deliver()[0] == 500
+    DURING.clear()
+    assert view.deliver()[0] == 200
+    result.refresh()
+    value: object = result.return_value  # the stubs take it for a coroutine
+    assert value == "a"
+    assert len(result.errors) == 1
+
+
+def test_what_json_cannot_carry_fails_the_task_for_good(database_view: Site) -> None:
+    tried: list[tuple[Any, int]] = [
+        (recorded_tasks.returns_a_set, 1),
+        (recorded_tasks.marks_and_returns_a_set, 0),
+    ]
+    for task, effects in tried:
+        Mark.objects.all().delete()
+        result = task.enqueue()
+        status, document = database_view.deliver(result.id)
+        assert (status, document["status"]) == (200, "error")
+        result.refresh()
+        assert result.status == TaskResultStatus.FAILED
+        assert "set" in result.errors[0].traceback
+        assert database_view.deliver(result.id) == (
+            200,
+            {"status": "duplicate", "task_id": result.id, "ended": "FAILED"},
+        )
+        assert Mark.objects.count() == effects, "what an atomic task did is undone"
+
+
+def test_a_duplicate_of_a_finished_task_does_not_run(view: Site) -> None:
+    result = recorded_tasks.does.enqueue("a")
+    assert view.deliver()[0] == 200
+    DURING["a"] = fail
+    assert view.deliver() == (
+        200,
+        {"status": "duplicate", "task_id": result.id, "ended": "SUCCESSFUL"},
+    )
+    assert view.record(result.id).worker_ids == view.record(result.id).worker_ids[:1]
+
+
+def test_a_duplicate_of_a_running_task_is_sent_away_until_the_lease_ends(view: Site) -> None:
+    result = recorded_tasks.does.enqueue("a")
+    answers = []
+
+    def during() -> str:
+        view.wait(20.5)
+        DURING["a"] = fail  # it must not run
+        response = view.post()
+        answers.append((response.status_code, response.headers["Retry-After"]))
+        return "first"
+
+    DURING["a"] = during
+    assert view.deliver()[0] == 200
+    assert answers == [(409, "40")]
+    result.refresh()
+    assert (result.return_value, result.attempts) == ("first", 1)
+    view.wait(60)
+    assert relay() == (0, 0), "the runner did not die"
+
+
+def test_a_task_whose_runner_died_is_taken_over_after_the_lease(view: Site) -> None:
+    result = recorded_tasks.does.enqueue("a")
+
+    def dies() -> None:
+        raise KeyboardInterrupt
+
+    DURING["a"] = dies
+    with pytest.raises(KeyboardInterrupt):
+        view.deliver()
+    DURING.clear()
+    assert view.deliver(retry=1)[0] == 409
+    view.wait(60)
+    assert view.deliver(retry=2)[0] == 200
+    result.refresh()
+    assert result.return_value == "a"
+    assert [e.exception_class for e in result.errors] == [WorkerLostError]
+    assert result.attempts == 2
+
+
+def test_a_task_whose_last_delivery_was_sent_away_is_delivered_anew(view: Site) -> None:
+    """The queue has given it up: only the relay knows that its runner died."""
+    result = recorded_tasks.does.enqueue("a")
+
+    def dies() -> None:
+        raise KeyboardInterrupt
+
+    DURING["a"] = dies
+    with pytest.raises(KeyboardInterrupt):
+        view.deliver()
+    DURING.clear()
+    assert view.deliver(retry=1)[0] == 409
+    view.queue.requests.clear()
+    view.wait(59)
+    assert relay() == (0, 0)
+    view.wait(1)
+    assert relay() == (1, 0)
+    (request,) = view.queue.requests
+    assert request.task_id == f"{result.id}-1", "the first name is taken for a day"
+    assert view.deliver()[0] == 200
+    result.refresh()
+    assert result.return_value == "a"
+
+
+@pytest.mark.parametrize("ending", ["returns", "raises"])
+def test_a_runner_that_lost_its_lease_writes_nothing(view: Site, ending: str) -> None:
+    result = recorded_tasks.does.enqueue("a")
+    finished: list[object] = []
+    inner: list[int] = []
+
+    def during() -> str:
+        view.wait(61)
+        DURING["a"] = lambda: "second"
+        inner.append(view.deliver()[0])
+        if ending == "raises":
+            fail()
+        return "first"
+
+    def hear(task_result: TaskResult[..., Any], **_: object) -> None:
+        finished.append(task_result.return_value)
+
+    DURING["a"] = during
+    task_finished.connect(hear)
+    try:
+        status, document = view.deliver()
+    finally:
+        task_finished.disconnect(hear)
+    assert (status, inner) == (409, [200])
+    assert "took over" in document["error"]
+    result.refresh()
+    assert (result.status, result.return_value) == (TaskResultStatus.SUCCESSFUL, "second")
+    assert [e.exception_class for e in result.errors] == [WorkerLostError]
+    assert finished == ["second"], "only the end that counts is told"
+    assert view.deliver()[0] == 200
+
+
+# Atomic tasks.
+
+
+@pytest.fixture(params=["marks", "marks_async"])
+def marks(request: pytest.FixtureRequest) -> Any:
+    return getattr(recorded_tasks, request.param)
+
+
+def test_an_atomic_task_and_its_success_are_one(database_view: Site, marks: Any) -> None:
+    result = marks.enqueue("a")
+
+    def during() -> str:
+        assert connection.in_atomic_block
+        return "done"
+
+    DURING["a"] = during
+    assert database_view.deliver()[0] == 200
+    result.refresh()
+    assert (result.return_value, Mark.objects.count()) == ("done", 1)
+    assert database_view.deliver()[1]["status"] == "duplicate"
+    assert Mark.objects.count() == 1
+
+
+def test_an_atomic_task_that_fails_leaves_nothing_but_its_failure(
+    database_view: Site, marks: Any
+) -> None:
+    result = marks.enqueue("a")
+    DURING["a"] = fail
+    assert database_view.deliver()[0] == 500
+    assert Mark.objects.count() == 0
+    result.refresh()
+    assert result.status == TaskResultStatus.FAILED
+    assert result.errors[0].exception_class is ValueError
+    DURING.clear()
+    assert database_view.deliver()[0] == 200
+    assert Mark.objects.count() == 1
+
+
+def test_an_atomic_task_whose_lease_was_lost_leaves_nothing(
+    database_view: Site, marks: Any
+) -> None:
+    result = marks.enqueue("a")
+
+    def during() -> str:
+        claimed = database_view.record(result.id)
+        assert database_view.store.replace(claimed, attrs.evolve(claimed, token="another's"))
+        return "first"
+
+    DURING["a"] = during
+    assert database_view.deliver()[0] == 409
+    assert Mark.objects.count() == 0
+
+
+def test_an_atomic_task_whose_commit_fails_has_failed(database_view: Site, marks: Any) -> None:
+    result = marks.enqueue("a")
+
+    def during() -> None:
+        Mark.objects.create(name="orphan", parent_id=999)  # found out at the commit
+
+    DURING["a"] = during
+    status, document = database_view.deliver()
+    assert (status, "IntegrityError" in document["error"]) == (500, True)
+    result.refresh()
+    assert result.status == TaskResultStatus.FAILED
+    assert result.errors[0].exception_class is IntegrityError
+    assert Mark.objects.count() == 0
+
+
+def test_what_an_atomic_task_enqueues_is_sent_with_its_success_only(
+    database_view: Site, marks: Any
+) -> None:
+    marks.enqueue("a")
+
+    def during() -> None:
+        recorded_tasks.does.enqueue("inner")
+        if not database_view.now > START:
+            fail()
+
+    DURING["a"] = during
+    assert database_view.deliver()[0] == 500
+    assert len(database_view.queue.requests) == 1
+    database_view.wait(1)
+    assert database_view.deliver()[0] == 200
+    assert len(database_view.queue.requests) == 2
+
+
+# Cancelling.
+
+
+def test_a_waiting_task_is_cancelled(view: Site) -> None:
+    result = recorded_tasks.does.enqueue("a")
+    body = view.queue.requests[0].body
+    view.wait(3)
+    assert cancel(result) is CancelOutcome.CANCELLED
+    assert view.queue.requests == []
+    assert result.status == TaskResultStatus.FAILED
+    assert [e.exception_class for e in result.errors] == [TaskCancelledError]
+    assert result.finished_at == START + timedelta(seconds=3)
+    DURING["a"] = fail
+    assert json.loads(view.post_body(body).content)["ended"] == "CANCELLED"
+    assert cancel(result) is CancelOutcome.TOO_LATE
+
+
+def test_a_task_that_waits_for_the_relay_is_cancelled(site: Site) -> None:
+    site.queue.go_down()
+    result = recorded_tasks.does.enqueue("a")
+    assert cancel(result) is CancelOutcome.CANCELLED
+    site.queue.down = None
+    site.wait(3600)
+    assert relay() == (0, 0)
+
+
+def test_a_task_between_two_attempts_is_cancelled(view: Site) -> None:
+    result = recorded_tasks.does.enqueue("a")
+    DURING["a"] = fail
+    view.deliver()
+    assert cancel(result) is CancelOutcome.CANCELLED
+    assert [e.exception_class for e in result.errors] == [ValueError, TaskCancelledError]
+
+
+def test_cancelling_rolls_back_with_the_callers_transaction(site: Site) -> None:
+    result = recorded_tasks.does.enqueue("a")
+    with pytest.raises(ValueError, match="no such order"), site.store.atomic():
+        assert cancel(result) is CancelOutcome.CANCELLED
+        fail()
+    assert len(site.queue.requests) == 1
+    assert site.deliver()[0] == 200
+
+
+def test_cancelling_needs_no_answer_of_cloud_tasks(
+    site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = recorded_tasks.does.enqueue("a")
+
+    def delete(*_: object, **__: object) -> bool:
+        raise CancelError("Cloud Tasks did not delete it")
+
+    monkeypatch.setattr(site.queue, "delete", delete)
+    assert cancel(result) is CancelOutcome.CANCELLED
+    assert "stays in its queue" in caplog.text
+    assert site.deliver()[1]["ended"] == "CANCELLED"
+
+
+def test_a_finished_task_is_not_cancelled(view: Site) -> None:
+    result = recorded_tasks.does.enqueue("a")
+    view.deliver()
+    assert cancel(result) is CancelOutcome.TOO_LATE
+    assert result.return_value == "a"
+
+
+@pytest.mark.parametrize("ending", ["returns", "raises"])
+def test_a_running_task_learns_that_it_is_cancelled(view: Site, ending: str) -> None:
+    result = recorded_tasks.knows.enqueue("a")
+
+    def during(context: CloudTaskContext) -> str:
+        assert cancel(result) is CancelOutcome.REQUESTED
+        assert context.cancelled
+        if ending == "raises":
+            fail()
+        return "cleaned up"
+
+    DURING["a"] = during
+    status, document = view.deliver()
+    assert status == 200, "it must not be repeated"
+    result.refresh()
+    if ending == "raises":
+        assert document["status"] == "cancelled"
+        assert result.status == TaskResultStatus.FAILED
+        assert [e.exception_class for e in result.errors] == [ValueError]
+    else:
+        assert result.return_value == "cleaned up"
+    assert view.deliver()[1]["status"] == "duplicate"
+
+
+def test_a_context_is_never_cancelled_without_a_store(cloud_tasks: Any) -> None:
+    tasks.which_attempt.enqueue()
+    cloud_tasks.run_all()
+    context: Any = CloudTaskContext(task_result=None, cancellation=Cancellation())  # type: ignore[arg-type]  # not asked
+    assert not context.cancelled
+
+
+def test_a_store_is_asked_once_a_second_whether_to_stop() -> None:
+    moments = iter([0.0, 0.5, 1.0, 1.5, 2.0])
+    answers = iter([False, False, True])
+    asked = Cancellation(lambda: next(answers), clock=lambda: next(moments))
+    assert [asked.requested() for _ in range(7)] == [False] * 4 + [True] * 3
+
+
+def test_without_a_store_a_waiting_task_is_cancelled_by_its_name(cloud_tasks: Any) -> None:
+    result = tasks.add.enqueue(1, 2)
+    other = tasks.add.enqueue(3, 4)
+    assert len(cloud_tasks.pending) == 2
+    assert cancel(result) is CancelOutcome.CANCELLED
+    assert result.status == TaskResultStatus.FAILED
+    assert [t.request.task_id for t in cloud_tasks.pending] == [other.id]
+    assert cancel(result) is CancelOutcome.TOO_LATE
+
+
+@pytest.mark.usefixtures("cloud_tasks")
+def test_without_a_store_a_task_without_a_name_cannot_be_cancelled() -> None:
+    entry: dict[str, Any] = dict(settings.TASKS["default"])
+    backend = {**entry, "OPTIONS": {**entry["OPTIONS"], "NAME_TASKS": False}}
+    with override_settings(TASKS={**settings.TASKS, "default": backend}):
+        result = tasks.add.enqueue(1, 2)
+        with pytest.raises(CancelError, match="NAME_TASKS is off"):
+            cancel(result)
+
+
+def test_what_another_backend_runs_cannot_be_cancelled() -> None:
+    dummy = {"BACKEND": "django.tasks.backends.dummy.DummyBackend"}
+    with override_settings(TASKS={**settings.TASKS, "default": dummy}):
+        result = tasks.echo.enqueue()
+        with pytest.raises(CancelError, match="'default' is no CloudTasksBackend"):
+            cancel(result)
+
+
+# Results.
+
+
+def test_results_are_told_apart(view: Site) -> None:
+    result = recorded_tasks.does.enqueue("a")
+    backend = recorded_tasks.does.get_backend()
+    assert backend.supports_get_result
+    found = backend.get_result(result.id)
+    assert (found.task.func, found.args, found.kwargs) == (recorded_tasks.does.func, ["a"], {})
+    assert (found.id, found.status, found.backend) == (result.id, "READY", "stored")
+    with pytest.raises(TaskResultMismatch):
+        recorded_tasks.knows.get_result(result.id)
+    for unknown in ("0" * 32, "", "a\x00b", "x" * 501, "{}", "%"):
+        with pytest.raises(TaskResultDoesNotExist):
+            recorded_tasks.does.get_result(unknown)
+
+
+def test_a_result_tells_how_its_task_was_enqueued(site: Site) -> None:
+    due = START + timedelta(hours=1)
+    result = recorded_tasks.does.using(priority=7, queue_name="mail", run_after=due).enqueue(
+        name="a"
+    )
+    task = recorded_tasks.does.get_result(result.id).task
+    assert (task.priority, task.queue_name, task.run_after) == (7, "mail", due)
+    assert task == result.task
+
+
+def test_a_backend_without_a_store_has_no_results() -> None:
+    backend = tasks.add.get_backend()
+    assert not backend.supports_get_result
+    with pytest.raises(NotImplementedError, match="set RESULTS to 'database'"):
+        tasks.add.get_result("0" * 32)
+
+
+def test_another_backends_result_is_not_found(site: Site) -> None:
+    result = recorded_tasks.does.enqueue("a")
+    record = site.record(result.id)
+    site.store.add(attrs.evolve(record, task_id="another", backend="another"))
+    with pytest.raises(TaskResultDoesNotExist):
+        recorded_tasks.does.get_result("another")
+
+
+@pytest.mark.parametrize(
+    "path", ["tests.recorded_tasks.gone", "tests.gone.does", "tests.recorded_tasks.DURING"]
+)
+def test_the_result_of_a_task_that_is_gone_is_not_found(site: Site, path: str) -> None:
+    result = recorded_tasks.does.enqueue("a")
+    site.store.add(attrs.evolve(site.record(result.id), task_id="old", task_path=path))
+    with pytest.raises(TaskResultDoesNotExist, match="old"):
+        recorded_tasks.does.get_result("old")
+
+
+# Tasks and records that do not belong together.
+
+
+def test_a_task_from_before_the_store_is_run_and_recorded(view: Site) -> None:
+    payload = TaskPayload(
+        task_id="early",
+        task_path="tests.recorded_tasks.does",
+        args=["a"],
+        kwargs={},
+        backend="stored",
+    )
+    DURING["a"] = fail
+    assert view.post_body(payload.encode(), retry=2).status_code == 500
+    record = view.record("early")
+    assert (len(record.worker_ids), len(record.errors), record.args) == (3, 1, ["a"])
+    DURING.clear()
+    assert view.post_body(payload.encode(), retry=3).status_code == 200
+    assert json.loads(view.post_body(payload.encode()).content)["status"] == "duplicate"
+
+
+def test_a_recorded_task_whose_record_is_gone_is_not_run(
+    view: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    payload = TaskPayload(
+        task_id="pruned",
+        task_path="tests.recorded_tasks.does",
+        args=["a"],
+        kwargs={},
+        backend="stored",
+        recorded=True,
+    )
+    DURING["a"] = fail
+    assert view.post_body(payload.encode()).status_code == 404
+    assert "its record is gone" in caplog.text
+
+
+@pytest.mark.parametrize("task_id", ["", "a b", "x" * 501, "\N{SNOWMAN}"])
+def test_an_id_that_no_task_can_have_is_not_recorded(view: Site, task_id: str) -> None:
+    payload = TaskPayload(
+        task_id=task_id,
+        task_path="tests.recorded_tasks.does",
+        args=["a"],
+        kwargs={},
+        backend="stored",
+    )
+    assert view.post_body(payload.encode()).status_code == 400
+
+
+def test_an_id_of_another_task_is_refused(view: Site) -> None:
+    result = recorded_tasks.does.enqueue("a")
+    payload = TaskPayload(
+        task_id=result.id,
+        task_path="tests.recorded_tasks.marks",
+        args=["a"],
+        kwargs={},
+        backend="stored",
+        recorded=True,
+    )
+    assert view.post_body(payload.encode()).status_code == 400
+    assert view.record(result.id).state is State.READY
+
+
+def test_signals_tell_of_the_attempts_that_are_made(view: Site) -> None:
+    told: list[str] = []
+
+    def hear(signal: object, task_result: TaskResult[..., Any], **_: object) -> None:
+        told.append(task_result.status)
+
+    recorded_tasks.does.enqueue("a")
+    task_started.connect(hear)
+    task_finished.connect(hear)
+    try:
+        view.deliver()
+        view.deliver()
+    finally:
+        task_started.disconnect(hear)
+        task_finished.disconnect(hear)
+    assert told == ["RUNNING", "SUCCESSFUL"], "a duplicate is no attempt"
+
+
+# What it costs.
+
+
+def statements(queries: CaptureQueriesContext) -> list[str]:
+    return [
+        word
+        for query in queries
+        if (word := query["sql"].split()[0]) not in ("BEGIN", "COMMIT", "SAVEPOINT", "RELEASE")
+    ]
+
+
+@pytest.mark.parametrize("path", list(PATHS.values()), ids=list(PATHS))
+def test_without_a_store_nothing_is_asked(
+    path: str, django_assert_num_queries: Any, cloud_tasks: Any
+) -> None:
+    with recording() as site, django_assert_num_queries(0):
+        site.path = path
+        tasks.add.enqueue(1, 2)
+        assert site.deliver()[0] == 200
+
+
+def test_with_a_store_little_is_asked(database_view: Site) -> None:
+    for task, executed in (
+        (recorded_tasks.does, ["SELECT", "UPDATE", "UPDATE"]),
+        (recorded_tasks.does_async, ["SELECT", "UPDATE", "UPDATE"]),
+        (recorded_tasks.marks, ["SELECT", "UPDATE", "INSERT", "UPDATE"]),
+    ):
+        with CaptureQueriesContext(connection) as queries:
+            result = task.enqueue("a")
+        assert statements(queries) == ["INSERT", "UPDATE"]
+        with CaptureQueriesContext(connection) as queries:
+            assert database_view.deliver(result.id)[0] == 200
+        assert statements(queries) == executed
+        with CaptureQueriesContext(connection) as queries:
+            result.refresh()
+        assert statements(queries) == ["SELECT"]

@@ -1,0 +1,299 @@
+"""The contract of `ResultStore`, kept by every store: in memory, on SQLite, on PostgreSQL."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import attrs
+import pytest
+from django_tasks_cloud_tasks.adapters.memory import MemoryResultStore
+from django_tasks_cloud_tasks.core.ports import ResultStore
+from django_tasks_cloud_tasks.core.records import (
+    AttemptError,
+    Claimed,
+    State,
+    TaskRecord,
+    cancel,
+    claim,
+    succeeded,
+)
+from django_tasks_cloud_tasks.django_integration.store import DatabaseResultStore
+from pytest_django import DjangoDbBlocker
+
+NOW = datetime(2026, 11, 22, 12, 0, 0, 123456, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+FINISHED = [State.SUCCESSFUL, State.FAILED, State.CANCELLED]
+
+
+@pytest.fixture(params=["memory", "sqlite_file", "postgres_cluster"])
+def store(
+    request: pytest.FixtureRequest, django_db_blocker: DjangoDbBlocker
+) -> Iterator[ResultStore]:
+    if request.param == "memory":
+        yield MemoryResultStore()
+        return
+    kept = DatabaseResultStore(request.getfixturevalue(request.param))
+    with django_db_blocker.unblock():
+        yield kept
+        kept._rows.all().delete()
+        kept.release()
+
+
+def record(task_id: str = "one", **more: object) -> TaskRecord:
+    values: dict[str, object] = {
+        "task_id": task_id,
+        "task_path": "tests.tasks.add",
+        "queue_name": "default",
+        "backend": "stored",
+        "priority": 0,
+        "takes_context": False,
+        "args": [1, 2],
+        "kwargs": {},
+        "enqueued_at": NOW,
+    }
+    return TaskRecord(**(values | more))  # type: ignore[arg-type]  # each of its own kind
+
+
+def full_record() -> TaskRecord:
+    """A record with something in every field, and what databases stumble over."""
+    strange = "NUL \x00, surrogate \ud800, \N{SNOWMAN}, %s"
+    return record(
+        priority=-7,
+        takes_context=True,
+        args=[strange, 10**40, 1.5, None, [True, {"deep": []}]],
+        kwargs={strange: {"a": 1}},
+        run_after=NOW + MINUTE,
+        state=State.FAILED,
+        final=True,
+        started_at=NOW,
+        last_attempted_at=NOW + MINUTE,
+        finished_at=NOW + 2 * MINUTE,
+        return_value={"kept": [strange]},
+        errors=(AttemptError("builtins.ValueError", f"Traceback: {strange}"),),
+        worker_ids=("unknown", "host:7"),
+        token="f" * 32,
+        lease_expires_at=NOW + 3 * MINUTE,
+        cancel_requested=True,
+        relay_at=NOW + 4 * MINUTE,
+        relay_failures=3,
+        relay_error="UNAVAILABLE: é",
+        dispatch=2,
+    )
+
+
+def test_a_record_comes_back_as_it_was(store: ResultStore) -> None:
+    every = full_record()
+    defaults = record()
+    assert [f.name for f in attrs.fields(TaskRecord) if f.default is not attrs.NOTHING] == [
+        f.name
+        for f in attrs.fields(TaskRecord)
+        if f.default is not attrs.NOTHING and getattr(every, f.name) != getattr(defaults, f.name)
+    ], "a field that nothing tries"
+    store.add(every)
+    assert store.get("one") == every
+
+
+def test_what_is_unknown_is_none(store: ResultStore) -> None:
+    assert store.get("one") is None
+
+
+def test_a_record_that_is_there_stays(store: ResultStore) -> None:
+    store.add(record(args=["first"]))
+    store.add(record(args=["second"]))
+    found = store.get("one")
+    assert found is not None
+    assert found.args == ["first"]
+
+
+def test_a_record_is_replaced_whole(store: ResultStore) -> None:
+    plain = record()
+    store.add(plain)
+    assert store.replace(plain, full_record())
+    assert store.get("one") == full_record()
+
+
+@pytest.mark.parametrize("change", [{"state": State.RUNNING}, {"token": "another"}])
+def test_a_record_that_moved_on_is_not_replaced(
+    store: ResultStore, change: dict[str, object]
+) -> None:
+    seen = record()
+    moved = attrs.evolve(seen, **change)  # type: ignore[arg-type]  # each of its own kind
+    store.add(moved)
+    assert not store.replace(seen, attrs.evolve(seen, state=State.SUCCESSFUL))
+    assert store.get("one") == moved
+
+
+def test_a_record_that_is_gone_is_not_replaced(store: ResultStore) -> None:
+    assert not store.replace(record(), attrs.evolve(record(), state=State.SUCCESSFUL))
+    assert store.get("one") is None
+
+
+def test_a_change_of_nothing_tells_whether_the_record_moved_on(store: ResultStore) -> None:
+    store.add(record())
+    assert store.replace(record(), record())
+    assert not store.replace(record(token="another"), record(token="another"))
+
+
+def test_what_others_changed_meanwhile_stays(store: ResultStore) -> None:
+    running = record(state=State.RUNNING, token="mine", lease_expires_at=NOW + MINUTE)
+    store.add(running)
+    assert store.replace(running, attrs.evolve(running, cancel_requested=True))
+    assert store.replace(running, succeeded(running, 3, now=NOW))
+    found = store.get("one")
+    assert found is not None
+    assert (found.state, found.cancel_requested) == (State.SUCCESSFUL, True)
+
+
+def race[R](store: ResultStore, runners: int, run: Callable[[int], R]) -> list[R]:
+    """What each of several threads got out of `run`, all let loose at once."""
+    ready = threading.Barrier(runners)
+
+    def one(number: int) -> R:
+        try:
+            ready.wait(20)
+            return run(number)
+        finally:
+            store.release()
+
+    with ThreadPoolExecutor(runners) as pool:
+        return list(pool.map(one, range(runners)))
+
+
+def test_of_many_that_claim_at_once_one_wins(store: ResultStore) -> None:
+    waiting = record()
+    store.add(waiting)
+
+    def run(number: int) -> str | None:
+        claimed = claim(waiting, now=NOW, token=f"token-{number}", worker="w", lease=MINUTE)
+        assert isinstance(claimed, Claimed)
+        return claimed.record.token if store.replace(waiting, claimed.record) else None
+
+    (winner,) = [token for token in race(store, 8, run) if token]
+    found = store.get("one")
+    assert found is not None
+    assert (found.token, found.worker_ids) == (winner, ("w",))
+
+
+def test_of_a_claim_and_a_cancelling_one_wins(store: ResultStore) -> None:
+    for number in range(10):
+        waiting = record(str(number))
+        store.add(waiting)
+
+        def run(who: int, waiting: TaskRecord = waiting) -> bool:
+            change = (
+                claim(waiting, now=NOW, token="t", worker="w", lease=MINUTE)
+                if who
+                else cancel(waiting, now=NOW)
+            )
+            return store.replace(waiting, change.record)  # type: ignore[union-attr]  # it waits
+
+        assert sorted(race(store, 2, run)) == [False, True]
+
+
+def test_the_due_are_taken_in_order_and_once(store: ResultStore) -> None:
+    for name, minutes in (("late", -1), ("later", -2), ("latest", -3), ("not yet", 1)):
+        store.add(record(name, relay_at=NOW + minutes * MINUTE))
+    store.add(record("sent"))
+    store.add(record("another's", backend="another", relay_at=NOW))
+    until = NOW + MINUTE
+    taken = store.due(["stored", "more"], now=NOW, until=until, limit=2)
+    assert [(r.task_id, r.relay_at) for r in taken] == [("latest", until), ("later", until)]
+    assert [store.get(r.task_id) for r in taken] == taken
+    assert [r.task_id for r in store.due(["stored"], now=NOW, until=until, limit=2)] == ["late"]
+    assert store.due(["stored"], now=NOW, until=until, limit=2) == []
+    assert store.due([], now=until, until=until, limit=9) == []
+
+
+def test_many_that_take_at_once_leave_nothing(store: ResultStore) -> None:
+    names = {str(number) for number in range(60)}
+    for name in names:
+        store.add(record(name, relay_at=NOW))
+
+    def run(_: int) -> list[str]:
+        taken = []
+        while some := store.due(["stored"], now=NOW, until=NOW + MINUTE, limit=7):
+            taken += [r.task_id for r in some]
+        return taken
+
+    taken = [name for names in race(store, 4, run) for name in names]
+    assert set(taken) == names
+    assert len(taken) == len(names), "each by one of them"
+
+
+def test_pruning_takes_what_finished_before(store: ResultStore) -> None:
+    old, young = NOW - MINUTE, NOW + MINUTE
+    store.add(record("old success", state=State.SUCCESSFUL, finished_at=old))
+    store.add(record("old failure", state=State.FAILED, finished_at=old))
+    store.add(record("old cancelled", state=State.CANCELLED, finished_at=old))
+    store.add(record("young", state=State.SUCCESSFUL, finished_at=young))
+    store.add(record("at that time", state=State.SUCCESSFUL, finished_at=NOW))
+    store.add(record("waits", enqueued_at=old))
+    assert store.count_finished(FINISHED, before=NOW) == 3
+    assert store.count_finished([State.FAILED], before=NOW) == 1
+    assert store.prune([State.FAILED], before=NOW, limit=10) == 1
+    assert store.prune(FINISHED, before=NOW, limit=1) == 1
+    assert store.prune(FINISHED, before=NOW, limit=10) == 1
+    assert store.prune(FINISHED, before=NOW, limit=10) == 0
+    left = ["old success", "old failure", "old cancelled", "young", "at that time", "waits"]
+    assert [n for n in left if store.get(n)] == ["young", "at that time", "waits"]
+
+
+def test_pruning_takes_many(store: ResultStore) -> None:
+    for number in range(1100):
+        store.add(record(str(number), state=State.SUCCESSFUL, finished_at=NOW - MINUTE))
+    assert store.prune(FINISHED, before=NOW, limit=1050) == 1050
+    assert store.count_finished(FINISHED, before=NOW) == 50
+
+
+def test_a_transaction_that_raises_leaves_nothing(store: ResultStore) -> None:
+    called: list[str] = []
+    store.add(record())
+    with pytest.raises(ZeroDivisionError), store.atomic():
+        store.add(record("two"))
+        store.replace(record(), attrs.evolve(record(), state=State.SUCCESSFUL))
+        store.on_commit(lambda: called.append("committed"))
+        raise ZeroDivisionError
+    assert store.get("two") is None
+    assert store.get("one") == record()
+    assert called == []
+    store.on_commit(lambda: called.append("at once"))
+    assert called == ["at once"]
+
+
+def test_what_waits_for_the_commit_is_called_then_in_order(store: ResultStore) -> None:
+    called: list[str] = []
+    with store.atomic():
+        store.on_commit(lambda: called.append("first"))
+        with pytest.raises(ZeroDivisionError), store.atomic():
+            store.add(record("inner"))
+            store.on_commit(lambda: called.append("inner"))
+            raise ZeroDivisionError
+        store.on_commit(lambda: called.append("second"))
+        store.add(record())
+        assert called == []
+    assert called == ["first", "second"]
+    assert store.get("inner") is None
+    assert store.get("one") == record()
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["in a transaction", "at once"])
+def test_what_fails_after_a_commit_is_logged_and_hinders_nobody(
+    store: ResultStore, caplog: pytest.LogCaptureFixture, inside: bool
+) -> None:
+    called: list[str] = []
+
+    def fail() -> None:
+        raise ZeroDivisionError("after the commit")
+
+    if inside:
+        with store.atomic():
+            store.on_commit(fail)
+            store.on_commit(lambda: called.append("the next"))
+    else:
+        store.on_commit(fail)
+        store.on_commit(lambda: called.append("the next"))
+    assert called == ["the next"]
+    (told,) = [r for r in caplog.records if r.exc_info]
+    assert told.exc_info
+    assert told.exc_info[0] is ZeroDivisionError

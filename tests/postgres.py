@@ -1,0 +1,89 @@
+"""A PostgreSQL cluster of the tests' own, from the server programs that are installed."""
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_DEBIAN = Path("/usr/lib/postgresql")
+
+
+def programs() -> Path | None:
+    """The folder of initdb and postgres: on the path, or where Debian keeps them."""
+    found = shutil.which("initdb")
+    if found:
+        return Path(found).parent
+    folders = [folder / "bin" for folder in _DEBIAN.glob("*") if (folder / "bin/initdb").exists()]
+    return max(folders, key=lambda folder: int(folder.parent.name), default=None)
+
+
+@contextmanager
+def cluster() -> Iterator[dict[str, Any]]:
+    """A cluster that runs until this is left; yields an entry for `DATABASES`.
+
+    It is reached through a socket in its own folder, so it takes no port. PostgreSQL refuses to
+    run as root: there it runs as the user that Debian made for it, or as nobody.
+    """
+    binaries = programs()
+    assert binaries is not None, "ask programs() first"
+    user = _user()
+    with tempfile.TemporaryDirectory(prefix="pg") as name:
+        folder = Path(name)
+        if user is not None:
+            shutil.chown(folder, user)
+        folder.chmod(0o755)
+        data = folder / "data"
+        subprocess.run(
+            [
+                str(binaries / "initdb"),
+                "-D",
+                str(data),
+                "-U",
+                "tests",
+                "-A",
+                "trust",
+                "-E",
+                "UTF8",
+                "-N",
+            ],
+            check=True,
+            user=user,
+            stdout=subprocess.DEVNULL,
+        )
+        control = [str(binaries / "pg_ctl"), "-D", str(data), "-w"]
+        # Durability is not what is tested: what is killed here is never PostgreSQL itself.
+        options = f"-c listen_addresses='' -k {folder} -c fsync=off -c max_connections=200"
+        subprocess.run(
+            [*control, "-l", str(folder / "log"), "-o", options, "start"],
+            check=True,
+            user=user,
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            yield {
+                "ENGINE": "django.db.backends.postgresql",
+                "NAME": "postgres",
+                "USER": "tests",
+                "HOST": str(folder),
+            }
+        finally:
+            subprocess.run(
+                [*control, "-m", "immediate", "stop"],
+                check=True,
+                user=user,
+                stdout=subprocess.DEVNULL,
+            )
+
+
+def _user() -> str | None:
+    if os.geteuid() != 0:
+        return None
+    try:
+        return pwd.getpwnam("postgres").pw_name
+    except KeyError:
+        return "nobody"

@@ -1,0 +1,273 @@
+"""What becomes of a record: claims, leases, ends, cancelling, the relay's decisions."""
+
+from datetime import UTC, datetime, timedelta
+
+import attrs
+import pytest
+from django_tasks_cloud_tasks.core import outbox
+from django_tasks_cloud_tasks.core.payload import TaskPayload
+from django_tasks_cloud_tasks.core.records import (
+    LONGEST_TRACEBACK,
+    TASK_CANCELLED,
+    WORKER_LOST,
+    AttemptError,
+    Claimed,
+    Closed,
+    Requested,
+    State,
+    Taken,
+    TaskRecord,
+    TooLate,
+    Withdrawn,
+    cancel,
+    claim,
+    failed,
+    renewed,
+    succeeded,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+LEASE = timedelta(seconds=60)
+LATER = NOW + LEASE
+ERROR = AttemptError("builtins.ValueError", "Traceback: no")
+PAYLOAD = TaskPayload(task_id="one", task_path="shop.tasks.add", args=[1], kwargs={"b": 2})
+WAITING = TaskRecord.of(PAYLOAD, args=[1], kwargs={"b": 2})
+
+
+def run(record: TaskRecord, *, now: datetime = NOW, token: str = "t1") -> TaskRecord:  # noqa: S107 - not a secret
+    claimed = claim(record, now=now, token=token, worker="w1", lease=LEASE)
+    assert isinstance(claimed, Claimed)
+    return claimed.record
+
+
+def test_a_waiting_task_is_claimed() -> None:
+    record = run(attrs.evolve(WAITING, relay_at=NOW, relay_failures=2, relay_error="no"))
+    assert record == attrs.evolve(
+        WAITING,
+        state=State.RUNNING,
+        started_at=NOW,
+        last_attempted_at=NOW,
+        worker_ids=("w1",),
+        token="t1",
+        lease_expires_at=LATER,
+    )
+
+
+def test_a_failed_attempt_is_followed_by_another() -> None:
+    first = failed(run(WAITING), ERROR, now=NOW)
+    assert (first.state, first.final, first.finished_at) == (State.FAILED, False, NOW)
+    second = run(first, now=LATER, token="t2")
+    assert (second.started_at, second.last_attempted_at) == (NOW, LATER)
+    assert (second.finished_at, second.errors) == (None, (ERROR,))
+    assert second.worker_ids == ("w1", "w1")
+
+
+def test_a_running_task_is_not_claimed_and_the_relay_will_look_again() -> None:
+    running = run(WAITING)
+    almost = LATER - timedelta(microseconds=1)
+    decision = claim(running, now=almost, token="t2", worker="w2", lease=LEASE)
+    assert decision == Taken(attrs.evolve(running, relay_at=LATER), LATER)
+
+
+def test_a_task_whose_runner_died_is_taken_over() -> None:
+    running = run(WAITING)
+    taken = run(running, now=LATER, token="t2")
+    (error,) = taken.errors
+    assert error.exception_class_path == WORKER_LOST
+    assert "w1" in error.traceback
+    assert taken.worker_ids == ("w1", "w1")
+    assert taken.token == "t2"
+
+
+@pytest.mark.parametrize(
+    "ended",
+    [
+        succeeded(run(WAITING), 3, now=NOW),
+        failed(run(WAITING), ERROR, now=NOW, final=True),
+        cancel(WAITING, now=NOW).record,  # type: ignore[union-attr]  # it waits
+    ],
+    ids=lambda record: record.state.value,
+)
+def test_what_has_ended_stays_as_it_is(ended: TaskRecord) -> None:
+    assert claim(ended, now=LATER, token="t2", worker="w", lease=LEASE) == Closed(ended)
+    assert cancel(ended, now=LATER) == TooLate()
+    assert outbox.relay(ended, now=LATER) == outbox.Look(ended)
+
+
+def test_a_lease_is_renewed() -> None:
+    running = run(WAITING)
+    again = renewed(running, now=NOW + LEASE / 2, lease=LEASE)
+    assert again.lease_holds(LATER)
+    assert not again.lease_holds(NOW + LEASE * 1.5)
+
+
+def test_a_success_keeps_the_value_and_the_token() -> None:
+    done = succeeded(run(WAITING), {"a": 1}, now=LATER)
+    assert (done.state, done.final, done.return_value) == (State.SUCCESSFUL, True, {"a": 1})
+    assert (done.finished_at, done.lease_expires_at, done.token) == (LATER, None, "t1")
+
+
+def test_a_long_traceback_keeps_its_beginning_and_its_end() -> None:
+    text = "beginning" + "x" * 3 * LONGEST_TRACEBACK + "end"
+    (kept,) = failed(run(WAITING), attrs.evolve(ERROR, traceback=text), now=NOW).errors
+    assert kept.traceback.startswith("beginning")
+    assert kept.traceback.endswith("end")
+    assert len(kept.traceback) < LONGEST_TRACEBACK + 100
+    assert "40,012 characters" in kept.traceback
+
+
+def test_a_waiting_task_is_withdrawn() -> None:
+    decision = cancel(attrs.evolve(WAITING, relay_at=NOW), now=NOW)
+    assert isinstance(decision, Withdrawn)
+    record = decision.record
+    assert (record.state, record.final, record.finished_at) == (State.CANCELLED, True, NOW)
+    assert record.relay_at is None
+    assert [e.exception_class_path for e in record.errors] == [TASK_CANCELLED]
+
+
+def test_a_running_task_is_told_and_its_failure_is_the_last() -> None:
+    running = run(WAITING)
+    decision = cancel(running, now=NOW)
+    assert decision == Requested(attrs.evolve(running, cancel_requested=True))
+    ended = failed(decision.record, ERROR, now=LATER)
+    assert (ended.state, ended.final, ended.errors) == (State.CANCELLED, True, (ERROR,))
+
+
+def test_a_task_that_was_told_may_succeed_all_the_same() -> None:
+    told = attrs.evolve(run(WAITING), cancel_requested=True)
+    assert succeeded(told, 3, now=NOW).state is State.SUCCESSFUL
+
+
+def test_a_task_that_was_told_and_whose_runner_died_does_not_run_again() -> None:
+    told = attrs.evolve(run(WAITING), cancel_requested=True)
+    decision = claim(told, now=LATER, token="t2", worker="w2", lease=LEASE)
+    assert isinstance(decision, Closed)
+    assert decision.record.state is State.CANCELLED
+    paths = [e.exception_class_path for e in decision.record.errors]
+    assert paths == [WORKER_LOST, TASK_CANCELLED]
+
+
+def test_a_task_whose_runner_died_is_withdrawn() -> None:
+    decision = cancel(run(WAITING), now=LATER)
+    assert isinstance(decision, Withdrawn)
+    paths = [e.exception_class_path for e in decision.record.errors]
+    assert paths == [WORKER_LOST, TASK_CANCELLED]
+
+
+def test_the_classes_among_errors_can_be_imported() -> None:
+    from django.utils.module_loading import import_string
+
+    for path in (WORKER_LOST, TASK_CANCELLED):
+        assert issubclass(import_string(path), Exception)
+
+
+# The outbox.
+
+
+def test_a_new_record_leaves_the_one_who_enqueues_a_head_start() -> None:
+    record = outbox.recorded(PAYLOAD, args=[1], kwargs={}, run_after=LATER, now=NOW, timeout=10)
+    assert record.relay_at == NOW + timedelta(seconds=10) + outbox.HEAD_START
+    assert (record.run_after, record.state) == (LATER, State.READY)
+
+
+def test_the_relay_sends_what_waits() -> None:
+    waiting = attrs.evolve(WAITING, relay_at=NOW)
+    assert outbox.relay(waiting, now=NOW) == outbox.Send(waiting)
+    assert waiting.cloud_task_id == "one"
+
+
+def test_the_relay_looks_again_when_the_lease_ends() -> None:
+    running = attrs.evolve(run(WAITING), relay_at=NOW, lease_expires_at=LATER)
+    assert outbox.relay(running, now=NOW) == outbox.Look(attrs.evolve(running, relay_at=LATER))
+
+
+def test_the_relay_has_a_task_delivered_anew_whose_runner_died() -> None:
+    running = attrs.evolve(run(WAITING), relay_at=LATER)
+    decision = outbox.relay(running, now=LATER)
+    assert decision == outbox.Send(attrs.evolve(running, dispatch=1))
+    assert decision.record.cloud_task_id == "one-1"
+
+
+def test_the_relay_leaves_a_failed_task_to_its_queue() -> None:
+    ended = attrs.evolve(failed(run(WAITING), ERROR, now=NOW), relay_at=NOW)
+    assert outbox.relay(ended, now=NOW) == outbox.Look(attrs.evolve(ended, relay_at=None))
+
+
+def test_what_was_sent_is_no_longer_due() -> None:
+    waiting = attrs.evolve(WAITING, relay_at=NOW, relay_failures=3, relay_error="no")
+    assert outbox.sent(waiting) == WAITING
+
+
+def test_what_was_not_taken_waits_longer_each_time() -> None:
+    record, waits = WAITING, []
+    for _ in range(12):
+        record = outbox.put_off(record, "no", now=NOW)
+        assert record.relay_at
+        waits.append((record.relay_at - NOW).total_seconds())
+    assert waits[:4] == [1, 2, 4, 8]
+    assert waits[-1] == 300
+    assert (record.relay_failures, record.relay_error) == (12, "no")
+
+
+def test_what_gets_another_cloud_task_is_due_at_once_under_another_name() -> None:
+    fresh = outbox.anew(attrs.evolve(WAITING, run_after=LATER, dispatch=1), now=NOW)
+    assert (fresh.run_after, fresh.relay_at, fresh.cloud_task_id) == (None, NOW, "one-2")
+
+
+def test_a_record_travels_as_it_was_enqueued() -> None:
+    assert WAITING.payload == attrs.evolve(PAYLOAD, recorded=True)
+
+
+# Everything that can happen, in any order: what must hold whatever did.
+
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from(["deliver", "succeed", "fail", "die", "cancel", "relay", "renew"]),
+        st.integers(min_value=0, max_value=90),
+    ),
+    max_size=40,
+)
+
+
+@given(EVENTS)
+def test_whatever_happens_one_runs_at_a_time_and_an_end_is_an_end(
+    events: list[tuple[str, int]],
+) -> None:
+    record, now = WAITING, NOW
+    runner = ""  # the token of the one that runs, as far as it knows
+    ended: TaskRecord | None = None
+    for number, (event, seconds) in enumerate(events):
+        now += timedelta(seconds=seconds)
+        mine = record.state is State.RUNNING and record.token == runner
+        match event:
+            case "deliver":
+                decision = claim(record, now=now, token=f"t{number}", worker="w", lease=LEASE)
+                if isinstance(decision, Claimed):
+                    assert not record.lease_holds(now), "two run at a time"
+                    assert not record.final, "it runs after its end"
+                    runner = f"t{number}"
+                record = decision.record
+            case "succeed" if mine:
+                record, runner = succeeded(record, 1, now=now), ""
+            case "fail" if mine:
+                record, runner = failed(record, ERROR, now=now), ""
+            case "renew" if mine:
+                record = renewed(record, now=now, lease=LEASE)
+            case "die":
+                runner = ""
+            case "cancel":
+                cancelling = cancel(record, now=now)
+                if not isinstance(cancelling, TooLate):
+                    record = cancelling.record
+            case "relay":
+                record = outbox.relay(record, now=now).record
+        if ended is not None:
+            assert attrs.evolve(record, relay_at=None) == attrs.evolve(ended, relay_at=None)
+        elif record.final:
+            ended = record
+        attempts, errors = len(record.worker_ids), len(record.errors)
+        told = sum(e.exception_class_path == TASK_CANCELLED for e in record.errors)
+        over = record.state not in (State.RUNNING, State.SUCCESSFUL)
+        assert errors - told == attempts - (not over), "one error for each failed attempt"
