@@ -61,3 +61,11 @@ def returns_a_set() -> set[int]:
 def marks_and_returns_a_set() -> set[int]:
     Mark.objects.create(name="a set")
     return {1}
+
+
+@task(backend="stored", atomic=True)
+def marks_there(name: str) -> Any:
+    """In the database that the backend records in, whatever it is called."""
+    backend: Any = marks_there.get_backend()
+    Mark.objects.using(backend.configuration.results.database).create(name=name)
+    return _do(name)

@@ -1,4 +1,4 @@
-"""A Django site for the tests: the package, its endpoint, and an in-memory database."""
+"""A Django site for the tests: the package, its endpoints, the admin, a database in memory."""
 
 SECRET_KEY = "tests-only"
 DEBUG = False
@@ -6,7 +6,37 @@ USE_TZ = True
 ALLOWED_HOSTS = ["*"]
 STATIC_URL = "static/"
 ROOT_URLCONF = "tests.urls"
-INSTALLED_APPS = ["django_tasks_cloud_tasks", "tests"]
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.messages",
+    "django.contrib.sessions",
+    "django.contrib.staticfiles",
+    "django_tasks_cloud_tasks",
+    "tests",
+]
+MIDDLEWARE = [
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+# The test of logging in is Django's; this one is quick.
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
 TASKS = {
     "default": {

@@ -1,8 +1,10 @@
-"""Both views, so that every test can choose."""
+"""Both views, so that every test can choose, and the admin."""
 
+from django.contrib import admin
 from django.urls import include, path
 
 urlpatterns = [
+    path("admin/", admin.site.urls),
     path("cloudtasks/", include("django_tasks_cloud_tasks.urls")),
     path("async/cloudtasks/", include("django_tasks_cloud_tasks.async_urls", namespace="async")),
 ]

@@ -12,7 +12,6 @@ from typing import Any
 import attrs
 from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest, RawPostDataException, UnreadablePostError
-from django.tasks import task_backends
 from django.tasks.base import Task
 from django.tasks.exceptions import InvalidTask
 
@@ -61,11 +60,6 @@ class Judgement:
     def alias(self) -> str:
         """The backend's."""
         return self.backend.alias
-
-
-def backends() -> list[CloudTasksBackend]:
-    """The Cloud Tasks backends of the site."""
-    return [backend for backend in task_backends.all() if isinstance(backend, CloudTasksBackend)]
 
 
 def doors(candidates: list[CloudTasksBackend]) -> list[Door]:

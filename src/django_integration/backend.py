@@ -12,6 +12,7 @@ import attrs
 from asgiref.sync import sync_to_async
 from django.core.checks import CheckMessage
 from django.db import transaction
+from django.tasks import task_backends
 from django.tasks.backends.base import BaseTaskBackend
 from django.tasks.base import DEFAULT_TASK_PRIORITY
 from django.tasks.exceptions import InvalidTask, TaskResultDoesNotExist
@@ -250,6 +251,16 @@ class CloudTasksBackend(BaseTaskBackend):
                 "to queues of their own. (Said once.)",
                 self.alias,
             )
+
+
+def backends() -> list[CloudTasksBackend]:
+    """The Cloud Tasks backends of the site."""
+    return [backend for backend in task_backends.all() if isinstance(backend, CloudTasksBackend)]
+
+
+def recording_backends() -> dict[str, Configuration]:
+    """The configurations of those that keep results, by alias."""
+    return {b.alias: b.configuration for b in backends() if b.configuration.results}
 
 
 def _aware(moment: datetime | None) -> datetime | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 - Django's name
 from django.core.exceptions import ImproperlyConfigured
@@ -24,6 +25,7 @@ from .surroundings import current
 if TYPE_CHECKING:
     from .backend import CloudTasksBackend
 
+_APP = "django_tasks_cloud_tasks.django_integration"
 _PRIORITY_QUEUES = "PRIORITY_QUEUES"
 
 
@@ -65,12 +67,13 @@ def check_backend(backend: CloudTasksBackend) -> list[CheckMessage]:
         *_check_urls(options, where),
         *_check_audience(options, where),
         *_check_emulator(options, where),
+        *_check_results(backend, options, where),
     ]
 
 
 def check_deployment(**kwargs: Any) -> list[CheckMessage]:  # noqa: ARG001, ANN401 - Django's signature
     """What is wrong with the site's backends in production; for `check --deploy`."""
-    from .admission import backends
+    from .backend import backends
 
     found: list[CheckMessage] = []
     for backend in backends():
@@ -154,6 +157,43 @@ def _check_emulator(options: BackendOptions, where: str) -> Iterator[CheckMessag
             ),
             id="django_tasks_cloud_tasks.W002",
         )
+
+
+def _check_results(
+    backend: CloudTasksBackend, options: BackendOptions, where: str
+) -> Iterator[CheckMessage]:
+    from .backend import backends
+
+    if options.results is None:
+        return
+    if not apps.is_installed(_APP):
+        yield Error(
+            f"{where}: RESULTS is set, and the app that has the table is not installed.",
+            hint="Add 'django_tasks_cloud_tasks' to INSTALLED_APPS, and migrate.",
+            id="django_tasks_cloud_tasks.E006",
+        )
+    database = options.results_database
+    if database not in settings.DATABASES:
+        yield Error(
+            f"{where}: RESULTS_DATABASE is {database!r}, which is not in DATABASES.",
+            hint="Name an alias of DATABASES.",
+            id="django_tasks_cloud_tasks.E007",
+        )
+    for other in backends():
+        # Each pair once: the later alias tells.
+        if other.alias >= backend.alias:
+            continue
+        try:
+            theirs = other.configuration.options
+        except OptionsError:
+            continue  # Its own check tells of it.
+        if theirs.results and theirs.results_database != database:
+            yield Error(
+                f"{where}: its results go to {database!r}, and those of {other.alias!r} to "
+                f"{theirs.results_database!r}.",
+                hint="Use one RESULTS_DATABASE for all: the admin shows one table.",
+                id="django_tasks_cloud_tasks.E008",
+            )
 
 
 def _check_https(options: BackendOptions, where: str) -> Iterator[CheckMessage]:

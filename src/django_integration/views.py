@@ -26,7 +26,6 @@ from ..core.outcomes import Outcome, WrongMethod, decide
 from ..core.payload import TaskPayload
 from .admission import (
     admit,
-    backends,
     doors,
     is_loaded,
     judge,
@@ -36,6 +35,7 @@ from .admission import (
     relay,
     resolve,
 )
+from .backend import backends
 from .execution import Execution, keeps_results, worker_id
 
 

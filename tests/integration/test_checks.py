@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.core import checks
 from django.test import override_settings
 from django_tasks_cloud_tasks.adapters.metadata import NoMetadataServer
@@ -52,6 +53,9 @@ def test_a_good_site_has_nothing_to_hear() -> None:
         (ACCOUNT | {"OIDC_AUDIENCE": "me"}, []),
         (ACCOUNT | {"AUTHENTICATION": "signature"}, []),
         ({"EMULATOR_HOST": "localhost:8123"}, ["W002"]),
+        ({"RESULTS": "database"}, []),
+        ({"RESULTS": "database", "NAME_TASKS": False}, ["E001"]),
+        ({"RESULTS": "database", "RESULTS_DATABASE": "elsewhere"}, ["E007"]),
     ],
 )
 def test_what_is_wrong_is_told(options: dict[str, Any], ids: list[str]) -> None:
@@ -96,3 +100,33 @@ def test_some_things_matter_in_a_deployment_only(options: dict[str, Any], ids: l
 
 def test_a_site_without_a_urlconf_is_told_too() -> None:
     assert found(GOOD, ROOT_URLCONF=None) == ["W001"]
+
+
+def test_results_need_the_app() -> None:
+    without = [app for app in settings.INSTALLED_APPS if app != "django_tasks_cloud_tasks"]
+    with override_settings(INSTALLED_APPS=without):
+        assert found({"RESULTS": "database"}) == ["E006"]
+
+
+def test_results_of_all_backends_are_in_one_database() -> None:
+    def backend(database: str, **more: object) -> dict[str, Any]:
+        options = {"RESULTS": "database", "RESULTS_DATABASE": database, **more}
+        return {"BACKEND": "django_tasks_cloud_tasks.CloudTasksBackend", "OPTIONS": options}
+
+    tasks = {
+        "a": backend("default"),
+        "b": backend("default"),
+        "c": backend("other"),
+        "d": backend("other", COLOUR="red"),
+    }
+    databases = {**settings.DATABASES, "other": settings.DATABASES["default"]}
+    surroundings = Surroundings(environ={}, make_metadata=lambda _: NoMetadataServer())
+    with (
+        use(surroundings),
+        override_settings(TASKS=tasks),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(settings, "DATABASES", databases)
+        messages = checks.run_checks()
+    told = [m for m in messages if str(m.id).endswith("E008")]
+    assert [("'c'" in m.msg, "'a'" in m.msg or "'b'" in m.msg) for m in told] == [(True, True)] * 2

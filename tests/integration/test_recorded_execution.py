@@ -33,7 +33,7 @@ from django_tasks_cloud_tasks import (
 from django_tasks_cloud_tasks.core.errors import PayloadTooLargeError, QueueNotFoundError
 from django_tasks_cloud_tasks.core.payload import TaskPayload
 from django_tasks_cloud_tasks.core.records import State
-from django_tasks_cloud_tasks.django_integration.admission import backends
+from django_tasks_cloud_tasks.django_integration.backend import recording_backends
 from django_tasks_cloud_tasks.django_integration.declaration import Cancellation
 from django_tasks_cloud_tasks.django_integration.outbox import relay_batch
 
@@ -79,7 +79,7 @@ def database_view(request: pytest.FixtureRequest, database_site: Site) -> Site:
 
 
 def relay() -> tuple[int, int]:
-    done = relay_batch({b.alias: b.configuration for b in backends()})
+    done = relay_batch(recording_backends())
     return done.sent, done.failed
 
 

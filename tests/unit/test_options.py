@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from django_tasks_cloud_tasks.core.errors import OptionsError
-from django_tasks_cloud_tasks.core.options import Authentication, BackendOptions
+from django_tasks_cloud_tasks.core.options import Authentication, BackendOptions, Results
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,6 +38,9 @@ def test_every_option_is_read() -> None:
         ENQUEUE_ON_COMMIT=True,
         NAME_TASKS=False,
         PRIORITY_QUEUES={50: "{queue}-urgent"},
+        RESULTS=None,
+        RESULTS_DATABASE="records",
+        LEASE=30,
     ) == BackendOptions(
         project="p",
         location="l",
@@ -52,7 +55,40 @@ def test_every_option_is_read() -> None:
         enqueue_on_commit=True,
         name_tasks=False,
         priority_queues={50: "{queue}-urgent"},
+        results=None,
+        results_database="records",
+        lease=timedelta(seconds=30),
     )
+
+
+def test_results_are_kept_where_the_option_says() -> None:
+    assert read(RESULTS="database").results is Results.DATABASE
+    assert read().results is None
+    assert read().lease == timedelta(seconds=60)
+
+
+def test_results_need_names() -> None:
+    with pytest.raises(OptionsError, match="NAME_TASKS must be True with RESULTS"):
+        read(RESULTS="database", NAME_TASKS=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RESULTS", "redis"),
+        ("RESULTS", True),
+        ("RESULTS_DATABASE", ""),
+        ("RESULTS_DATABASE", None),
+        ("LEASE", 0.5),
+        ("LEASE", 3601),
+        ("LEASE", "60"),
+        ("LEASE", True),
+        ("LEASE", float("nan")),
+    ],
+)
+def test_what_cannot_be_said_of_results_is_refused(name: str, value: object) -> None:
+    with pytest.raises(OptionsError, match=f"{name} must be"):
+        read(**{name: value})
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,338 @@
+"""Recorded tasks in Django's admin: to look at, and to take hold of.
+
+Quick at a million rows: filters and order follow the table's indexes, nothing counts further than
+a person reads, and what a row shows is in the row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from typing import Any
+
+from django.contrib import admin, messages
+from django.core.paginator import Paginator
+from django.db import connections
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.tasks import task_backends
+from django.tasks.exceptions import InvalidTaskBackend, TaskResultDoesNotExist
+from django.urls import reverse
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+
+from ..core.errors import CloudTasksError
+from ..core.names import is_task_id
+from .backend import CloudTasksBackend, recording_backends
+from .configuration import Configuration
+from .models import StoredTask
+from .steering import CancelOutcome, cancel_recorded, run_again, run_now
+from .store import record_of
+
+_MOST_COUNTED = 10_000
+_MOST_KINDS = 200  # values that a filter offers
+_SHORTEST_PREFIX = 6  # characters of an id
+_BIG_COLUMNS = ("arguments_json", "errors_json", "return_value_json", "relay_error")
+_FROM_DETAIL = "_from_detail"
+
+
+class ShortCount(Paginator):  # type: ignore[type-arg]  # generic in the stubs only
+    """Counts to ten thousand and not further: what lies beyond is found by a filter."""
+
+    @cached_property
+    def count(self) -> int:
+        """How many there are, or one more than ten thousand."""
+        rows: QuerySet[StoredTask] = self.object_list  # type: ignore[assignment]  # the admin's
+        return rows.order_by().values("pk")[: _MOST_COUNTED + 1].count()
+
+
+class KindsFilter(admin.SimpleListFilter):
+    """A filter by the values that a column has, without reading the whole column for them."""
+
+    column: str
+
+    def lookups(
+        self,
+        request: HttpRequest,
+        model_admin: admin.ModelAdmin[Any],
+    ) -> Iterable[tuple[str, str]]:
+        """The values there are."""
+        return [(kind, kind) for kind in _kinds(self.column, model_admin.get_queryset(request).db)]
+
+    def queryset(
+        self,
+        request: HttpRequest,  # noqa: ARG002 - Django's signature
+        queryset: QuerySet[StoredTask],
+    ) -> QuerySet[StoredTask]:
+        """Those with the chosen value."""
+        value = self.value()
+        return queryset.filter(**{self.column: value}) if value else queryset
+
+
+class QueueFilter(KindsFilter):
+    """By queue."""
+
+    title = "queue"
+    parameter_name = column = "queue_name"
+
+
+class TaskFilter(KindsFilter):
+    """By task."""
+
+    title = "task"
+    parameter_name = column = "task_path"
+
+
+def _kinds(column: str, database: str) -> list[str]:
+    """The different values of an indexed column, from one seek in its index for each."""
+    connection = connections[database]
+    quote = connection.ops.quote_name
+    table, name = quote(StoredTask._meta.db_table), quote(column)
+    with connection.cursor() as cursor:
+        # Two names of our own, quoted; no value goes into the statement.
+        cursor.execute(
+            f"WITH RECURSIVE kinds(kind) AS ("  # noqa: S608
+            f" SELECT MIN({name}) FROM {table}"
+            f" UNION ALL"
+            f" SELECT (SELECT MIN({name}) FROM {table} WHERE {name} > kinds.kind)"
+            f" FROM kinds WHERE kinds.kind IS NOT NULL"
+            f") SELECT kind FROM kinds WHERE kind IS NOT NULL LIMIT {_MOST_KINDS}"
+        )
+        return [kind for (kind,) in cursor.fetchall()]
+
+
+_FIELDSETS: list[tuple[str | None, dict[str, list[str]]]] = [
+    (None, {"fields": ["task_id", "task_path", "status", "arguments", "return_value"]}),
+    ("Where", {"fields": ["queue_name", "backend", "priority"]}),
+    (
+        "When",
+        {
+            "fields": [
+                *("enqueued_at", "run_after", "started_at", "last_attempted_at"),
+                *("finished_at", "lease_expires_at", "cancel_requested"),
+            ]
+        },
+    ),
+    ("Attempts", {"fields": ["workers", "errors"]}),
+    ("Relay", {"fields": ["relay_at", "relay_failures", "relay_error"]}),
+]
+
+
+@admin.register(StoredTask)
+class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the stubs only
+    """Recorded tasks: read only, but for three actions."""
+
+    list_display = (
+        "task_id",
+        "task_path",
+        "queue_name",
+        "status",
+        "attempts",
+        *("enqueued_at", "finished_at"),
+    )
+    list_filter = ("status", QueueFilter, TaskFilter, "enqueued_at")
+    search_fields = ("task_id", "arguments_json")
+    search_help_text = "An id, its beginning, or a part of the arguments"
+    sortable_by = ("enqueued_at",)
+    ordering = ("-enqueued_at",)
+    list_per_page = 50
+    paginator = ShortCount
+    show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
+    actions = ("run_now", "cancel", "run_again")
+    fieldsets = _FIELDSETS  # type: ignore[assignment]  # the stubs: a narrower dict
+    readonly_fields = tuple(name for _, part in _FIELDSETS for name in part["fields"])
+
+    # Reading.
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[StoredTask]:
+        """The rows, of the database that the backends record in."""
+        rows = super().get_queryset(request).using(_database())
+        match = request.resolver_match
+        in_list = match is not None and match.url_name == f"{_url('changelist')}"
+        return rows.defer(*_BIG_COLUMNS) if in_list else rows
+
+    def get_search_results(
+        self,
+        request: HttpRequest,  # noqa: ARG002 - Django's signature
+        queryset: QuerySet[StoredTask],
+        search_term: str,
+    ) -> tuple[QuerySet[StoredTask], bool]:
+        """By id, or the beginning of one, where there is such an id; else by arguments."""
+        term = search_term.strip()
+        if not term:
+            return queryset, False
+        if len(term) >= _SHORTEST_PREFIX and is_task_id(term):
+            by_id = queryset.filter(pk__startswith=term)
+            if by_id.exists():
+                return by_id, False
+        # Arguments are kept as JSON, where many a letter is written with an escape.
+        return queryset.filter(arguments_json__icontains=json.dumps(term)[1:-1]), False
+
+    @admin.display(description="attempts")
+    def attempts(self, row: StoredTask) -> int:
+        """How many there were."""
+        return len(json.loads(row.worker_ids_json))
+
+    @admin.display(description="arguments")
+    def arguments(self, row: StoredTask) -> SafeString:
+        """As JSON, for people."""
+        return _json(row.arguments_json)
+
+    @admin.display(description="return value")
+    def return_value(self, row: StoredTask) -> SafeString:
+        """As JSON, for people."""
+        return _json(row.return_value_json)
+
+    @admin.display(description="workers")
+    def workers(self, row: StoredTask) -> SafeString:
+        """One a line."""
+        items = ((worker,) for worker in json.loads(row.worker_ids_json))
+        return format_html("<ol>{}</ol>", format_html_join("", "<li>{}</li>", items))
+
+    @admin.display(description="errors")
+    def errors(self, row: StoredTask) -> SafeString:
+        """Class and traceback of each."""
+        return format_html_join(
+            "",
+            "<details open><summary>{}</summary><pre>{}</pre></details>",
+            (tuple(error) for error in json.loads(row.errors_json)),
+        )
+
+    # Nothing is written but by the actions.
+
+    def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002 - Django's signature
+        """Tasks are enqueued by code."""
+        return False
+
+    def has_delete_permission(
+        self,
+        request: HttpRequest,  # noqa: ARG002 - Django's signature
+        obj: StoredTask | None = None,  # noqa: ARG002 - likewise
+    ) -> bool:
+        """A record that waits is a promise; old ones are pruned by the command."""
+        return False
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        """The page of a task, with its actions and nothing to save."""
+        own = {
+            "show_save": False,
+            "show_save_and_continue": False,
+            "task_actions": self._offered(request, object_id),
+            "from_detail": _FROM_DETAIL,
+        }
+        return super().change_view(request, object_id, form_url, {**own, **(extra_context or {})})
+
+    def _offered(self, request: HttpRequest, object_id: str) -> list[tuple[str, str]]:
+        row = self.get_object(request, object_id)
+        if row is None or not self.has_change_permission(request, row):
+            return []
+        offered = [("run_again", "Run again")]
+        if not row.final:
+            offered += [("run_now", "Run now"), ("cancel", "Cancel")]
+        return offered
+
+    # Actions.
+
+    @admin.action(description="Run now", permissions=["change"])
+    def run_now(self, request: HttpRequest, rows: QuerySet[StoredTask]) -> HttpResponse | None:
+        """Have waiting tasks delivered at once."""
+
+        def act(row: StoredTask) -> str:
+            record = record_of(row)
+            configuration = _configuration(row)
+            store = configuration.results
+            if store is None or not run_now(configuration, store, record):
+                return ""
+            return "Sent to run now"
+
+        return self._act(request, rows, act, "was not waiting")
+
+    @admin.action(description="Cancel", permissions=["change"])
+    def cancel(self, request: HttpRequest, rows: QuerySet[StoredTask]) -> HttpResponse | None:
+        """Cancel tasks that wait, and tell those that run."""
+
+        def act(row: StoredTask) -> str:
+            configuration = _configuration(row)
+            if configuration.results is None:
+                return ""
+            outcome, _ = cancel_recorded(configuration, configuration.results, row.pk)
+            words = {
+                CancelOutcome.CANCELLED: "Cancelled",
+                CancelOutcome.REQUESTED: "Asked to stop",
+                CancelOutcome.TOO_LATE: "",
+            }
+            return words[outcome]
+
+        return self._act(request, rows, act, "had ended")
+
+    @admin.action(description="Run again, as a new task", permissions=["change"])
+    def run_again(self, request: HttpRequest, rows: QuerySet[StoredTask]) -> HttpResponse | None:
+        """Enqueue the same once more, under a new id."""
+
+        def act(row: StoredTask) -> str:
+            return f"Run again as {run_again(record_of(row)).id}"
+
+        return self._act(request, rows, act, "")
+
+    def _act(
+        self,
+        request: HttpRequest,
+        rows: QuerySet[StoredTask],
+        act: Callable[[StoredTask], str],
+        otherwise: str,
+    ) -> HttpResponse | None:
+        """Do it to each row; tell the person, and the history, what came of it.
+
+        Args:
+            act: does it, and says what was done; nothing if there was nothing to do.
+            otherwise: why there was nothing to do.
+        """
+        done = 0
+        for row in rows.defer(None).iterator(chunk_size=100):
+            try:
+                said = act(row)
+            except (CloudTasksError, InvalidTaskBackend, TaskResultDoesNotExist) as error:
+                self.message_user(request, f"{row.pk}: {error}", messages.ERROR)
+                continue
+            if said:
+                done += 1
+                self.log_change(request, row, said)
+            else:
+                self.message_user(request, f"{row.pk} {otherwise}.", messages.WARNING)
+        if done:
+            self.message_user(request, f"Done for {done}.", messages.SUCCESS)
+        if _FROM_DETAIL in request.POST:
+            key = request.POST[_FROM_DETAIL]
+            return redirect(reverse(f"{self.admin_site.name}:{_url('change')}", args=[key]))
+        return None
+
+
+def _url(page: str) -> str:
+    return f"{StoredTask._meta.app_label}_{StoredTask._meta.model_name}_{page}"
+
+
+def _database() -> str:
+    """Where the backends record; the checks see to it that it is one place."""
+    recording = recording_backends().values()
+    return next((c.options.results_database for c in recording), "default")
+
+
+def _configuration(row: StoredTask) -> Configuration:
+    backend = task_backends[row.backend]
+    if not isinstance(backend, CloudTasksBackend) or backend.configuration.results is None:
+        raise InvalidTaskBackend(f"The backend {row.backend!r} keeps no results.")
+    return backend.configuration
+
+
+def _json(text: str) -> SafeString:
+    value = json.loads(text)
+    return format_html("<pre>{}</pre>", json.dumps(value, indent=2, ensure_ascii=False))

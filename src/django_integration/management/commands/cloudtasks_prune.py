@@ -1,0 +1,79 @@
+"""`manage.py cloudtasks_prune`: deletes old records of tasks."""
+
+from __future__ import annotations
+
+from argparse import ArgumentTypeError
+from datetime import timedelta
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from ....core.records import State
+from ....core.retention import FINISHED, age
+from ...backend import recording_backends
+from ...surroundings import current
+
+
+class Command(BaseCommand):
+    """Deletes records of tasks that finished long ago."""
+
+    help = "Deletes records of tasks that finished long ago. Those that wait or run stay."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """`--older-than`, `--status`, `--dry-run` and `--batch-size`."""
+        parser.add_argument(
+            "--older-than",
+            type=_age,
+            required=True,
+            metavar="AGE",
+            help="such as 30d; also s, m, h and w",
+        )
+        parser.add_argument(
+            "--status",
+            action="append",
+            type=str.upper,
+            choices=[state.value for state in FINISHED],
+            help="only these; repeatable",
+        )
+        parser.add_argument("--dry-run", action="store_true", help="count, and delete nothing")
+        parser.add_argument("--batch-size", type=int, default=1000, help="deleted at once (1000)")
+
+    def handle(
+        self,
+        *,
+        older_than: timedelta,
+        status: list[str] | None,
+        dry_run: bool,
+        batch_size: int,
+        **_: object,
+    ) -> None:
+        """Prune.
+
+        Raises:
+            CommandError: no backend keeps results, or the size of a batch makes no sense.
+        """
+        if batch_size < 1:
+            raise CommandError(f"--batch-size must be 1 or more, not {batch_size}.")
+        stores = {id(c.results): c.results for c in recording_backends().values() if c.results}
+        if not stores:
+            raise CommandError("No backend keeps results: set RESULTS to 'database' in TASKS.")
+        states = [State(value) for value in status] if status else list(FINISHED)
+        before = current().clock() - older_than
+        for store in stores.values():
+            counts = {state: store.count_finished([state], before=before) for state in states}
+            total = sum(counts.values())
+            told = ", ".join(f"{count:,} {state.value}" for state, count in counts.items())
+            self.stdout.write(f"{total:,} finished before {before:%Y-%m-%d %H:%M:%S} UTC ({told}).")
+            if dry_run:
+                self.stdout.write("Nothing was deleted: --dry-run.")
+                continue
+            deleted = 0
+            while some := store.prune(states, before=before, limit=batch_size):
+                deleted += some
+                self.stdout.write(f"Deleted {deleted:,} of {max(total, deleted):,}.")
+
+
+def _age(text: str) -> timedelta:
+    try:
+        return age(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from error

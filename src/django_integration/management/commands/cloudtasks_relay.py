@@ -1,0 +1,86 @@
+"""`manage.py cloudtasks_relay`: sends recorded tasks that Cloud Tasks does not have."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import Error, close_old_connections
+
+from ....core.outcomes import Relayed
+from ...backend import recording_backends
+from ...configuration import Configuration
+from ...outbox import relay_batch
+
+logger = logging.getLogger("django_tasks_cloud_tasks")
+
+
+class Command(BaseCommand):
+    """Relays until told to stop, or once."""
+
+    help = (
+        "Sends recorded tasks that Cloud Tasks does not have: their process died, or Cloud Tasks "
+        "was down. Any number may run at once."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """`--once` and `--interval`."""
+        parser.add_argument(
+            "--once", action="store_true", help="send what is due, and end; 1 if some was refused"
+        )
+        parser.add_argument(
+            "--interval", type=float, default=1.0, help="seconds between two looks (1)"
+        )
+
+    def handle(self, *, once: bool, interval: float, **_: object) -> None:
+        """Relay.
+
+        Raises:
+            CommandError: no backend keeps results; with `--once`, Cloud Tasks refused a task.
+        """
+        configurations = recording_backends()
+        if not configurations:
+            raise CommandError("No backend keeps results: set RESULTS to 'database' in TASKS.")
+        if once:
+            self._once(configurations)
+            return
+        stop = threading.Event()
+        before = {
+            number: signal.signal(number, lambda *_: stop.set())
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        self.stdout.write("Relaying. Ctrl-C ends it.")
+        self.stdout.flush()
+        try:
+            while not stop.is_set():
+                close_old_connections()
+                try:
+                    done = relay_batch(configurations)
+                except Error:
+                    # The database may be away for a while, as Cloud Tasks may be.
+                    logger.exception("The relay could not reach its records; trying again.")
+                    done = Relayed(0, 0)
+                self._tell(done)
+                if not done.sent:
+                    stop.wait(interval)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _once(self, configurations: dict[str, Configuration]) -> None:
+        failed = 0
+        while True:
+            done = relay_batch(configurations)
+            self._tell(done)
+            failed += done.failed
+            if failed:
+                raise CommandError(f"Cloud Tasks did not take {failed}; the log says why.")
+            if not done.sent:
+                return
+
+    def _tell(self, done: Relayed) -> None:
+        if done.sent or done.failed:
+            self.stdout.write(f"Sent {done.sent}; {done.failed} not taken.")
+            self.stdout.flush()

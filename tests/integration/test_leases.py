@@ -1,0 +1,179 @@
+"""Leases between real threads and real connections, on SQLite and on PostgreSQL, in real time."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import attrs
+import pytest
+from django.db import connections
+from django_tasks_cloud_tasks import CancelOutcome, CloudTaskContext, cancel
+from django_tasks_cloud_tasks.core.records import State
+from django_tasks_cloud_tasks.django_integration.surroundings import current
+
+from tests import recorded_tasks
+from tests.integration.recording import Site, recording
+from tests.models import Mark
+from tests.recorded_tasks import DURING
+
+PATIENCE = 30
+
+
+@pytest.fixture
+def site(database: str) -> Iterator[Site]:
+    """With the real time, and leases of a second."""
+    DURING.clear()
+    with recording(database=database, LEASE=1) as made:
+        current().clock = lambda: datetime.now(UTC)
+        yield made
+    DURING.clear()
+    Mark.objects.using(database).all().delete()
+
+
+@pytest.fixture
+def pool(site: Site) -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as made:
+        yield made
+
+
+class Running:
+    """A task that runs in a thread of its own until it is let go."""
+
+    def __init__(self, site: Site, pool: ThreadPoolExecutor, task: Any) -> None:
+        self.site = site
+        self.began, self.let_go = threading.Event(), threading.Event()
+        DURING["a"] = self._during
+        self.result = task.enqueue("a")
+        self.answer: Future[tuple[int, dict[str, Any]]] = pool.submit(self._deliver)
+        assert self.began.wait(PATIENCE)
+
+    def _deliver(self) -> tuple[int, dict[str, Any]]:
+        try:
+            return self.site.deliver()
+        finally:
+            self.site.store.release()
+
+    def _during(self, *_: object) -> str:
+        self.began.set()
+        assert self.let_go.wait(PATIENCE)
+        return "first"
+
+    def end(self) -> tuple[int, dict[str, Any]]:
+        self.let_go.set()
+        return self.answer.result(PATIENCE)
+
+
+def test_a_lease_is_renewed_while_the_task_runs(site: Site, pool: ThreadPoolExecutor) -> None:
+    running = Running(site, pool, recorded_tasks.does)
+    seen: set[object] = set()
+    while len(seen) < 5:  # the first, and four renewals: well beyond the first one's end
+        seen.add(site.record(running.result.id).lease_expires_at)
+    assert site.deliver()[0] == 409
+    assert running.end() == (200, {"status": "success", "task_id": running.result.id})
+    record = site.record(running.result.id)
+    assert (record.return_value, len(record.worker_ids)) == ("first", 1)
+    assert record.lease_expires_at is None
+
+
+def test_two_that_deliver_at_once_run_it_once(site: Site, pool: ThreadPoolExecutor) -> None:
+    ran: list[None] = []
+    both = threading.Barrier(4)
+    DURING["a"] = lambda: ran.append(None)
+
+    def deliver(key: str) -> int:
+        try:
+            both.wait(PATIENCE)
+            return site.deliver(key)[0]
+        finally:
+            site.store.release()
+
+    for _ in range(10):
+        key = recorded_tasks.does.enqueue("a").id
+        answers = list(pool.map(deliver, [key] * 4))
+        assert set(answers) <= {200, 409}
+        assert 200 in answers
+    assert len(ran) == 10
+
+
+def take_over(site: Site, running: Running) -> None:
+    """What another runner does once the lease has run out, forced."""
+    seen = site.record(running.result.id)
+    later = datetime.now(UTC) + timedelta(hours=1)
+    assert site.store.replace(seen, attrs.evolve(seen, token="another's", lease_expires_at=later))
+
+
+def test_an_atomic_task_that_lost_its_lease_is_undone(
+    site: Site, pool: ThreadPoolExecutor, database: str
+) -> None:
+    if database.startswith("sqlite"):
+        # There the task's transaction keeps everybody from writing: the lease cannot be lost.
+        pytest.skip("SQLite has one writer: nobody can take over while the transaction lasts")
+    Mark.objects.using(database).all().delete()
+    running = Running(site, pool, recorded_tasks.marks_there)
+    take_over(site, running)
+    assert running.end()[0] == 409
+    assert Mark.objects.using(database).count() == 0
+    assert site.record(running.result.id).token == "another's"
+
+
+def test_who_takes_over_waits_for_the_commit_of_an_atomic_task(
+    site: Site, pool: ThreadPoolExecutor, database: str
+) -> None:
+    """The mark of success and another's claim meet in one row: the second finds it ended."""
+    Mark.objects.using(database).all().delete()
+    running = Running(site, pool, recorded_tasks.marks_there)
+    seen = site.record(running.result.id)
+    claimed = attrs.evolve(seen, token="another's")
+    running.end()
+    assert not site.store.replace(seen, claimed)
+    assert site.record(running.result.id).state is State.SUCCESSFUL
+    assert Mark.objects.using(database).count() == 1
+
+
+def test_a_coroutine_learns_that_it_is_cancelled(site: Site, pool: ThreadPoolExecutor) -> None:
+    site.path = "/async/cloudtasks/execute/"
+    began = threading.Event()
+
+    async def during(context: CloudTaskContext) -> str:
+        began.set()
+        async with asyncio.timeout(PATIENCE):
+            while not context.cancelled:  # noqa: ASYNC110 - as tasks do: nothing wakes them
+                await asyncio.sleep(0.01)
+        return "stopped"
+
+    DURING["a"] = during
+    result = recorded_tasks.knows_async.enqueue("a")
+
+    def deliver() -> int:
+        try:
+            return site.deliver()[0]
+        finally:
+            site.store.release()
+
+    answer = pool.submit(deliver)
+    assert began.wait(PATIENCE)
+    assert cancel(result) is CancelOutcome.REQUESTED
+    assert answer.result(PATIENCE) == 200
+    assert site.record(result.id).return_value == "stopped"
+
+
+def test_the_heartbeat_holds_no_connection(
+    site: Site, pool: ThreadPoolExecutor, database: str
+) -> None:
+    running = Running(site, pool, recorded_tasks.does)
+    renewed = site.record(running.result.id).lease_expires_at
+    while site.record(running.result.id).lease_expires_at == renewed:
+        pass
+    if connections[database].vendor == "postgresql":
+        with connections[database].cursor() as cursor:
+            cursor.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
+                " AND pid <> pg_backend_pid()"
+            )
+            assert cursor.fetchone()[0] <= 1, "that of the thread that runs the task"
+    running.end()

@@ -1,0 +1,277 @@
+"""The ways to the relay and to pruning: the endpoint, the commands."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from django.conf import settings
+from django.core.management import CommandError, call_command
+from django.test import Client, override_settings
+from django_tasks_cloud_tasks.adapters.memory import MemoryTokens
+from django_tasks_cloud_tasks.core.errors import QueueNotFoundError
+from django_tasks_cloud_tasks.core.records import State
+from django_tasks_cloud_tasks.core.requests import OidcToken
+from django_tasks_cloud_tasks.django_integration.signing import sign
+from django_tasks_cloud_tasks.django_integration.surroundings import current
+
+from tests import recorded_tasks
+from tests.integration.databases import sqlite
+from tests.integration.recording import START, Site, recording
+from tests.integration.test_emulator_program import QUEUE, emulator
+
+ROOT = Path(__file__).resolve().parents[2]
+ACCOUNT, AUDIENCE = "tasks@p.iam.gserviceaccount.com", "https://app.example.com"
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with recording() as made:
+        yield made
+
+
+def waits_for_the_relay(site: Site, count: int = 1) -> None:
+    """Tasks whose process died before it sent them."""
+    site.queue.down = SystemExit()
+    for number in range(count):
+        with pytest.raises(SystemExit):
+            recorded_tasks.does.enqueue(str(number))
+    site.queue.down = None
+    site.wait(60)
+
+
+# The endpoint.
+
+
+def relay(path: str = "/cloudtasks/relay/", **headers: str) -> tuple[int, Any]:
+    response: Any = Client().post(path, headers=headers, content_type="application/json", data=b"")
+    return response.status_code, json.loads(response.content)
+
+
+@pytest.mark.parametrize("path", ["/cloudtasks/relay/", "/async/cloudtasks/relay/"])
+def test_the_endpoint_sends_what_waits(site: Site, path: str) -> None:
+    waits_for_the_relay(site, 250)
+    signature = {"X-Django-Tasks-Signature": sign(b"")}
+    assert relay(path, **signature) == (200, {"status": "success", "sent": 250, "failed": 0})
+    assert len(site.queue.requests) == 250
+    assert relay(path, **signature) == (200, {"status": "success", "sent": 0, "failed": 0})
+
+
+def test_the_endpoint_says_when_cloud_tasks_does_not_take_a_task(site: Site) -> None:
+    waits_for_the_relay(site, 3)
+    site.queue.down = QueueNotFoundError("The queue does not exist")
+    signature = {"X-Django-Tasks-Signature": sign(b"")}
+    assert relay(**signature) == (503, {"status": "error", "sent": 0, "failed": 3})
+
+
+def test_the_endpoint_is_closed_to_those_without_proof(site: Site) -> None:
+    waits_for_the_relay(site)
+    assert relay()[0] == 401
+    assert relay(**{"X-Django-Tasks-Signature": sign(b"something else")})[0] == 401
+    assert Client().get("/cloudtasks/relay/").status_code == 405
+    assert site.queue.requests == []
+
+
+def test_cloud_scheduler_shows_the_token_of_the_account(site: Site) -> None:
+    tokens = MemoryTokens(time=START.timestamp)
+    current().make_tokens = lambda _: tokens
+    entry: dict[str, Any] = dict(settings.TASKS["stored"])
+    options = {
+        **entry["OPTIONS"],
+        "OIDC_SERVICE_ACCOUNT_EMAIL": ACCOUNT,
+        "OIDC_AUDIENCE": AUDIENCE,
+    }
+    with override_settings(TASKS={"stored": {**entry, "OPTIONS": options}}):
+        waits_for_the_relay(site)
+        right = OidcToken(service_account_email=ACCOUNT, audience=AUDIENCE)
+        for wrong, status in (
+            (attrs.evolve(right, audience="https://other.example.com"), 401),
+            (attrs.evolve(right, service_account_email="other@p"), 403),
+        ):
+            assert relay(Authorization=f"Bearer {tokens.issue(wrong)}")[0] == status
+        assert relay(**{"X-Django-Tasks-Signature": sign(b"")})[0] == 401
+        assert site.queue.requests == []
+        assert relay(Authorization=f"Bearer {tokens.issue(right)}")[1]["sent"] == 1
+
+
+def test_who_may_use_one_backend_relays_for_that_one_only(site: Site) -> None:
+    """The signature opens this backend's door; another's wants a token."""
+    entry: dict[str, Any] = dict(settings.TASKS["stored"])
+    options = {
+        **entry["OPTIONS"],
+        "OIDC_SERVICE_ACCOUNT_EMAIL": ACCOUNT,
+        "OIDC_AUDIENCE": AUDIENCE,
+    }
+    more = {"vault": {**entry, "OPTIONS": options}}
+    with override_settings(TASKS={**settings.TASKS, **more}):
+        site.queue.down = SystemExit()
+        for backend in ("stored", "vault"):
+            with pytest.raises(SystemExit):
+                recorded_tasks.does.using(backend=backend).enqueue("a")
+        site.queue.down = None
+        site.wait(60)
+        assert relay(**{"X-Django-Tasks-Signature": sign(b"")})[1]["sent"] == 1
+        (request,) = site.queue.requests
+        assert request.oidc is None
+
+
+# The commands.
+
+
+def run(*arguments: str) -> str:
+    output = io.StringIO()
+    call_command(*arguments, stdout=output)
+    return output.getvalue()
+
+
+def test_the_command_relays_once(site: Site) -> None:
+    waits_for_the_relay(site, 150)
+    assert run("cloudtasks_relay", "--once") == "Sent 100; 0 not taken.\nSent 50; 0 not taken.\n"
+    assert run("cloudtasks_relay", "--once") == ""
+
+
+def test_the_command_ends_with_an_error_where_tasks_are_refused(site: Site) -> None:
+    waits_for_the_relay(site)
+    site.queue.down = QueueNotFoundError("The queue does not exist")
+    with pytest.raises(CommandError, match="did not take 1; the log says why"):
+        run("cloudtasks_relay", "--once")
+
+
+@pytest.mark.parametrize(
+    "command", [["cloudtasks_relay", "--once"], ["cloudtasks_prune", "--older-than=1d"]]
+)
+def test_the_commands_need_a_store(command: list[str]) -> None:
+    with (
+        override_settings(TASKS={"default": settings.TASKS["default"]}),
+        pytest.raises(CommandError, match="set RESULTS to 'database'"),
+    ):
+        run(*command)
+
+
+def test_the_relay_runs_until_it_is_told_to_stop(tmp_path: Path) -> None:
+    """As a program, against the emulator, while another process records tasks and dies."""
+    database = sqlite(tmp_path)
+    (tmp_path / "own_settings.py").write_text(
+        "from tests.settings import *\n"
+        f"DATABASES = {{'default': {database | {'NAME': str(database['NAME'])}!s}}}\n"
+        "import os\n"
+        "TASKS['stored']['OPTIONS'] |= {\n"
+        "    'EMULATOR_HOST': os.environ['TEST_EMULATOR'],\n"
+        "    'ENQUEUE_TIMEOUT': float(os.environ.get('TEST_TIMEOUT', 10)),\n"
+        "}\n"
+    )
+    dies = (
+        "import django; django.setup()\n"
+        "from tests import recorded_tasks\n"
+        "from django_tasks_cloud_tasks.core import outbox\n"
+        "from django_tasks_cloud_tasks.adapters import cloud_tasks\n"
+        "import datetime, os\n"
+        "outbox.HEAD_START = datetime.timedelta(0)\n"
+        "cloud_tasks.GrpcTaskQueue.create = lambda *_, **__: os._exit(9)\n"
+        "recorded_tasks.does.enqueue('a')\n"
+    )
+    queue = "projects/test-project/locations/europe-west1/queues/default"
+    with emulator("--queue", queue, "--queue", QUEUE) as (program, address):
+        environ = os.environ | {
+            "PYTHONPATH": f"{tmp_path}:{ROOT}",
+            "DJANGO_SETTINGS_MODULE": "own_settings",
+            "TEST_EMULATOR": address,
+            "PYTHONUNBUFFERED": "1",
+        }
+        manage = [sys.executable, "-m", "django"]
+        migrate = [*manage, "migrate", "--run-syncdb", "-v0"]
+        subprocess.run(migrate, check=True, env=environ, cwd=ROOT)
+        with subprocess.Popen(
+            [*manage, "cloudtasks_relay", "--interval", "0.05"],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environ,
+            cwd=ROOT,
+        ) as relaying:
+            assert relaying.stdout is not None
+            try:
+                assert relaying.stdout.readline() == "Relaying. Ctrl-C ends it.\n"
+                # Without the seconds that a creation may take it leaves the task at once.
+                died = subprocess.run(
+                    [sys.executable, "-c", dies],
+                    check=False,
+                    env=environ | {"TEST_TIMEOUT": "0.001"},
+                    cwd=ROOT,
+                )
+                assert died.returncode == 9
+                assert relaying.stdout.readline() == "Sent 1; 0 not taken.\n"
+                relaying.send_signal(signal.SIGTERM)
+                assert relaying.wait(20) == 0
+            finally:
+                relaying.kill()
+        created = [line for line in program_lines(program) if "task created" in line]
+        assert len(created) == 1
+
+
+def program_lines(program: Any) -> Iterator[str]:
+    """What the emulator has said, up to the first delivery."""
+    for line in program.stdout:
+        yield line
+        if "attempt started" in line:
+            return
+
+
+# Pruning.
+
+
+def finished(site: Site, name: str, state: State, days: int) -> None:
+    record = site.record(recorded_tasks.does.enqueue(name).id)
+    ended = attrs.evolve(
+        record, task_id=name, state=state, finished_at=START - timedelta(days=days)
+    )
+    site.store.add(ended)
+
+
+def test_pruning_deletes_what_finished_long_ago(site: Site) -> None:
+    for number in range(25):
+        finished(site, f"success-{number}", State.SUCCESSFUL, 31)
+    finished(site, "failure", State.FAILED, 40)
+    finished(site, "young", State.SUCCESSFUL, 29)
+    counted = "26 finished before 2026-10-23 12:00:00 UTC (25 SUCCESSFUL, 1 FAILED, 0 CANCELLED).\n"
+    said = run("cloudtasks_prune", "--older-than", "30d", "--dry-run")
+    assert said == counted + "Nothing was deleted: --dry-run.\n"
+    assert site.store.get("failure")
+    said = run("cloudtasks_prune", "--older-than", "30d", "--batch-size", "10")
+    assert said == counted + ("Deleted 10 of 26.\nDeleted 20 of 26.\nDeleted 26 of 26.\n")
+    assert site.store.get("failure") is None
+    assert site.store.get("young")
+
+
+def test_pruning_keeps_to_the_status_it_is_given(site: Site) -> None:
+    finished(site, "success", State.SUCCESSFUL, 31)
+    finished(site, "failure", State.FAILED, 31)
+    finished(site, "cancelled", State.CANCELLED, 31)
+    run("cloudtasks_prune", "--older-than=4w", "--status=failed", "--status", "CANCELLED")
+    assert [n for n in ("success", "failure", "cancelled") if site.store.get(n)] == ["success"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([], "--older-than"),
+        (["--older-than", "soon"], "such as 30d"),
+        (["--older-than", "1d", "--status", "RUNNING"], "invalid choice"),
+        (["--older-than", "1d", "--batch-size", "0"], "must be 1 or more"),
+    ],
+)
+def test_pruning_says_what_it_does_not_understand(
+    site: Site, arguments: list[str], reason: str
+) -> None:
+    with pytest.raises(CommandError, match=re.escape(reason)):
+        run("cloudtasks_prune", *arguments)
