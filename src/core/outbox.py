@@ -17,7 +17,7 @@ from .retries import RetryPolicy
 HEAD_START = timedelta(seconds=15)
 """How much longer than ENQUEUE_TIMEOUT the process that enqueued a task has it to itself."""
 
-IN_HAND = timedelta(seconds=60)
+IN_HAND = timedelta(seconds=30)
 """How long a relay has a batch to itself before another one takes it for lost."""
 
 _BACKOFF = RetryPolicy(min_backoff=1.0, max_backoff=300.0, max_doublings=16)

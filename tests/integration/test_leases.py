@@ -13,7 +13,7 @@ import attrs
 import pytest
 from django.db import connections
 from django_tasks_cloud_tasks import CancelOutcome, CloudTaskContext, cancel
-from django_tasks_cloud_tasks.core.records import State
+from django_tasks_cloud_tasks.core.records import TaskRecord
 from django_tasks_cloud_tasks.django_integration.surroundings import current
 
 from tests import recorded_tasks
@@ -107,12 +107,11 @@ def take_over(site: Site, running: Running) -> None:
     assert site.store.replace(seen, attrs.evolve(seen, token="another's", lease_expires_at=later))
 
 
+# On SQLite the task's transaction keeps everybody from writing: nobody can take over.
+@pytest.mark.parametrize("database", ["postgres_cluster"], indirect=True)
 def test_an_atomic_task_that_lost_its_lease_is_undone(
     site: Site, pool: ThreadPoolExecutor, database: str
 ) -> None:
-    if database.startswith("sqlite"):
-        # There the task's transaction keeps everybody from writing: the lease cannot be lost.
-        pytest.skip("SQLite has one writer: nobody can take over while the transaction lasts")
     Mark.objects.using(database).all().delete()
     running = Running(site, pool, recorded_tasks.marks_there)
     take_over(site, running)
@@ -121,17 +120,39 @@ def test_an_atomic_task_that_lost_its_lease_is_undone(
     assert site.record(running.result.id).token == "another's"
 
 
-def test_who_takes_over_waits_for_the_commit_of_an_atomic_task(
-    site: Site, pool: ThreadPoolExecutor, database: str
+def test_who_claims_waits_for_the_commit_of_an_atomic_task(
+    site: Site, pool: ThreadPoolExecutor, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The mark of success and another's claim meet in one row: the second finds it ended."""
+    """Between the mark of success and its commit: the claim waits, and finds the task ended."""
     Mark.objects.using(database).all().delete()
+    marked, commit = threading.Event(), threading.Event()
+    replace = site.store.replace
+
+    def replace_and_pause(seen: TaskRecord, then: TaskRecord) -> bool:
+        replaced = replace(seen, then)
+        if then.final:
+            marked.set()
+            assert commit.wait(PATIENCE)
+        return replaced
+
+    monkeypatch.setattr(site.store, "replace", replace_and_pause)
     running = Running(site, pool, recorded_tasks.marks_there)
     seen = site.record(running.result.id)
-    claimed = attrs.evolve(seen, token="another's")
-    running.end()
-    assert not site.store.replace(seen, claimed)
-    assert site.record(running.result.id).state is State.SUCCESSFUL
+    running.let_go.set()
+    assert marked.wait(PATIENCE)
+
+    def claim() -> bool:
+        try:
+            return replace(seen, attrs.evolve(seen, token="another's"))
+        finally:
+            site.store.release()
+
+    claiming = pool.submit(claim)
+    with pytest.raises(TimeoutError):
+        claiming.result(0.3)  # it cannot know yet
+    commit.set()
+    assert claiming.result(PATIENCE) is False
+    assert running.end()[0] == 200
     assert Mark.objects.using(database).count() == 1
 
 

@@ -32,7 +32,9 @@ UVICORN = ["uvicorn", "tests.asgi:application", "--host", "127.0.0.1", "--port",
 
 
 @contextmanager
-def serving(command: list[str], log: Path) -> Iterator[str]:
+def serving(
+    command: list[str], log: Path, *, settings: str = "tests.settings", **environ: str
+) -> Iterator[str]:
     """A server, once it listens; yields its URL."""
     with subprocess.Popen(
         [sys.executable, "-m", *command],
@@ -40,7 +42,7 @@ def serving(command: list[str], log: Path) -> Iterator[str]:
         stdout=subprocess.DEVNULL,
         text=True,
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "DJANGO_SETTINGS_MODULE": "tests.settings"},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "DJANGO_SETTINGS_MODULE": settings} | environ,
     ) as process:
         assert process.stderr is not None
         heard = []

@@ -36,7 +36,7 @@ PAYLOAD = TaskPayload(task_id="one", task_path="shop.tasks.add", args=[1], kwarg
 WAITING = TaskRecord.of(PAYLOAD, args=[1], kwargs={"b": 2})
 
 
-def run(record: TaskRecord, *, now: datetime = NOW, token: str = "t1") -> TaskRecord:  # noqa: S107 - not a secret
+def run(record: TaskRecord, *, now: datetime = NOW, token: str = "t1") -> TaskRecord:
     claimed = claim(record, now=now, token=token, worker="w1", lease=LEASE)
     assert isinstance(claimed, Claimed)
     return claimed.record

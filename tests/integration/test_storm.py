@@ -1,0 +1,266 @@
+"""Everything that can die dies, again and again, and nothing is lost, doubled or wrong.
+
+Orders are placed in transactions, some of which are rolled back. Meanwhile SIGKILL hits the workers
+of gunicorn, the relays, the process that places the orders, and the emulator, which is away for a
+moment then; and the emulator delivers twice, drops answers, refuses and delays. At the end every
+committed order's task has run, what an atomic task did is there exactly once, every result is
+right, and nothing ran that was rolled back.
+
+STORM_SEED=7 repeats the decisions of a run (not its timing: that is the machine's);
+STORM_ORDERS=1000 makes it a longer one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter as Tally
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from django.db import connections
+from django_tasks_cloud_tasks import StoredTask
+from django_tasks_cloud_tasks.core.records import TASK_CANCELLED
+from google.cloud import tasks_v2
+from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
+
+from tests.integration.test_emulator_program import MODULE
+from tests.integration.test_readme import free_port
+from tests.integration.test_servers import ROOT, serving
+from tests.models import Counter, Mark, Order
+from tests.storm.tasks import ATOMIC, KINDS
+
+LOCATION = "projects/storm/locations/sea"
+QUEUE = f"{LOCATION}/queues/default"
+CALM = 120.0  # seconds for everything to end, once nobody is killed any more
+
+
+class Program:
+    """A program that is killed and started again."""
+
+    process: subprocess.Popen[bytes] | None = None
+
+    def __init__(self, *command: str, log: Path, environ: dict[str, str] | None = None) -> None:
+        self.command = command
+        self.environ = environ
+        self.log = log
+
+    def start(self, *more: str) -> None:
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [*self.command, *more], env=self.environ, cwd=ROOT, stdout=output, stderr=output
+            )
+
+    def end(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    @property
+    def ended(self) -> bool:
+        return self.process is None or self.process.poll() is not None
+
+
+class Emulator(Program):
+    """The emulator, with a memory that outlives it, on the port that it got at first."""
+
+    def begin(self, folder: Path, seed: int) -> str:
+        chaos = f"seed={seed},duplicate=0.2,drop=0.15,refuse=0.05,delay=0.2,longest_delay=0.3"
+        self.arguments = ["--state", str(folder / "emulator"), "--chaos", chaos]
+        self.start("--port", "0", *self.arguments)
+        self.address = self._greeting()
+        with self.client() as client:
+            # Retries come soon, so that the storm is over soon.
+            retry = {"max_backoff": {"seconds": 1}, "max_attempts": -1}
+            client.create_queue(parent=LOCATION, queue={"name": QUEUE, "retry_config": retry})
+        return self.address
+
+    def again(self) -> None:
+        self.start("--port", self.address.rpartition(":")[2], *self.arguments)
+
+    @contextmanager
+    def client(self) -> Iterator[Any]:
+        with grpc.insecure_channel(self.address) as channel:
+            grpc.channel_ready_future(channel).result(20)
+            yield tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
+
+    def _greeting(self) -> str:
+        until = time.monotonic() + 20
+        while time.monotonic() < until:
+            found = re.search(r" on (127\.0\.0\.1:\d+)\.", self.log.read_text())
+            if found:
+                return found[1]
+            assert not self.ended, self.log.read_text()
+        raise AssertionError("the emulator said nothing")
+
+
+class Storm:
+    """The site, its emulator, its relays, its customers, and what befalls them."""
+
+    def __init__(self, database: str, folder: Path, seed: int, orders: int) -> None:
+        self.database = database
+        self.folder = folder
+        self.seed = seed
+        self.orders = orders
+        self.draw = random.Random(seed)
+        self.killed: Tally[str] = Tally()
+        self.lives = 0
+
+    @contextmanager
+    def gathering(self) -> Iterator[None]:
+        """Everything is up."""
+        entry = {
+            name: str(value) if name == "NAME" else value
+            for name, value in connections.settings[self.database].items()
+            if name in {"ENGINE", "NAME", "USER", "HOST", "OPTIONS"}
+        }
+        own = {"STORM_DATABASE": json.dumps(entry)}
+        environ = os.environ | {
+            "PYTHONPATH": str(ROOT),
+            "DJANGO_SETTINGS_MODULE": "tests.storm.settings",
+            "PYTHONUNBUFFERED": "1",
+        }
+        with ExitStack() as stack:
+            self.emulator = Emulator(
+                *(*MODULE, "--host", "127.0.0.1"), log=self.folder / "emulator.log"
+            )
+            stack.callback(self.emulator.end)
+            own["STORM_EMULATOR"] = self.emulator.begin(self.folder, self.seed)
+            # Its tasks enqueue others: it must know its own address before it starts.
+            address = f"127.0.0.1:{free_port()}"
+            own["STORM_HANDLER"] = f"http://{address}"
+            pid = self.folder / "gunicorn.pid"
+            gunicorn = [
+                *("gunicorn", "tests.wsgi:application", "--bind", address),
+                *("--workers", "3", "--threads", "4", "--no-control-socket", "--pid", str(pid)),
+            ]
+            log = self.folder / "gunicorn.log"
+            stack.enter_context(serving(gunicorn, log, settings="tests.storm.settings", **own))
+            self.master = int(pid.read_text())
+            relay = (sys.executable, "-m", "django", "cloudtasks_relay", "--interval", "0.2")
+            enqueuer = (sys.executable, "-m", "tests.storm.enqueuer")
+            self.relays = [
+                Program(*relay, environ=environ | own, log=self.folder / f"relay-{number}.log")
+                for number in range(2)
+            ]
+            self.enqueuer = Program(
+                *enqueuer, environ=environ | own, log=self.folder / "enqueuer.log"
+            )
+            for program in (*self.relays, self.enqueuer):
+                stack.callback(program.end)
+            for program in self.relays:
+                program.start()
+            yield
+
+    def rage(self) -> None:
+        """Until enough is ordered, kill one and then another."""
+        while Order.objects.using(self.database).count() < self.orders:
+            if self.enqueuer.ended:
+                self.lives += 1
+                self.enqueuer.start(f"{self.seed}/{self.lives}", str(self.orders))
+            time.sleep(self.draw.uniform(0.3, 1.0))  # the storm's own pace
+            victim = self.draw.choice(["worker", "worker", "relay", "enqueuer", "emulator", "none"])
+            self.killed[victim] += 1
+            match victim:
+                case "worker":
+                    pids = Path(f"/proc/{self.master}/task/{self.master}/children").read_text()
+                    if pids:
+                        os.kill(int(self.draw.choice(pids.split())), signal.SIGKILL)
+                case "relay":
+                    relay = self.draw.choice(self.relays)
+                    relay.end()
+                    relay.start()
+                case "enqueuer":
+                    self.enqueuer.end()
+                case "emulator":
+                    self.emulator.end()
+                    time.sleep(self.draw.uniform(0.2, 2.0))  # Cloud Tasks is away
+                    self.emulator.again()
+        self.enqueuer.end()
+
+    def report(self) -> str:
+        """What happened, in numbers."""
+        rolled_back = (self.folder / "enqueuer.log").read_text().count("rolled back\n")
+        attempts = (self.folder / "emulator.log").read_text().count("attempt started")
+        killed = ", ".join(f"{n} {what}" for what, n in self.killed.items() if what != "none")
+        return f"{rolled_back} rolled back; {attempts} attempts by the emulator; killed: {killed}"
+
+
+@pytest.mark.parametrize(
+    ("database", "orders"),
+    [("sqlite_file", 100), ("postgres_cluster", 300)],
+    indirect=["database"],
+    ids=["sqlite", "postgres"],
+)
+def test_a_storm(
+    database: str, orders: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seed = int(os.environ.get("STORM_SEED") or random.SystemRandom().randrange(10**6))
+    storm = Storm(database, tmp_path, seed, int(os.environ.get("STORM_ORDERS") or orders))
+    for kind in ATOMIC:
+        Counter.objects.using(database).create(name=kind)
+    try:
+        with storm.gathering():
+            storm.rage()
+            settle(database)
+            judgement = judge(database)
+        with capsys.disabled():
+            vendor = connections[database].vendor
+            print(f"\nStorm {seed} on {vendor}: {judgement}; {storm.report()}.")
+    finally:
+        for model in (Order, Mark, Counter):
+            model.objects.using(database).all().delete()
+
+
+def settle(database: str) -> None:
+    """Wait until every order's task has ended well."""
+    until = time.monotonic() + CALM
+    while True:
+        orders = set(Order.objects.using(database).values_list("task_id", flat=True))
+        rows = dict(StoredTask.objects.using(database).values_list("task_id", "status"))
+        waiting = {key: rows.get(key) for key in orders if rows.get(key) != "SUCCESSFUL"}
+        if not waiting:
+            return
+        assert time.monotonic() < until, f"{len(waiting)} did not end: {list(waiting.items())[:5]}"
+        time.sleep(0.2)  # nothing tells of it but the rows
+
+
+def judge(database: str) -> str:
+    """Hold the ends against the orders; a summary."""
+    orders = {order.task_id: order for order in Order.objects.using(database)}
+    rows = {row.task_id: row for row in StoredTask.objects.using(database)}
+    marks = Tally(Mark.objects.using(database).values_list("name", flat=True))
+    counters = dict(Counter.objects.using(database).values_list("name", "value"))
+    assert set(rows) == set(orders), "recorded what was not ordered, or the other way round"
+    assert set(marks) == set(orders), "ran what was not ordered, or did not run what was"
+    kinds = Tally(order.kind for order in orders.values())
+    attempts = failures = 0
+    for key, order in orders.items():
+        row = rows[key]
+        assert json.loads(row.return_value_json) == order.number * 2
+        assert json.loads(row.arguments_json) == {"args": [order.number], "kwargs": {}}
+        assert row.final
+        made, errors = json.loads(row.worker_ids_json), json.loads(row.errors_json)
+        assert len(made) == len(errors) + 1, "an error for each attempt but the last"
+        assert TASK_CANCELLED not in [path for path, _ in errors]
+        if order.kind in ATOMIC:
+            assert marks[key] == 1, f"{order} took effect {marks[key]} times"
+        attempts, failures = attempts + len(made), failures + len(errors)
+    assert counters == {kind: kinds[kind] for kind in ATOMIC}
+    assert set(kinds) == set(KINDS), "a kind that nobody ordered"
+    again = sum(marks[key] - 1 for key, order in orders.items() if order.kind == "plain")
+    return (
+        f"{len(orders)} orders ({', '.join(f'{count} {kind}' for kind, count in kinds.items())}), "
+        f"{attempts} recorded attempts, {failures} of them failed or died; atomic effects exactly "
+        f"once, plain ones {again} times too often"
+    )

@@ -1,0 +1,24 @@
+"""The site that stands in the storm; where everything is comes from the environment."""
+
+import json
+import os
+
+from tests.settings import *  # noqa: F403 - the same site, but for what follows
+
+DATABASES = {"default": json.loads(os.environ["STORM_DATABASE"])}
+LOGGING_CONFIG = None
+ROOT_URLCONF = "tests.storm.urls"
+TASKS = {
+    "stored": {
+        "BACKEND": "django_tasks_cloud_tasks.CloudTasksBackend",
+        "OPTIONS": {
+            "CLOUD_TASKS_PROJECT": "storm",
+            "CLOUD_TASKS_LOCATION": "sea",
+            "TASK_HANDLER_HOST": os.environ["STORM_HANDLER"],
+            "EMULATOR_HOST": os.environ["STORM_EMULATOR"],
+            "ENQUEUE_TIMEOUT": 1.5,
+            "RESULTS": "database",
+            "LEASE": 2,
+        },
+    }
+}
