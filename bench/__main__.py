@@ -6,7 +6,7 @@ import sys
 import django
 from django.conf import settings
 
-from . import emulator, library
+from . import emulator, library, results
 
 
 def main() -> None:
@@ -19,6 +19,7 @@ def main() -> None:
     wanted = sys.argv[1:]
     parts = (
         *(library.enqueue, library.execution, library.verification, library.start_up),
+        results.results,
         *(emulator.creations, emulator.deliveries, emulator.latency),
         *(emulator.memory, emulator.cost_of_waiting),
     )

@@ -16,6 +16,10 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from django.tasks import TaskResult
 
 HERE = Path(__file__).resolve().parent
 SITE = HERE / "site"
@@ -66,21 +70,21 @@ def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
             time.sleep(0.05)
 
 
-def follow(expected: dict[str, str]) -> bool:
+def follow(expected: list[tuple[TaskResult[..., Any], str]]) -> bool:
     """Show what happens to the tasks until all have succeeded; whether they did in time."""
-    from orders.models import TaskRun
+    from orders.views import outcome
 
     shown: dict[str, tuple[str, int]] = {}
     began = time.monotonic()
     while time.monotonic() - began < PATIENCE:
-        for run in TaskRun.objects.filter(task_id__in=expected).order_by("seen_at"):
-            state = (run.status, run.attempts)
-            if shown.get(run.task_id) != state:
-                shown[run.task_id] = state
+        for result, label in expected:
+            result.refresh()
+            state = (result.status, result.attempts)
+            if shown.get(result.id) != state:
+                shown[result.id] = state
                 moment = f"{time.monotonic() - began:6.2f} s"
-                attempt = f"attempt {run.attempts}" if run.attempts else ""
-                label = expected[run.task_id]
-                print(f"{moment}  {label:<34} {run.status:<11} {attempt:<10} {run.outcome}")
+                attempt = f"attempt {result.attempts}" if result.attempts else ""
+                print(f"{moment}  {label:<34} {result.status:<11} {attempt:<10} {outcome(result)}")
         if len(shown) == len(expected) and all(s == "SUCCESSFUL" for s, _ in shown.values()):
             return True
         time.sleep(0.05)
@@ -108,8 +112,10 @@ def main() -> int:
     django.setup()
     call_command("migrate", verbosity=0)
 
-    from orders.models import TaskRun
-    from orders.views import KINDS, enqueue_kind
+    from django.contrib.auth.models import User
+    from orders.views import KINDS, enqueue_kind, outcome
+
+    User.objects.create_superuser("demo", password="demo")
 
     with ExitStack() as stack:
         emulator_log, site_log = DATA / "emulator.log", DATA / "site.log"
@@ -135,14 +141,15 @@ def main() -> int:
         )
         wait_for(site_url, site, site_log)
         print(f"Emulator on 127.0.0.1:{emulator_port}, site on {site_url}. Enqueueing:\n")
-        expected = {enqueue_kind(kind).id: label for kind, label in KINDS.items()}
+        expected = [(enqueue_kind(kind), label) for kind, label in KINDS.items()]
         succeeded = follow(expected)
         print("\nWhat each returned:" if succeeded else "\nNot all tasks succeeded in time:")
-        for run in TaskRun.objects.filter(task_id__in=expected).order_by("seen_at"):
-            label = expected[run.task_id]
-            print(f"  {label:<34} {run.outcome}  ({run.status}, {run.attempts} attempts)")
+        for result, label in expected:
+            told = f"({result.status}, {result.attempts} attempts)"
+            print(f"  {label:<34} {outcome(result)}  {told}")
         if succeeded and sys.stdin.isatty() and sys.stdout.isatty():
-            print(f"\nThe site is up: open {site_url} and click. Ctrl-C ends it.", flush=True)
+            print(f"\nThe site is up: open {site_url} and click,")
+            print(f"or {site_url}/admin/ (demo, demo) for the results. Ctrl-C ends it.", flush=True)
             try:
                 site.wait()
             except KeyboardInterrupt:

@@ -13,19 +13,33 @@ ALLOWED_HOSTS = ["localhost", "127.0.0.1"]
 ROOT_URLCONF = "urls"
 WSGI_APPLICATION = "wsgi.application"
 INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.messages",
+    "django.contrib.sessions",
     "django.contrib.staticfiles",
     "django_tasks_cloud_tasks",
     "orders",
 ]
 MIDDLEWARE = [
+    "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
 ]
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
         "APP_DIRS": True,
-        "OPTIONS": {"context_processors": ["django.template.context_processors.request"]},
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
     }
 ]
 DATABASES = {
@@ -53,6 +67,7 @@ TASKS = {
             "CLOUD_TASKS_LOCATION": "europe-west1",
             "TASK_HANDLER_HOST": HOST,
             "EMULATOR_HOST": os.environ.get("CLOUD_TASKS_EMULATOR_HOST", "localhost:8123"),
+            "RESULTS": "database",
             "PRIORITY_QUEUES": {50: "{queue}-urgent", -50: "{queue}-bulk"},
         },
     }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.db import models
 
 from ..core.records import State
+
+if TYPE_CHECKING:
+    from django.tasks.base import TaskResult
 
 
 class Status(models.TextChoices):
@@ -72,3 +75,16 @@ class StoredTask(models.Model):
 
     def __str__(self) -> str:
         return f"{self.task_path} {self.task_id}"
+
+    @property
+    def result(self) -> TaskResult[..., Any]:
+        """What `get_result()` answers for this task.
+
+        Raises:
+            TaskResultDoesNotExist: the site has no such task any more.
+        """
+        from .results import recorded_result, recorded_task
+        from .store import record_of
+
+        record = record_of(self)
+        return recorded_result(recorded_task(record), record)

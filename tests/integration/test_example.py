@@ -54,9 +54,9 @@ def test_the_demo_ends_well(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     returned = done.stdout.partition("What each returned:")[2]
-    assert returned.count("(SUCCESSFUL") == 6
+    assert returned.count("(SUCCESSFUL") == 7
     assert "order 1815 charged at attempt 3  (SUCCESSFUL, 3 attempts)" in returned
-    assert "greet" in returned
+    assert "over 2049 paid 1 time  (SUCCESSFUL, 1 attempts)" in returned
 
 
 def test_the_example_needs_no_migration() -> None:

@@ -4,12 +4,6 @@ from django.apps import AppConfig
 
 
 class OrdersConfig(AppConfig):
-    """Listens to Django's task signals."""
+    """Orders, and the tasks that go with them."""
 
     name = "orders"
-
-    def ready(self) -> None:
-        """Connect the receivers."""
-        from . import history
-
-        history.connect()

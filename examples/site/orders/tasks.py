@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from django.db.models import F
 from django.tasks import TaskContext, task
+from django_tasks_cloud_tasks import task as cloud_task
+
+from .models import Order
 
 
 @task
@@ -36,3 +40,11 @@ def charge(context: TaskContext[..., object], order: int) -> str:
     if context.attempt < 3:
         raise ConnectionError(f"the bank does not answer (attempt {context.attempt})")
     return f"order {order} charged at attempt {context.attempt}"
+
+
+@cloud_task(atomic=True)
+def pay(order_id: int) -> str:
+    """A task whose effect and success are one transaction: it happens exactly once."""
+    Order.objects.filter(pk=order_id).update(payments=F("payments") + 1)
+    order = Order.objects.get(pk=order_id)
+    return f"{order} paid {order.payments} time"

@@ -74,7 +74,7 @@ class ClickingTest(StaticLiveServerTestCase):
 
     def test_every_kind_of_task_is_seen_to_finish(self) -> None:
         """Click each button; the table tells of each task's end, without a reload."""
-        for kind in ("plain", "coroutine", "urgent", "failing", "delayed", "context"):
+        for kind in ("plain", "coroutine", "urgent", "failing", "delayed", "context", "atomic"):
             self.browser.find_element(By.ID, kind).click()
         self.wait_for(["add_up", "[[1200,350,499]]", "SUCCESSFUL", "1", "2049"])
         self.wait_for(["greet", '["Ada"]', "SUCCESSFUL", "1", "Hello, Ada"])
@@ -83,7 +83,9 @@ class ClickingTest(StaticLiveServerTestCase):
         )
         self.wait_for(["charge", "[1815]", "SUCCESSFUL", "3", "order 1815 charged at attempt 3"])
         self.wait_for(["greet", '["later Ada"]', "SUCCESSFUL", "1", "Hello, later Ada"])
+        pay = next(row for row in self.rows() if row[0] == "pay")
+        self.wait_for([*pay[:2], "SUCCESSFUL", "1", f"order {pay[1][1:-1]} over 2049 paid 1 time"])
         describe = next(row for row in self.rows() if row[0] == "describe")
         self.assertRegex(describe[4], r"^task [0-9a-f]{8}, attempt 1, on ")
-        self.assertEqual(len(self.rows()), 6)
+        self.assertEqual(len(self.rows()), 7)
         self.assertEqual(self.console(), [])

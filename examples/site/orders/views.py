@@ -5,14 +5,16 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
-from django.tasks import TaskResult
+from django.tasks import TaskResult, TaskResultStatus
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_POST
+from django_tasks_cloud_tasks import StoredTask
 
 from . import tasks
-from .models import TaskRun
+from .models import Order
 
 KINDS = {
     "plain": "Plain: add up prices",
@@ -21,6 +23,7 @@ KINDS = {
     "delayed": "Delayed: in three seconds",
     "urgent": "Urgent: in a queue of its own",
     "failing": "Failing twice, then succeeding",
+    "atomic": "Atomic: an order and its payment",
 }
 
 
@@ -40,6 +43,11 @@ def enqueue_kind(kind: str) -> TaskResult[..., Any]:
             return tasks.alert.enqueue("stock is low")
         case "failing":
             return tasks.charge.enqueue(order=1815)
+        case "atomic":
+            # The order and its task are in one transaction: both, or neither.
+            with transaction.atomic():
+                order = Order.objects.create(amount=2049)
+                return tasks.pay.enqueue(order.pk)
     raise Http404(f"no kind {kind!r}")
 
 
@@ -60,13 +68,28 @@ def enqueue(request: HttpRequest, kind: str) -> HttpResponse:
 
 @require_GET
 def runs(_: HttpRequest) -> JsonResponse:
-    """The history, for the table."""
+    """What became of the latest tasks, for the table: the store knows."""
     return JsonResponse(
-        {
-            "runs": list(
-                TaskRun.objects.values(
-                    "task_id", "name", "priority", "arguments", "status", "attempts", "outcome"
-                )[:50]
-            )
-        }
+        {"runs": [row_of(stored.result) for stored in StoredTask.objects.all()[:50]]}
     )
+
+
+def row_of(result: TaskResult[..., Any]) -> dict[str, Any]:
+    """A row of the table."""
+    return {
+        "task_id": result.id,
+        "name": result.task.name,
+        "arguments": [*result.args, *result.kwargs.values()],
+        "status": result.status,
+        "attempts": result.attempts,
+        "outcome": outcome(result),
+    }
+
+
+def outcome(result: TaskResult[..., Any]) -> str:
+    """What a task returned, or the last line of what it raised."""
+    if result.status == TaskResultStatus.SUCCESSFUL:
+        return str(result.return_value)
+    if result.errors:
+        return result.errors[-1].traceback.strip().rpartition("\n")[2]
+    return ""

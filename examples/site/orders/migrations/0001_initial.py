@@ -10,22 +10,16 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.CreateModel(
-            name="TaskRun",
+            name="Order",
             fields=[
-                ("task_id", models.CharField(max_length=64, primary_key=True, serialize=False)),
-                ("name", models.CharField(max_length=200)),
-                ("queue", models.CharField(max_length=100)),
-                ("priority", models.IntegerField(default=0)),
-                ("arguments", models.JSONField(default=list)),
-                ("status", models.CharField(max_length=20)),
-                ("attempts", models.IntegerField(default=0)),
-                ("outcome", models.TextField(blank=True)),
-                ("enqueued_at", models.DateTimeField(null=True)),
-                ("finished_at", models.DateTimeField(null=True)),
-                ("seen_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("amount", models.IntegerField()),
+                ("payments", models.IntegerField(default=0)),
             ],
-            options={
-                "ordering": ["-seen_at"],
-            },
         ),
     ]

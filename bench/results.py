@@ -1,0 +1,154 @@
+"""What a result store adds to enqueueing and to executing, in statements and in time."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from .library import _ARGUMENTS, _DELIVERY, _OPTIONS, _STARTPROJECT_MIDDLEWARE, emulator
+from .measure import Row, alternate
+
+_ROUNDS, _CALLS = 15, 60
+_ALIAS = "results"
+
+
+def results() -> Iterator[object]:
+    """Each database, beside the same without a store."""
+    from tests import postgres
+
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        entries: dict[str, dict[str, object]] = {
+            "SQLite": {
+                "ENGINE": "django.db.backends.sqlite3",
+                "NAME": Path(folder) / "bench.sqlite3",
+                "OPTIONS": {
+                    "transaction_mode": "IMMEDIATE",
+                    "init_command": "PRAGMA journal_mode=wal; PRAGMA synchronous=normal;",
+                },
+            }
+        }
+        if postgres.programs():
+            entries["PostgreSQL"] = stack.enter_context(postgres.cluster())
+        else:
+            yield "  (no PostgreSQL: install its server programs)"
+        address = stack.enter_context(emulator())
+        for name, entry in entries.items():
+            with _tasks(entry, address):
+                yield from _enqueue(name)
+                yield from _execution(name)
+
+
+@contextmanager
+def _tasks(entry: dict[str, object], address: str) -> Iterator[None]:
+    """Two backends that differ by the store, and its database."""
+    from django.core.management import call_command
+    from django.db import connections
+    from django.test import override_settings
+
+    known = connections.settings
+    entry = {"CONN_MAX_AGE": None, **entry}  # as production has it: no connection for each task
+    known[_ALIAS] = connections.configure_settings({"default": known["default"], _ALIAS: entry})[
+        _ALIAS
+    ]
+    backend = "django_tasks_cloud_tasks.CloudTasksBackend"
+    options = {k: v for k, v in _OPTIONS.items() if k != "OIDC_SERVICE_ACCOUNT_EMAIL"}
+    options |= {"EMULATOR_HOST": address}
+    stored = options | {"RESULTS": "database", "RESULTS_DATABASE": _ALIAS}
+    tasks = {
+        "default": {"BACKEND": backend, "OPTIONS": options},
+        "stored": {"BACKEND": backend, "OPTIONS": stored},
+    }
+    try:
+        with override_settings(TASKS=tasks, MIDDLEWARE=_STARTPROJECT_MIDDLEWARE):
+            call_command("migrate", database=_ALIAS, verbosity=0)
+            yield
+    finally:
+        connections[_ALIAS].close()
+        del connections[_ALIAS]
+        del known[_ALIAS]
+
+
+def _statements(call: Callable[[], object]) -> list[str]:
+    """The first word of each statement, those of transactions left out."""
+    from django.db import connections
+    from django.test.utils import CaptureQueriesContext
+
+    with CaptureQueriesContext(connections[_ALIAS]) as queries:
+        call()
+    words = [query["sql"].split()[0] for query in queries]
+    return [word for word in words if word not in {"BEGIN", "COMMIT"}]
+
+
+def _count(what: str, statements: list[str], aim: int) -> str:
+    told = ", ".join(statements) or "none"
+    verdict = "reached" if len(statements) <= aim else "MISSED"
+    return f"  {what:<46} {told}  aim {aim} at most  {verdict}"
+
+
+def _enqueue(name: str) -> Iterator[object]:
+    from .site_tasks import nothing
+
+    stored = nothing.using(backend="stored")
+    yield _count(
+        "statements of an enqueue, no store", _statements(lambda: nothing.enqueue(**_ARGUMENTS)), 0
+    )
+    yield _count(
+        f"statements of an enqueue, {name}", _statements(lambda: stored.enqueue(**_ARGUMENTS)), 2
+    )
+    times = alternate(
+        {
+            "stored": lambda: stored.enqueue(**_ARGUMENTS),
+            "plain": lambda: nothing.enqueue(**_ARGUMENTS),
+        },
+        rounds=_ROUNDS,
+        calls=_CALLS,
+    )
+    yield _added(f"enqueue, {name}", times)
+
+
+def _execution(name: str) -> Iterator[object]:
+    from django.tasks import task_backends
+    from django.test import Client
+    from django_tasks_cloud_tasks.core.payload import TaskPayload
+    from django_tasks_cloud_tasks.core.records import TaskRecord
+
+    store = task_backends["stored"].configuration.results
+    client = Client()
+
+    def bodies(backend: str, count: int) -> Iterator[bytes]:
+        for number in range(count):
+            payload = TaskPayload(
+                task_id=f"{name}{number:025x}",
+                task_path="bench.site_tasks.nothing",
+                args=[],
+                kwargs=_ARGUMENTS,
+                backend=backend,
+                recorded=backend == "stored",
+            )
+            if payload.recorded:
+                store.add(TaskRecord.of(payload, args=[], kwargs=_ARGUMENTS))
+            yield payload.encode()
+
+    def deliver(ready: Iterator[bytes]) -> None:
+        response = client.post(
+            "/cloudtasks/execute/", next(ready), content_type="application/json", **_DELIVERY
+        )
+        assert response.status_code == 200, response.content
+
+    count = (_ROUNDS + 1) * _CALLS + 1
+    stored = iter(list(bodies("stored", count)))
+    plain = iter(list(bodies("default", count)))
+    yield _count("statements of an execution, no store", _statements(lambda: deliver(plain)), 0)
+    yield _count(f"statements of an execution, {name}", _statements(lambda: deliver(stored)), 3)
+    times = alternate(
+        {"stored": lambda: deliver(stored), "plain": lambda: deliver(plain)},
+        rounds=_ROUNDS,
+        calls=_CALLS,
+    )
+    yield _added(f"execution, test client, {name}", times)
+
+
+def _added(what: str, times: dict[str, float]) -> Row:
+    added = (times["stored"] - times["plain"]) * 1e6
+    what = f"{what} (+{added:.0f} us)"
+    return Row(what, times["stored"] * 1e6, "no store", times["stored"] / times["plain"], None)
