@@ -59,7 +59,9 @@ def _tasks(entry: dict[str, object], address: str) -> Iterator[None]:
         "stored": {"BACKEND": backend, "OPTIONS": stored},
     }
     try:
-        with override_settings(TASKS=tasks, MIDDLEWARE=_STARTPROJECT_MIDDLEWARE):
+        # Under DEBUG Django keeps every statement: that is not what production does.
+        middleware = _STARTPROJECT_MIDDLEWARE
+        with override_settings(TASKS=tasks, MIDDLEWARE=middleware, DEBUG=False):
             call_command("migrate", database=_ALIAS, verbosity=0)
             yield
     finally:
@@ -111,11 +113,12 @@ def _execution(name: str) -> Iterator[object]:
     from django.test import Client
     from django_tasks_cloud_tasks.core.payload import TaskPayload
     from django_tasks_cloud_tasks.core.records import TaskRecord
+    from django_tasks_cloud_tasks.django_integration.signing import sign
 
     store = task_backends["stored"].configuration.results
     client = Client()
 
-    def bodies(backend: str, count: int) -> Iterator[bytes]:
+    def bodies(backend: str, count: int) -> Iterator[tuple[bytes, str]]:
         for number in range(count):
             payload = TaskPayload(
                 task_id=f"{name}{number:025x}",
@@ -127,11 +130,14 @@ def _execution(name: str) -> Iterator[object]:
             )
             if payload.recorded:
                 store.add(TaskRecord.of(payload, args=[], kwargs=_ARGUMENTS))
-            yield payload.encode()
+            body = payload.encode()
+            yield body, sign(body)
 
-    def deliver(ready: Iterator[bytes]) -> None:
+    def deliver(ready: Iterator[tuple[bytes, str]]) -> None:
+        body, signature = next(ready)
+        headers = {**_DELIVERY, "HTTP_X_DJANGO_TASKS_SIGNATURE": signature}
         response = client.post(
-            "/cloudtasks/execute/", next(ready), content_type="application/json", **_DELIVERY
+            "/cloudtasks/execute/", body, content_type="application/json", **headers
         )
         assert response.status_code == 200, response.content
 

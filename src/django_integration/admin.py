@@ -165,9 +165,9 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
         if not term:
             return queryset, False
         if len(term) >= _SHORTEST_PREFIX and is_task_id(term):
-            by_id = queryset.filter(pk__startswith=term)
-            if by_id.exists():
-                return by_id, False
+            for by_id in (queryset.filter(pk=term), queryset.filter(pk__startswith=term)):
+                if by_id.exists():
+                    return by_id, False
         # Arguments are kept as JSON, where many a letter is written with an escape.
         return queryset.filter(arguments_json__icontains=json.dumps(term)[1:-1]), False
 

@@ -64,7 +64,7 @@ class StoredTask(models.Model):
         ordering: ClassVar = ["-enqueued_at", "-task_id"]
         indexes: ClassVar = [
             models.Index(fields=["relay_at"], name="cloudtasks_relay"),
-            models.Index(fields=["finished_at"], name="cloudtasks_finished"),
+            models.Index(fields=["status", "finished_at"], name="cloudtasks_finished"),
             models.Index(fields=["-enqueued_at", "-task_id"], name="cloudtasks_latest"),
             models.Index(fields=["status", "-enqueued_at", "-task_id"], name="cloudtasks_status"),
             models.Index(

@@ -43,8 +43,8 @@ class DatabaseResultStore:
 
     def get(self, task_id: str) -> TaskRecord | None:
         """See `ResultStore.get`."""
-        row = self._rows.filter(pk=task_id).first()
-        return None if row is None else record_of(row)
+        rows = self._rows.filter(pk=task_id).order_by()
+        return next(map(record_of, rows), None)
 
     def replace(self, seen: TaskRecord, then: TaskRecord) -> bool:
         """See `ResultStore.replace`."""
@@ -76,24 +76,26 @@ class DatabaseResultStore:
 
     def count_finished(self, states: Collection[State], *, before: datetime) -> int:
         """See `ResultStore.count_finished`."""
-        return self._finished(states, before).count()
+        return sum(self._finished(state, before).count() for state in states)
 
     def prune(self, states: Collection[State], *, before: datetime, limit: int) -> int:
         """See `ResultStore.prune`."""
         deleted = 0
-        while deleted < limit:
-            some = self._finished(states, before).order_by("finished_at")
-            keys = list(some.values_list("pk", flat=True)[: min(_BATCH, limit - deleted)])
-            if not keys:
-                break
-            # Asked once more, with the states: one of them may have been claimed again.
-            deleted += self._finished(states, before).filter(pk__in=keys).delete()[0]
+        for state in states:
+            while deleted < limit:
+                old = self._finished(state, before)
+                some = old.order_by("finished_at").values_list("pk", flat=True)
+                keys = list(some[: min(_BATCH, limit - deleted)])
+                if not keys:
+                    break
+                # One that was claimed again meanwhile has no such time any more.
+                still = self._rows.filter(pk__in=keys, finished_at__lt=_stored(before))
+                deleted += still.delete()[0]
         return deleted
 
-    def _finished(self, states: Collection[State], before: datetime) -> QuerySet[StoredTask]:
-        return self._rows.filter(
-            finished_at__lt=_stored(before), status__in=[state.value for state in states]
-        )
+    def _finished(self, state: State, before: datetime) -> QuerySet[StoredTask]:
+        """One state at a time: its index has them in order."""
+        return self._rows.filter(finished_at__lt=_stored(before), status=state.value)
 
     def atomic(self) -> AbstractContextManager[None]:
         """See `ResultStore.atomic`."""
