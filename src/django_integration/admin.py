@@ -296,7 +296,7 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
             act: does it, and says what was done; nothing if there was nothing to do.
             otherwise: why there was nothing to do.
         """
-        done = 0
+        done: list[str] = []
         for row in rows.defer(None).iterator(chunk_size=100):
             try:
                 said = act(row)
@@ -304,12 +304,13 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
                 self.message_user(request, f"{row.pk}: {error}", messages.ERROR)
                 continue
             if said:
-                done += 1
+                done.append(said)
                 self.log_change(request, row, said)
             else:
                 self.message_user(request, f"{row.pk} {otherwise}.", messages.WARNING)
         if done:
-            self.message_user(request, f"Done for {done}.", messages.SUCCESS)
+            told = f"{done[0]}." if len(done) == 1 else f"Done for {len(done)}."
+            self.message_user(request, told, messages.SUCCESS)
         if _FROM_DETAIL in request.POST:
             key = request.POST[_FROM_DETAIL]
             return redirect(reverse(f"{self.admin_site.name}:{_url('change')}", args=[key]))

@@ -1,5 +1,8 @@
 """The emulator and its clients, for the tests of its API."""
 
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +20,7 @@ from google.cloud.tasks_v2.services.cloud_tasks.transports import (
     CloudTasksRestTransport,
 )
 from pytest_django import DjangoDbBlocker
+from selenium import webdriver
 
 from tests import postgres
 from tests.integration import databases
@@ -87,3 +91,30 @@ def database(request: pytest.FixtureRequest, django_db_blocker: DjangoDbBlocker)
         yield alias
         StoredTask.objects.using(alias).all().delete()
         connections[alias].close()
+
+
+@pytest.fixture
+def browser() -> Iterator[webdriver.Chrome]:
+    """A real browser; it must have had nothing to complain about in the end."""
+    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (program and driver):
+        if os.environ.get("REQUIRE_BROWSER"):
+            pytest.fail("chromium and chromedriver must be there, and are not")
+        pytest.skip("no browser: install chromium and chromedriver (Debian: chromium-driver)")
+    chrome = webdriver.ChromeOptions()
+    chrome.binary_location = program
+    with tempfile.TemporaryDirectory() as profile:
+        for argument in (
+            *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-quic"),
+            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+            *("--disable-dev-shm-usage", f"--user-data-dir={profile}", "--window-size=1100,1000"),
+        ):
+            chrome.add_argument(argument)
+        running = webdriver.Chrome(options=chrome, service=webdriver.ChromeService(driver))
+        try:
+            yield running
+            log = running.get_log("browser")  # type: ignore[no-untyped-call]  # of Selenium
+            severe = [entry["message"] for entry in log if entry["level"] == "SEVERE"]
+            assert [said for said in severe if "/favicon.ico" not in said] == []
+        finally:
+            running.quit()

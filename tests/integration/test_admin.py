@@ -128,16 +128,17 @@ def test_a_task_is_cancelled_run_now_and_run_again(site: Site, chief: Client) ->
     task = recorded_tasks.does.using(run_after=due, queue_name="mail")
     key = task.enqueue("a").id
     response = act(chief, "run_now", key, detail=True)
-    assert messages(response) == ["Done for 1."]
+    assert messages(response) == ["Sent to run now."]
     assert response.redirect_chain == [(f"{LIST}{key}/change/", 302)]
     assert site.queue.requests[0].schedule_time is None
-    assert messages(act(chief, "cancel", key)) == ["Done for 1."]
+    assert messages(act(chief, "cancel", key)) == ["Cancelled."]
     assert site.record(key).state is State.CANCELLED
     assert site.queue.requests == []
     assert messages(act(chief, "cancel", key)) == [f"{key} had ended."]
     assert messages(act(chief, "run_now", key)) == [f"{key} was not waiting."]
-    assert messages(act(chief, "run_again", key)) == ["Done for 1."]
+    (said,) = messages(act(chief, "run_again", key))
     (request,) = site.queue.requests
+    assert said == f"Run again as {request.task_id}."
     assert request.task_id != key
     assert (request.queue.queue, request.schedule_time) == ("mail", None)
     assert site.record(str(request.task_id)).args == ["a"]
@@ -152,7 +153,7 @@ def test_a_task_is_cancelled_run_now_and_run_again(site: Site, chief: Client) ->
 def test_a_cloud_task_that_is_gone_is_made_anew_to_run_now(site: Site, chief: Client) -> None:
     key = recorded_tasks.does.enqueue("a").id
     site.queue.requests.clear()  # the queue was emptied
-    assert messages(act(chief, "run_now", key)) == ["Done for 1."]
+    assert messages(act(chief, "run_now", key)) == ["Sent to run now."]
     assert [r.task_id for r in site.queue.requests] == [f"{key}-1"]
     assert site.deliver()[0] == 200
 
@@ -163,7 +164,7 @@ def test_a_task_that_waits_for_the_relay_is_sent_to_run_now(site: Site, chief: C
     (said,) = messages(act(chief, "run_now", key))
     assert said == f"{key}: Cloud Tasks does not answer"
     site.queue.down = None
-    assert messages(act(chief, "run_now", key)) == ["Done for 1."]
+    assert messages(act(chief, "run_now", key)) == ["Sent to run now."]
     assert site.deliver()[0] == 200
 
 
@@ -172,7 +173,7 @@ def test_a_running_task_is_asked_to_stop(site: Site, chief: Client) -> None:
 
     def during(context: Any) -> bool:
         assert messages(act(chief, "run_now", key)) == [f"{key} was not waiting."]
-        assert messages(act(chief, "cancel", key)) == ["Done for 1."]
+        assert messages(act(chief, "cancel", key)) == ["Asked to stop."]
         stopped: bool = context.cancelled
         return stopped
 
@@ -192,7 +193,9 @@ def test_what_goes_wrong_is_said_and_the_others_are_done(
     said = messages(act(chief, "run_again", good, gone, foreign))
     assert len(said) == 3
     assert sum("tests.recorded_tasks" in s or "gone" in s for s in said) == 1
-    assert said[-1] == "Done for 1."
+    assert said[-1].startswith("Run again as ")
+    another = recorded_tasks.does.enqueue("d").id
+    assert messages(act(chief, "run_again", good, another)) == ["Done for 2."]
 
     def refuse(*_: object, **__: object) -> bool:
         raise RunNowError("Grant the account roles/cloudtasks.taskRunner")

@@ -1,8 +1,6 @@
 """The emulator's dashboard, used by clicking in a real browser."""
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,8 +20,6 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.integration.refusals import LOCATION, QUEUE, START
 from tests.integration.test_emulator_program import handler
-
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 
 class Page:
@@ -59,29 +55,9 @@ def emulator() -> Iterator[BackgroundEmulator]:
 
 
 @pytest.fixture
-def page(emulator: BackgroundEmulator) -> Iterator[Page]:
-    if not (CHROMIUM and DRIVER):
-        if os.environ.get("REQUIRE_BROWSER"):
-            pytest.fail("chromium and chromedriver must be there, and are not")
-        pytest.skip("no browser: install chromium and chromedriver (Debian: chromium-driver)")
-    chrome = webdriver.ChromeOptions()
-    chrome.binary_location = CHROMIUM
-    with tempfile.TemporaryDirectory() as profile:
-        for argument in (
-            *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-quic"),
-            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-            *("--disable-dev-shm-usage", f"--user-data-dir={profile}", "--window-size=1000,900"),
-        ):
-            chrome.add_argument(argument)
-        browser = webdriver.Chrome(options=chrome, service=webdriver.ChromeService(DRIVER))
-        try:
-            browser.get(f"http://{emulator.address}/")
-            yield Page(browser)
-            log = browser.get_log("browser")  # type: ignore[no-untyped-call]  # of Selenium
-            severe = [entry for entry in log if entry["level"] == "SEVERE"]
-            assert severe == []
-        finally:
-            browser.quit()
+def page(emulator: BackgroundEmulator, browser: webdriver.Chrome) -> Page:
+    browser.get(f"http://{emulator.address}/")
+    return Page(browser)
 
 
 @pytest.fixture

@@ -1,0 +1,128 @@
+"""The admin, used by clicking in a real browser, with the emulator behind the site."""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.utils import timezone
+from django_tasks_cloud_tasks.django_integration.pytest_plugin import EmulatorInHand
+from pytest_django.live_server_helper import LiveServer
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.select import Select
+from selenium.webdriver.support.wait import WebDriverWait
+
+from tests import recorded_tasks
+from tests.recorded_tasks import DURING
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class Admin:
+    """What a person sees and does."""
+
+    def __init__(self, browser: webdriver.Chrome, url: str) -> None:
+        self.browser = browser
+        self.url = url
+
+    def log_in(self) -> None:
+        User.objects.create_superuser("ada", password="lovelace")
+        self.browser.get(f"{self.url}/admin/")
+        self.browser.find_element(By.NAME, "username").send_keys("ada")
+        self.browser.find_element(By.NAME, "password").send_keys("lovelace")
+        self.press("Log in")
+        self.follow("Tasks")
+
+    def rows(self) -> list[list[str]]:
+        """The list: id, task, queue, status and attempts of each."""
+        script = (
+            "return [...document.querySelectorAll('#result_list tbody tr')]"
+            ".map(row => [...row.querySelectorAll('th, td')].slice(1, 6).map(c => c.textContent))"
+        )
+        rows: list[list[str]] = self.browser.execute_script(script)
+        return rows
+
+    def follow(self, text: str) -> None:
+        self.leave(lambda: self.browser.find_element(By.LINK_TEXT, text).click())
+
+    def press(self, label: str) -> None:
+        path = f"//button[normalize-space()='{label}'] | //input[@value='{label}']"
+        self.leave(lambda: self.browser.find_element(By.XPATH, path).click())
+
+    def leave(self, act: Any) -> None:
+        """Do what leads to another page, and wait for that."""
+        before = self.browser.find_element(By.TAG_NAME, "html")
+        act()
+        wait = WebDriverWait(self.browser, 30, poll_frequency=0.05)
+        wait.until(lambda browser: browser.find_element(By.TAG_NAME, "html") != before)
+        wait.until(
+            lambda browser: browser.execute_script("return document.readyState") == "complete"
+        )
+
+    def messages(self) -> list[str]:
+        return [m.text for m in self.browser.find_elements(By.CSS_SELECTOR, ".messagelist li")]
+
+    def text(self) -> str:
+        return self.browser.find_element(By.ID, "content").text
+
+
+def test_a_person_looks_at_tasks_and_takes_hold_of_them(
+    browser: webdriver.Chrome, live_server: LiveServer, cloud_tasks_emulator: EmulatorInHand
+) -> None:
+    def fail() -> None:
+        raise ValueError("the <bank> does not answer")
+
+    DURING["order 1815"] = fail
+    failing = recorded_tasks.does.enqueue("order 1815").id
+    cloud_tasks_emulator.settle()
+    tomorrow = timezone.now() + timedelta(days=1)
+    waiting = recorded_tasks.does.using(run_after=tomorrow).enqueue("order 1816").id
+    admin = Admin(browser, live_server.url)
+    admin.log_in()
+    path = "tests.recorded_tasks.does"
+    assert admin.rows() == [
+        [waiting, path, "default", "Ready", "0"],
+        [failing, path, "default", "Failed", "1"],
+    ]
+    # Filter, and search.
+    admin.follow("Failed")
+    assert [row[0] for row in admin.rows()] == [failing]
+    admin.follow("Tasks")
+    browser.find_element(By.ID, "searchbar").send_keys("1816")
+    admin.press("Search")
+    assert [row[0] for row in admin.rows()] == [waiting]
+    # Run the waiting one now, from its page.
+    admin.follow(waiting)
+    assert "order 1816" in admin.text()
+    admin.press("Run now")
+    assert admin.messages() == ["Sent to run now."]
+    cloud_tasks_emulator.settle()
+    browser.refresh()
+    assert "Successful" in admin.text()
+    assert not browser.find_elements(By.XPATH, "//button[normalize-space()='Cancel']")
+    # Run it again: a new task, with a page of its own.
+    admin.press("Run again")
+    cloud_tasks_emulator.settle()
+    admin.follow("Tasks")
+    assert [row[3] for row in admin.rows()] == ["Successful", "Successful", "Failed"]
+    # Cancel the failing one from the list.
+    box = f"input.action-select[value='{failing}']"
+    browser.find_element(By.CSS_SELECTOR, box).click()
+    Select(browser.find_element(By.NAME, "action")).select_by_visible_text("Cancel")
+    admin.press("Run")
+    assert admin.messages() == ["Cancelled."]
+    assert admin.rows()[2] == [failing, path, "default", "Cancelled", "1"]
+    assert [t for t in cloud_tasks_emulator.waiting() if t.name.endswith(failing)] == []
+    # What happened to it stands on its page, and markup is text there.
+    admin.follow(failing)
+    text = admin.text()
+    assert "ValueError: the <bank> does not answer" in text
+    assert "TaskCancelledError" in text
+    assert re.search(r"Lease expires at:?\s+-", text)
+    if folder := os.environ.get("SCREENSHOTS"):
+        browser.save_screenshot(f"{folder}/admin.png")
