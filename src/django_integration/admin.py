@@ -27,7 +27,7 @@ from ..core.errors import CloudTasksError
 from ..core.names import is_task_id
 from .backend import CloudTasksBackend, recording_backends
 from .configuration import Configuration
-from .models import StoredTask
+from .models import Status, StoredTask
 from .steering import CancelOutcome, cancel_recorded, run_again, run_now
 from .store import record_of
 
@@ -182,9 +182,9 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
         return _json(row.arguments_json)
 
     @admin.display(description="return value")
-    def return_value(self, row: StoredTask) -> SafeString:
-        """As JSON, for people."""
-        return _json(row.return_value_json)
+    def return_value(self, row: StoredTask) -> SafeString | str:
+        """As JSON, for people; of a task that has not returned there is none."""
+        return _json(row.return_value_json) if row.status == Status.SUCCESSFUL else "-"
 
     @admin.display(description="workers")
     def workers(self, row: StoredTask) -> SafeString:
