@@ -13,6 +13,10 @@ import attrs
 from .payload import TaskPayload
 from .records import State, TaskRecord
 from .retries import RetryPolicy
+from .scheduling import HORIZON, is_beyond_horizon
+
+WITHIN_HORIZON = timedelta(days=7)
+"""How long before it must, the relay sends a task that was due beyond Cloud Tasks' horizon."""
 
 HEAD_START = timedelta(seconds=15)
 """How much longer than ENQUEUE_TIMEOUT the process that enqueued a task has it to itself."""
@@ -86,14 +90,13 @@ def recorded(
 ) -> TaskRecord:
     """The record of a task that the process which enqueues it is about to send.
 
+    One that is due beyond Cloud Tasks' horizon is the relay's, when its time has come nearer.
+
     Args:
         args, kwargs: what JSON made of the arguments.
         timeout: seconds that it may take to send it.
     """
-    return TaskRecord.of(
-        payload,
-        args=args,
-        kwargs=kwargs,
-        run_after=run_after,
-        relay_at=now + timedelta(seconds=timeout) + HEAD_START,
-    )
+    relay_at = now + timedelta(seconds=timeout) + HEAD_START
+    if run_after is not None and is_beyond_horizon(run_after, now=now):
+        relay_at = run_after - HORIZON + WITHIN_HORIZON
+    return TaskRecord.of(payload, args=args, kwargs=kwargs, run_after=run_after, relay_at=relay_at)

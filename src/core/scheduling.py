@@ -9,6 +9,11 @@ HORIZON = timedelta(hours=720)
 """The furthest that Cloud Tasks schedules ahead."""
 
 
+def is_beyond_horizon(run_after: datetime | None, *, now: datetime) -> bool:
+    """Whether Cloud Tasks cannot be given the task yet (times are aware)."""
+    return run_after is not None and run_after - now > HORIZON
+
+
 def schedule_time(run_after: datetime | None, *, now: datetime) -> datetime | None:
     """The schedule time for `run_after` (both aware), or None for at once.
 
@@ -17,7 +22,7 @@ def schedule_time(run_after: datetime | None, *, now: datetime) -> datetime | No
     """
     if run_after is None or run_after <= now:
         return None
-    if run_after - now > HORIZON:
+    if is_beyond_horizon(run_after, now=now):
         raise ScheduleTooFarError(
             f"run_after is {run_after.isoformat()}, more than 720 hours from now "
             f"({now.isoformat()}), and Cloud Tasks schedules no further ahead. Enqueue the task "

@@ -24,6 +24,7 @@ from ..core.outbox import recorded
 from ..core.payload import TaskPayload
 from ..core.ports import ResultStore
 from ..core.requests import TaskRequest, build_task_request
+from ..core.scheduling import is_beyond_horizon
 from .configuration import Configuration, configuration_for
 from .declaration import CloudTask, is_atomic
 from .outbox import send
@@ -102,13 +103,14 @@ class CloudTasksBackend(BaseTaskBackend):
         """Put the task into its queue; with ENQUEUE_ON_COMMIT once the transaction is committed.
 
         With RESULTS it is recorded in the caller's transaction, and sent once that is committed.
-        From then on it is not lost: what Cloud Tasks does not take now, the relay sends later.
+        From then on it is not lost: what Cloud Tasks does not take now, the relay sends later,
+        and so what is due beyond its horizon.
 
         Raises:
             InvalidTask: see `validate_task`.
             TypeError: JSON cannot carry an argument.
             EnqueueError: the task was not created; each cause has its class. With RESULTS only
-                what cannot be sent at all: PayloadTooLargeError and ScheduleTooFarError.
+                what cannot be sent at all: PayloadTooLargeError.
             ConfigurationError: something needed is neither set nor detected.
         """
         configuration = self.configuration
@@ -187,6 +189,9 @@ class CloudTasksBackend(BaseTaskBackend):
         if task.priority != DEFAULT_TASK_PRIORITY and not route.thresholds:
             self._tell_of_priority()
         now = current().clock()
+        run_after = _aware(task.run_after)
+        if configuration.results and is_beyond_horizon(run_after, now=now):
+            run_after = None  # The request is made for its size only: the relay sends another.
         payload = TaskPayload(
             task_id=new_id(),
             task_path=task.module_path,
@@ -205,7 +210,7 @@ class CloudTasksBackend(BaseTaskBackend):
             body=body,
             signature=sign(body),
             route=route,
-            run_after=_aware(task.run_after),
+            run_after=run_after,
             now=now,
         )
         result = ready_result(task, payload.task_id, *payload.carried(body), alias=self.alias)
@@ -229,7 +234,8 @@ class CloudTasksBackend(BaseTaskBackend):
         store.add(record)
 
         def committed() -> None:
-            send(configuration, store, record, prepared.request)
+            if not is_beyond_horizon(record.run_after, now=now):
+                send(configuration, store, record, prepared.request)
             mark_enqueued(result, now)
             announce(task_enqueued, type(self), result)
 

@@ -196,6 +196,21 @@ def test_the_relay_keeps_to_the_time_a_task_is_due(site: Site) -> None:
     assert request.schedule_time == due
 
 
+def test_a_task_due_beyond_the_horizon_is_sent_when_it_can_be(site: Site) -> None:
+    due = START + timedelta(days=365)
+    result = recorded_tasks.does.using(run_after=due).enqueue("a")
+    assert result.enqueued_at == START
+    assert site.queue.requests == []
+    site.now = due - timedelta(days=23, seconds=1)
+    assert relay() == (0, 0)
+    site.wait(1)
+    assert relay() == (1, 0)
+    (request,) = site.queue.requests
+    assert (request.task_id, request.schedule_time) == (result.id, due)
+    with pytest.raises(PayloadTooLargeError):
+        recorded_tasks.does.using(run_after=site.now + timedelta(days=99)).enqueue("x" * 2_000_000)
+
+
 def test_the_relay_stops_while_cloud_tasks_is_away(site: Site) -> None:
     site.queue.go_down()
     for number in range(40):
