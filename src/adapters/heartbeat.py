@@ -41,8 +41,8 @@ class Heartbeat:
         beat = Beat(call, seconds, time.monotonic() + seconds)
         with self._changed:
             if not self._started:
-                self._started = True
                 threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
+                self._started = True
             self._beats.add(beat)
             self._changed.notify()
         try:

@@ -82,6 +82,10 @@ class MemoryResultStore:
             self._records[seen.task_id] = attrs.evolve(kept, **changes)
             return True
 
+    def renew(self, seen: TaskRecord, then: TaskRecord) -> bool:
+        """See `ResultStore.renew`."""
+        return self.replace(seen, then)
+
     def due(
         self, backends: Collection[str], *, now: datetime, until: datetime, limit: int
     ) -> list[TaskRecord]:
@@ -97,24 +101,32 @@ class MemoryResultStore:
             self._records.update({record.task_id: record for record in taken})
             return taken
 
-    def count_finished(self, states: Collection[State], *, before: datetime) -> int:
+    def count_finished(
+        self, states: Collection[State], *, before: datetime, given_up: datetime
+    ) -> int:
         """See `ResultStore.count_finished`."""
         with self._lock:
-            return len(self._finished(states, before))
+            return len(self._finished(states, before, given_up))
 
-    def prune(self, states: Collection[State], *, before: datetime, limit: int) -> int:
+    def prune(
+        self, states: Collection[State], *, before: datetime, given_up: datetime, limit: int
+    ) -> int:
         """See `ResultStore.prune`."""
         with self._lock:
-            finished = self._finished(states, before)[:limit]
+            finished = self._finished(states, before, given_up)[:limit]
             for task_id in finished:
                 del self._records[task_id]
             return len(finished)
 
-    def _finished(self, states: Collection[State], before: datetime) -> list[str]:
+    def _finished(
+        self, states: Collection[State], before: datetime, given_up: datetime
+    ) -> list[str]:
         return [
             record.task_id
             for record in self._records.values()
-            if record.state in states and record.finished_at and record.finished_at < before
+            if record.state in states
+            and record.finished_at
+            and record.finished_at < (before if record.final else min(before, given_up))
         ]
 
     @contextmanager

@@ -47,15 +47,12 @@ def relay(record: TaskRecord, *, now: datetime) -> Send | Look:
     if record.final:
         return Look(attrs.evolve(record, relay_at=None))
     if record.lease_holds(now):
-        return Look(attrs.evolve(record, relay_at=record.lease_expires_at))
-    if record.state is State.RUNNING:
-        # Its runner died, and the delivery that was turned away for it may have been the last.
-        return Send(attrs.evolve(record, dispatch=record.dispatch + 1))
-    if record.state is State.FAILED:
-        # The attempt for which a delivery was turned away has failed, and that is known: its
-        # own delivery is repeated by the queue.
-        return Look(attrs.evolve(record, relay_at=None))
-    return Send(record)
+        return Look(attrs.evolve(record, relay_at=record.lost_at))
+    if record.state is State.READY:
+        return Send(record)
+    # Its runner died, or its attempt failed while another delivery was sent away. Whether the
+    # queue has any left nobody knows; one too many finds the task claimed, or ended.
+    return Send(attrs.evolve(record, dispatch=record.dispatch + 1))
 
 
 def sent(record: TaskRecord) -> TaskRecord:

@@ -60,6 +60,14 @@ class ResultStore(Protocol):
             False, and nothing changed, if state or token are no longer as in `seen`.
         """
 
+    def renew(self, seen: TaskRecord, then: TaskRecord) -> bool:
+        """`replace`, for what can be left to the next time: it waits for nobody.
+
+        Returns:
+            False if state or token are no longer as in `seen`. True also where somebody else is
+            about to change the record, and nothing was written.
+        """
+
     def due(
         self, backends: Collection[str], *, now: datetime, until: datetime, limit: int
     ) -> list[TaskRecord]:
@@ -68,10 +76,18 @@ class ResultStore(Protocol):
         Their `relay_at` becomes `until`, so that of several processes each takes others.
         """
 
-    def count_finished(self, states: Collection[State], *, before: datetime) -> int:
-        """How many records in these states finished before that time."""
+    def count_finished(
+        self, states: Collection[State], *, before: datetime, given_up: datetime
+    ) -> int:
+        """How many records in these states finished before that time.
 
-    def prune(self, states: Collection[State], *, before: datetime, limit: int) -> int:
+        Args:
+            given_up: the same for those that are not final, and may be repeated.
+        """
+
+    def prune(
+        self, states: Collection[State], *, before: datetime, given_up: datetime, limit: int
+    ) -> int:
         """Delete up to `limit` of those; how many there were."""
 
     def atomic(self) -> AbstractContextManager[None]:

@@ -17,6 +17,7 @@ import attrs
 
 from .errors import TaskCancelledError, WorkerLostError
 from .payload import Json, TaskPayload
+from .retries import RetryPolicy
 
 WORKER_LOST = f"{WorkerLostError.__module__}.{WorkerLostError.__qualname__}"
 TASK_CANCELLED = f"{TaskCancelledError.__module__}.{TaskCancelledError.__qualname__}"
@@ -24,8 +25,12 @@ TASK_CANCELLED = f"{TaskCancelledError.__module__}.{TaskCancelledError.__qualnam
 CANCELLED_TEXT = "The task was cancelled.\n"
 """What stands for a traceback where there is none."""
 
-LONGEST_TRACEBACK = 20_000
+LONGEST_TRACEBACK = 10_000
 """Characters that are kept of one traceback: a record is written whole at each attempt."""
+
+
+_MOST_UNKNOWN = 100  # a header says it, and may say anything
+_LOST_AGAIN = RetryPolicy(min_backoff=60.0, max_backoff=3600.0, max_doublings=16)
 
 
 class State(Enum):
@@ -62,7 +67,9 @@ class TaskRecord:
         token: of the latest claim; kept when the attempt is over, as a fence against others.
         lease_expires_at: until when the runner's claim holds, while one runs.
         cancel_requested: somebody wants the running attempt to stop.
-        relay_at: when the relay is to see that the task gets delivered; None if Cloud Tasks has it.
+        turned_away: a delivery came while this attempt ran, and was sent away; it may have been
+            the queue's last.
+        relay_at: when the relay is to see that the task gets delivered; None if nothing is to do.
         relay_failures: creations that failed in a row, and `relay_error`, why the latest did.
         dispatch: how many Cloud Tasks were made anew for this task, beyond the first.
     """
@@ -88,6 +95,7 @@ class TaskRecord:
     token: str = ""
     lease_expires_at: datetime | None = None
     cancel_requested: bool = False
+    turned_away: bool = False
     relay_at: datetime | None = None
     relay_failures: int = 0
     relay_error: str = ""
@@ -121,7 +129,7 @@ class TaskRecord:
             enqueued_at=payload.enqueued_at,
             run_after=run_after,
             relay_at=relay_at,
-            worker_ids=("unknown",) * earlier_attempts,
+            worker_ids=("unknown",) * min(earlier_attempts, _MOST_UNKNOWN),
         )
 
     @property
@@ -157,6 +165,17 @@ class TaskRecord:
             and now < self.lease_expires_at
         )
 
+    @property
+    def lost_at(self) -> datetime | None:
+        """When the relay is to have the task delivered anew, should its runner have died by then.
+
+        At the end of the lease; later and later for a task that kills one runner after another.
+        """
+        if self.lease_expires_at is None:
+            return None
+        delay = _LOST_AGAIN.backoff(self.dispatch) if self.dispatch else 0.0
+        return self.lease_expires_at + timedelta(seconds=delay)
+
 
 @attrs.frozen
 class Claimed:
@@ -169,8 +188,8 @@ class Claimed:
 class Taken:
     """Somebody runs the task until `until` at least.
 
-    `record` has the relay look again then: the delivery that is sent away now may have been the
-    queue's last, and if the runner dies the task must not be lost.
+    `record` remembers it: the delivery that is sent away now may have been the queue's last, and
+    if the attempt that runs fails, the task must not be lost.
     """
 
     record: TaskRecord
@@ -197,29 +216,27 @@ def claim(
     if record.final:
         return Closed(record)
     if record.lease_holds(now) and record.lease_expires_at:
-        until = record.lease_expires_at
-        return Taken(attrs.evolve(record, relay_at=until), until)
+        return Taken(attrs.evolve(record, turned_away=True), record.lease_expires_at)
     errors = record.errors
     if record.state is State.RUNNING:
         errors = (*errors, _worker_lost(record))
     if record.cancel_requested:
         return Closed(_cancelled(attrs.evolve(record, errors=errors), now))
-    return Claimed(
-        attrs.evolve(
-            record,
-            state=State.RUNNING,
-            started_at=record.started_at or now,
-            last_attempted_at=now,
-            finished_at=None,
-            errors=errors,
-            worker_ids=(*record.worker_ids, worker),
-            token=token,
-            lease_expires_at=now + lease,
-            relay_at=None,
-            relay_failures=0,
-            relay_error="",
-        )
+    claimed = attrs.evolve(
+        record,
+        state=State.RUNNING,
+        started_at=record.started_at or now,
+        last_attempted_at=now,
+        finished_at=None,
+        errors=errors,
+        worker_ids=(*record.worker_ids, worker),
+        token=token,
+        lease_expires_at=now + lease,
+        turned_away=False,
+        relay_failures=0,
+        relay_error="",
     )
+    return Claimed(attrs.evolve(claimed, relay_at=claimed.lost_at))
 
 
 def renewed(record: TaskRecord, *, now: datetime, lease: timedelta) -> TaskRecord:
@@ -236,6 +253,7 @@ def succeeded(record: TaskRecord, value: Json, *, now: datetime) -> TaskRecord:
         finished_at=now,
         return_value=value,
         lease_expires_at=None,
+        relay_at=None,
     )
 
 
@@ -247,15 +265,17 @@ def failed(
     Args:
         final: whether the task must not be repeated.
     """
-    cancelled = record.cancel_requested
-    return attrs.evolve(
+    ended = attrs.evolve(
         record,
-        state=State.CANCELLED if cancelled else State.FAILED,
-        final=final or cancelled,
+        state=State.FAILED,
+        final=final,
         finished_at=now,
         errors=(*record.errors, _shortened(error)),
         lease_expires_at=None,
+        # What was sent away meanwhile may have been the last delivery: then there is another.
+        relay_at=now if record.turned_away and not final else None,
     )
+    return _cancelled(ended, now) if record.cancel_requested else ended
 
 
 @attrs.frozen

@@ -6,7 +6,11 @@ from datetime import timedelta
 from .records import State
 
 FINISHED = (State.SUCCESSFUL, State.FAILED, State.CANCELLED)
-"""The states in which a record may be pruned. One that waits or runs never is."""
+"""The states in which a record may be pruned. One that waits or runs never is, and a failed one
+not while its queue may repeat it."""
+
+RETRIED_FOR = timedelta(days=31)
+"""How long a queue may repeat a failed task: that long it lives at most."""
 
 _AGE = re.compile(r"([0-9]{1,6})([smhdw])", re.ASCII)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.utils import quote
+from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db import connections
 from django.db.models import QuerySet
@@ -32,6 +35,7 @@ from .steering import CancelOutcome, cancel_recorded, run_again, run_now
 from .store import record_of
 
 _MOST_COUNTED = 10_000
+_MOST_ACTED_ON = 1000
 _MOST_KINDS = 200  # values that a filter offers
 _SHORTEST_PREFIX = 6  # characters of an id
 _BIG_COLUMNS = ("arguments_json", "errors_json", "return_value_json", "relay_error")
@@ -111,12 +115,12 @@ _FIELDSETS: list[tuple[str | None, dict[str, list[str]]]] = [
         {
             "fields": [
                 *("enqueued_at", "run_after", "started_at", "last_attempted_at"),
-                *("finished_at", "lease_expires_at", "cancel_requested"),
+                *("finished_at", "lease_ends", "cancel_requested"),
             ]
         },
     ),
     ("Attempts", {"fields": ["workers", "errors"]}),
-    ("Relay", {"fields": ["relay_at", "relay_failures", "relay_error"]}),
+    ("Relay", {"fields": ["relay_looks", "relay_failures", "relay_error"]}),
 ]
 
 
@@ -186,6 +190,18 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
         """As JSON, for people; of a task that has not returned there is none."""
         return _json(row.return_value_json) if row.status == Status.SUCCESSFUL else "-"
 
+    @admin.display(description="lease ends")
+    def lease_ends(self, row: StoredTask) -> datetime | None:
+        """Until when its runner has the task."""
+        moment: datetime | None = row.lease_expires_at
+        return moment
+
+    @admin.display(description="relay looks")
+    def relay_looks(self, row: StoredTask) -> datetime | None:
+        """When the relay looks at it."""
+        moment: datetime | None = row.relay_at
+        return moment
+
     @admin.display(description="workers")
     def workers(self, row: StoredTask) -> SafeString:
         """One a line."""
@@ -223,6 +239,9 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
         """The page of a task, with its actions and nothing to save."""
+        if request.method == "POST":
+            # There is nothing to save, and a row as it was a moment ago must not be written.
+            raise PermissionDenied
         own = {
             "show_save": False,
             "show_save_and_continue": False,
@@ -297,7 +316,13 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
             otherwise: why there was nothing to do.
         """
         done: list[str] = []
-        for row in rows.defer(None).iterator(chunk_size=100):
+        # Chosen before anything is done: what is run again would be among them, again.
+        keys = list(rows.values_list("pk", flat=True)[: _MOST_ACTED_ON + 1])
+        if len(keys) > _MOST_ACTED_ON:
+            told = f"Choose {_MOST_ACTED_ON:,} tasks at most; nothing was done."
+            self.message_user(request, told, messages.ERROR)
+            return None
+        for row in (found for key in keys for found in rows.defer(None).filter(pk=key)):
             try:
                 said = act(row)
             except (CloudTasksError, InvalidTaskBackend, TaskResultDoesNotExist) as error:
@@ -311,9 +336,9 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
         if done:
             told = f"{done[0]}." if len(done) == 1 else f"Done for {len(done)}."
             self.message_user(request, told, messages.SUCCESS)
-        if _FROM_DETAIL in request.POST:
-            key = request.POST[_FROM_DETAIL]
-            return redirect(reverse(f"{self.admin_site.name}:{_url('change')}", args=[key]))
+        if _FROM_DETAIL in request.POST and keys:
+            page = f"{self.admin_site.name}:{_url('change')}"
+            return redirect(reverse(page, args=[quote(keys[0])]))
         return None
 
 

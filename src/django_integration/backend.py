@@ -235,7 +235,11 @@ class CloudTasksBackend(BaseTaskBackend):
 
         def committed() -> None:
             if not is_beyond_horizon(record.run_after, now=now):
-                send(configuration, store, record, prepared.request)
+                try:
+                    send(configuration, store, record, prepared.request, unless_silent=True)
+                except Exception:
+                    # The database, which has just had the record: the relay will see to it.
+                    logger.exception("It is not recorded whether %s was sent.", record.task_id)
             mark_enqueued(result, now)
             announce(task_enqueued, type(self), result)
 

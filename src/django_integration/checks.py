@@ -5,7 +5,7 @@ They look at settings and environment only; nothing is asked over the network.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .backend import CloudTasksBackend
 
 _APP = "django_tasks_cloud_tasks.django_integration"
+_READ_COMMITTED = 2  # as psycopg numbers the levels
 _PRIORITY_QUEUES = "PRIORITY_QUEUES"
 
 
@@ -179,6 +180,8 @@ def _check_results(
             hint="Name an alias of DATABASES.",
             id="django_tasks_cloud_tasks.E007",
         )
+    else:
+        yield from _check_database(settings.DATABASES[database], database, where)
     for other in backends():
         # Each pair once: the later alias tells.
         if other.alias >= backend.alias:
@@ -194,6 +197,28 @@ def _check_results(
                 hint="Use one RESULTS_DATABASE for all: the admin shows one table.",
                 id="django_tasks_cloud_tasks.E008",
             )
+
+
+def _check_database(entry: Mapping[str, Any], database: str, where: str) -> Iterator[CheckMessage]:
+    """What keeps atomic tasks from succeeding while their leases are renewed."""
+    engine, options = str(entry.get("ENGINE", "")), entry.get("OPTIONS", {})
+    shared_file = "sqlite" in engine and "memory" not in str(entry.get("NAME", ""))
+    mode = str(options.get("transaction_mode", "")).upper()
+    if shared_file and mode not in {"IMMEDIATE", "EXCLUSIVE"}:
+        yield Warning(
+            f"{where}: in DATABASES[{database!r}] transactions take their lock when they first "
+            "write: too late, if somebody else has written since they began.",
+            hint="Set 'transaction_mode': 'IMMEDIATE' in its OPTIONS; the README shows how.",
+            id="django_tasks_cloud_tasks.W005",
+        )
+    level = options.get("isolation_level")
+    if "postgresql" in engine and level is not None and int(level) > _READ_COMMITTED:
+        yield Warning(
+            f"{where}: DATABASES[{database!r}] is stricter than READ COMMITTED: atomic tasks fail "
+            "when their lease is renewed while they run.",
+            hint="Remove isolation_level from its OPTIONS, or keep atomic tasks short.",
+            id="django_tasks_cloud_tasks.W006",
+        )
 
 
 def _check_https(options: BackendOptions, where: str) -> Iterator[CheckMessage]:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from datetime import datetime
 from functools import cached_property
 
 from django.conf import settings
@@ -51,6 +52,8 @@ class Configuration:
 
     def __init__(self, options: Mapping[str, object], surroundings: Surroundings) -> None:
         self.raw = options
+        self.silent_until: datetime | None = None
+        """Until when recorded tasks are left to the relay, because Cloud Tasks did not answer."""
         self._surroundings = surroundings
         self._policies: dict[bool, Policy] = {}
 

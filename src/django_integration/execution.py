@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from asgiref.sync import sync_to_async
 from django.tasks.backends.base import BaseTaskBackend
-from django.tasks.base import Task
+from django.tasks.base import Task, TaskResultStatus
 from django.tasks.signals import task_finished, task_started
 
 from ..core.deliveries import Delivery
@@ -120,7 +120,14 @@ class Execution:
                             self._keep(kept)
                 except (KeyboardInterrupt, LeaseLostError):
                     raise
-                except BaseException as error:  # noqa: BLE001 - whatever a task raises is its failure
+                except BaseException as error:
+                    if self._committed():
+                        logger.exception(
+                            "The task %s succeeded, and something failed after its commit.",
+                            self.result.id,
+                        )
+                        announce(task_finished, self.backend, self.result)
+                        return Succeeded(self.result.id)
                     outcome = self._failed(error)
                     # Inside the handler, where Django's receiver finds the traceback to log.
                     announce(task_finished, self.backend, self.result)
@@ -170,6 +177,14 @@ class Execution:
 
     def _transaction(self) -> AbstractContextManager[None]:
         return self.lease.store.atomic() if self.lease and self._atomic else nullcontext()
+
+    def _committed(self) -> bool:
+        """Whether an exception came too late: from a hook after the commit of an atomic task.
+
+        Or from a commit whose answer was lost.
+        """
+        finished = self.result.status == TaskResultStatus.SUCCESSFUL
+        return bool(self.lease and self._atomic and finished and self.lease.has_succeeded())
 
     def _keep(self, value: Json) -> None:
         """Record the success, where results are kept.

@@ -27,6 +27,7 @@ from ..core.records import (
     succeeded,
 )
 from .configuration import Configuration
+from .models import LONGEST_ID
 from .results import new_id
 from .surroundings import current
 
@@ -54,7 +55,7 @@ def claim_task(
                     payload.task_path,
                 )
                 return Unrecorded(payload.task_id)
-            if not is_task_id(payload.task_id):
+            if not is_task_id(payload.task_id) or len(payload.task_id) > LONGEST_ID:
                 return BadPayload(("task_id cannot be that of a Cloud Task",))
             # Enqueued before results were kept, or by someone else.
             record = TaskRecord.of(
@@ -64,8 +65,8 @@ def claim_task(
                 earlier_attempts=delivery.retry_count,
             )
             store.add(record)
-        if record.task_path != payload.task_path:
-            return BadPayload((f"task_id is that of another task, {record.task_path}",))
+        if (record.task_path, record.backend) != (payload.task_path, payload.backend):
+            return BadPayload(("task_id is that of another task",))
         now, lease = current().clock(), configuration.options.lease
         decision = claim(record, now=now, token=new_id(), worker=worker, lease=lease)
         changed = decision.record != record
@@ -107,6 +108,15 @@ class Lease:
         """Write that the task returned `value`; False if the lease is lost, and nothing written."""
         return self.store.replace(self.record, succeeded(self.record, value, now=current().clock()))
 
+    def has_succeeded(self) -> bool:
+        """Whether this attempt's success is recorded."""
+        record = self.store.get(self.record.task_id)
+        return (
+            record is not None
+            and record.state is State.SUCCESSFUL
+            and record.token == self.record.token
+        )
+
     def fail(self, error: TaskError, *, final: bool) -> TaskRecord | None:
         """Write why the attempt failed; None if the lease is lost, and nothing written."""
         reason = AttemptError(error.exception_class_path, error.traceback)
@@ -133,14 +143,17 @@ class Lease:
 
     def _look(self) -> None:
         record = self.store.get(self.record.task_id)
-        self._cancel_requested = record is not None and record.cancel_requested
+        # Without its lease an attempt is in vain, whoever took it.
+        self._cancel_requested = record is not None and (
+            record.cancel_requested or not self._is_mine(record)
+        )
 
     def _renew(self) -> None:
         try:
             fresh = renewed(self.record, now=current().clock(), lease=self._duration)
-            if not self.store.replace(self.record, fresh):
+            if not self.store.renew(self.record, fresh):
                 logger.info("The lease on the task %s is over.", self.record.task_id)
-            elif self.record.takes_context:
+            if self.record.takes_context:
                 self._look()
         finally:
             self.store.release()

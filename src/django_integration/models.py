@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.db import models
@@ -10,6 +11,13 @@ from ..core.records import State
 
 if TYPE_CHECKING:
     from django.tasks.base import TaskResult
+
+
+LONGEST_ID = 255
+"""Characters of an id: ours have 32, and every database can index so many."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 class Status(models.TextChoices):
@@ -22,6 +30,24 @@ class Status(models.TextChoices):
     CANCELLED = State.CANCELLED.value, "Cancelled"
 
 
+class InstantField(models.BigIntegerField):  # type: ignore[type-arg]  # generic in the stubs only
+    """A moment as microseconds since 1970: with USE_TZ off, Django's own field repeats an hour."""
+
+    description = "Moment"
+
+    def from_db_value(self, value: int | None, *_: object) -> datetime | None:
+        """The moment, aware."""
+        return None if value is None else _EPOCH + value * _MICROSECOND
+
+    def get_prep_value(self, value: Any) -> Any:  # noqa: ANN401 - Django's signature
+        """Its microseconds."""
+        return (value - _EPOCH) // _MICROSECOND if isinstance(value, datetime) else value
+
+    def to_python(self, value: Any) -> Any:  # noqa: ANN401 - Django's signature
+        """As it is: no form writes it."""
+        return value
+
+
 class StoredTask(models.Model):
     """A task and what became of it; `TaskRecord` tells what the fields mean.
 
@@ -29,8 +55,8 @@ class StoredTask(models.Model):
     that a task can be given. Read it through `get_result()`, or with the properties below.
     """
 
-    task_id = models.CharField("id", max_length=500, primary_key=True)
-    task_path = models.CharField("task", max_length=500)
+    task_id = models.CharField("id", max_length=LONGEST_ID, primary_key=True)
+    task_path = models.CharField("task", max_length=255)
     queue_name = models.CharField("queue", max_length=100)
     backend = models.CharField(max_length=100)
     priority = models.SmallIntegerField(default=0)
@@ -47,9 +73,10 @@ class StoredTask(models.Model):
     errors_json = models.TextField("errors", default="[]")
     worker_ids_json = models.TextField("workers", default="[]")
     token = models.CharField(max_length=32, default="")
-    lease_expires_at = models.DateTimeField(null=True)
+    lease_expires_at = InstantField(null=True)
     cancel_requested = models.BooleanField(default=False)
-    relay_at = models.DateTimeField(null=True)
+    turned_away = models.BooleanField(default=False)
+    relay_at = InstantField(null=True)
     relay_failures = models.IntegerField(default=0)
     relay_error = models.TextField(default="")
     dispatch = models.IntegerField(default=0)

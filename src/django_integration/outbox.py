@@ -5,18 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import batched
 
 import attrs
 
-from ..core.errors import CloudTasksError, ServiceUnavailableError
+from ..core.errors import CloudTasksError, EnqueueError, ServiceUnavailableError
 from ..core.outbox import IN_HAND, Look, put_off, relay, sent
 from ..core.outcomes import Relayed
 from ..core.ports import ResultStore
 from ..core.records import TaskRecord
 from ..core.requests import TaskRequest, build_task_request
 from .configuration import Configuration
+from .results import message_of
 from .signing import sign
 from .surroundings import current
 
@@ -25,6 +26,7 @@ logger = logging.getLogger("django_tasks_cloud_tasks")
 BATCH = 100
 """Tasks that a relay takes in hand at once."""
 
+_SILENCE = timedelta(seconds=5)  # after which Cloud Tasks is asked again
 _AT_ONCE = 16  # creations under way at the same time
 
 
@@ -33,16 +35,27 @@ def send(
     store: ResultStore,
     record: TaskRecord,
     request: TaskRequest | None = None,
+    *,
+    unless_silent: bool = False,
 ) -> CloudTasksError | None:
     """Have Cloud Tasks deliver a recorded task, and record whether it took it.
 
     Args:
         request: made for this record, where there is one already.
+        unless_silent: leave it to the relay while Cloud Tasks does not answer: one task has
+            waited for that in vain, and the next ones need not, each in its turn.
 
     Returns:
         Why it did not take it, after telling the log; the relay will try again.
     """
-    error = _create(configuration, record, request)
+    now, silent_until = current().clock(), configuration.silent_until
+    if unless_silent and silent_until and now < silent_until:
+        message = "Cloud Tasks did not answer a moment ago."
+        error: CloudTasksError | None = ServiceUnavailableError(message)
+    else:
+        error = _create(configuration, record, request)
+        if isinstance(error, ServiceUnavailableError):
+            configuration.silent_until = current().clock() + _SILENCE
     _note(store, record, error)
     return error
 
@@ -106,6 +119,10 @@ def _create(
         configuration.queue.create(request, timeout=configuration.options.enqueue_timeout)
     except CloudTasksError as error:
         return error
+    except Exception as error:
+        # Whatever it is, it is about this task: the others in the batch shall not wait for it.
+        logger.exception("The task %s could not be sent.", record.task_id)
+        return EnqueueError(f"{type(error).__name__}: {message_of(error)}")
     return None
 
 

@@ -6,6 +6,7 @@ Django's `TaskResult` is frozen, and its backends change it all the same, throug
 
 from __future__ import annotations
 
+import json
 import os
 import traceback
 from datetime import datetime
@@ -31,6 +32,8 @@ _LOG_RECEIVERS = {
     id(signals.log_task_finished),
 }
 
+
+_ENCODER = json.JSONEncoder(allow_nan=False)
 
 _STATUS = {
     State.READY: TaskResultStatus.READY,
@@ -111,8 +114,9 @@ def recorded_task(record: TaskRecord, *, due: bool = True) -> Task[..., Any]:
     """
     try:
         task = import_string(record.task_path)
-    except ImportError as error:
-        raise TaskResultDoesNotExist(f"Of the task {record.task_id}: {error}.") from error
+    except Exception as error:  # whatever the module does at its import
+        reason = message_of(error) or type(error).__name__
+        raise TaskResultDoesNotExist(f"Of the task {record.task_id}: {reason}.") from error
     if not isinstance(task, Task):
         raise TaskResultDoesNotExist(
             f"Of the task {record.task_id}: {record.task_path} is no task any more."
@@ -179,6 +183,7 @@ def mark_successful(result: TaskResult[..., Any], value: object) -> Json:
     """
     try:
         normalized: Json = normalize_json(value)
+        _ENCODER.encode(normalized)  # NaN, or a number of too many digits, gets as far as this
     except Exception as error:
         raise UnserializableReturnError(type(value)) from error
     object.__setattr__(result, "_return_value", normalized)

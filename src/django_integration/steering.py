@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("django_tasks_cloud_tasks")
 
 
+_TRIES = 20
+
+
 class CancelOutcome(Enum):
     """What cancelling a task came to."""
 
@@ -77,7 +80,7 @@ def cancel_recorded(
     Raises:
         TaskResultDoesNotExist: there is no such record.
     """
-    while True:
+    for _ in range(_TRIES):
         record = store.get(task_id)
         if record is None:
             raise TaskResultDoesNotExist(f"There is no record of a task {task_id}.")
@@ -86,6 +89,10 @@ def cancel_recorded(
             return CancelOutcome.TOO_LATE, record
         if store.replace(record, decision.record):
             break
+    else:
+        raise CancelError(
+            f"The task {task_id} keeps changing, or this transaction cannot see how it changed."
+        )
     if isinstance(decision, Requested):
         return CancelOutcome.REQUESTED, decision.record
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from datetime import datetime
@@ -10,14 +11,15 @@ from typing import Any
 
 import attrs
 from django.conf import settings
-from django.db import connections, transaction
-from django.db.models import QuerySet
+from django.db import InterfaceError, OperationalError, connections, transaction
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from ..core.records import AttemptError, State, TaskRecord
 from .models import StoredTask
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
+_DELAYS = (0.0, 0.2, 1.0)  # seconds before another try
 _BATCH = 500  # keys in one statement: below what every database takes
 
 
@@ -44,7 +46,7 @@ class DatabaseResultStore:
     def get(self, task_id: str) -> TaskRecord | None:
         """See `ResultStore.get`."""
         rows = self._rows.filter(pk=task_id).order_by()
-        return next(map(record_of, rows), None)
+        return self._persistently(lambda: next(map(record_of, rows.all()), None))
 
     def replace(self, seen: TaskRecord, then: TaskRecord) -> bool:
         """See `ResultStore.replace`."""
@@ -53,8 +55,30 @@ class DatabaseResultStore:
             for name in attrs.fields_dict(TaskRecord)
             if getattr(then, name) != getattr(seen, name)
         ]
-        same = self._rows.filter(pk=seen.task_id, status=seen.state.value, token=seen.token)
-        return same.update(**_columns(then, changed)) == 1 if changed else same.exists()
+        if not changed:
+            return self._as(seen).exists()
+        columns, tries = _columns(then, changed), 0
+
+        def update() -> bool:
+            nonlocal tries
+            tries += 1
+            if self._as(seen).update(**columns):
+                return True
+            # Where the answer to an earlier try was lost, it may have been this.
+            moved = (seen.state, seen.token) != (then.state, then.token)
+            return tries > 1 and moved and self._as(then).exists()
+
+        return self._persistently(update)
+
+    def renew(self, seen: TaskRecord, then: TaskRecord) -> bool:
+        """See `ResultStore.renew`."""
+        if not connections[self.database].features.has_select_for_update_skip_locked:
+            return self.replace(seen, then)
+        with self.atomic():
+            free = self._as(seen).select_for_update(skip_locked=True).order_by()
+            if list(free.values_list("pk", flat=True)):
+                return self.replace(seen, then)
+        return self._as(seen).exists()
 
     def due(
         self, backends: Collection[str], *, now: datetime, until: datetime, limit: int
@@ -62,7 +86,7 @@ class DatabaseResultStore:
         """See `ResultStore.due`."""
         skip = connections[self.database].features.has_select_for_update_skip_locked
         with transaction.atomic(using=self.database):
-            waiting = self._rows.filter(relay_at__lte=_stored(now), backend__in=backends)
+            waiting = self._rows.filter(relay_at__lte=now, backend__in=backends)
             # Without locks to skip (SQLite) two relays may take the same: harmless, as names are.
             rows = list(
                 waiting.select_for_update(skip_locked=skip).order_by("relay_at")[:limit]
@@ -71,19 +95,23 @@ class DatabaseResultStore:
             )
             for first in range(0, len(rows), _BATCH):
                 keys = [row.pk for row in rows[first : first + _BATCH]]
-                waiting.filter(pk__in=keys).update(relay_at=_stored(until))
+                waiting.filter(pk__in=keys).update(relay_at=until)
         return [attrs.evolve(record_of(row), relay_at=until) for row in rows]
 
-    def count_finished(self, states: Collection[State], *, before: datetime) -> int:
+    def count_finished(
+        self, states: Collection[State], *, before: datetime, given_up: datetime
+    ) -> int:
         """See `ResultStore.count_finished`."""
-        return sum(self._finished(state, before).count() for state in states)
+        return sum(self._finished(state, before, given_up).count() for state in states)
 
-    def prune(self, states: Collection[State], *, before: datetime, limit: int) -> int:
+    def prune(
+        self, states: Collection[State], *, before: datetime, given_up: datetime, limit: int
+    ) -> int:
         """See `ResultStore.prune`."""
         deleted = 0
         for state in states:
             while deleted < limit:
-                old = self._finished(state, before)
+                old = self._finished(state, before, given_up)
                 some = old.order_by("finished_at").values_list("pk", flat=True)
                 keys = list(some[: min(_BATCH, limit - deleted)])
                 if not keys:
@@ -93,9 +121,30 @@ class DatabaseResultStore:
                 deleted += still.delete()[0]
         return deleted
 
-    def _finished(self, state: State, before: datetime) -> QuerySet[StoredTask]:
+    def _finished(self, state: State, before: datetime, given_up: datetime) -> QuerySet[StoredTask]:
         """One state at a time: its index has them in order."""
-        return self._rows.filter(finished_at__lt=_stored(before), status=state.value)
+        old = self._rows.filter(finished_at__lt=_stored(before), status=state.value)
+        return old.filter(Q(final=True) | Q(finished_at__lt=_stored(given_up)))
+
+    def _as(self, record: TaskRecord) -> QuerySet[StoredTask]:
+        """The row, if state and token are those of the record."""
+        return self._rows.filter(pk=record.task_id, status=record.state.value, token=record.token)
+
+    def _persistently[R](self, call: Callable[[], R]) -> R:
+        """Try again on a new connection where this one broke, or the database was locked.
+
+        Not in a transaction: that is gone with its connection.
+        """
+        connection = connections[self.database]
+        for delay in _DELAYS:
+            try:
+                return call()
+            except (OperationalError, InterfaceError):
+                if connection.in_atomic_block:
+                    raise
+                connection.close()
+                time.sleep(delay)
+        return call()
 
     def atomic(self) -> AbstractContextManager[None]:
         """See `ResultStore.atomic`."""
@@ -133,9 +182,10 @@ def record_of(row: StoredTask) -> TaskRecord:
         errors=tuple(AttemptError(*error) for error in json.loads(row.errors_json)),
         worker_ids=tuple(json.loads(row.worker_ids_json)),
         token=row.token,
-        lease_expires_at=_aware(row.lease_expires_at),
+        lease_expires_at=row.lease_expires_at,
         cancel_requested=row.cancel_requested,
-        relay_at=_aware(row.relay_at),
+        turned_away=row.turned_away,
+        relay_at=row.relay_at,
         relay_failures=row.relay_failures,
         relay_error=row.relay_error,
         dispatch=row.dispatch,
@@ -158,6 +208,8 @@ def _columns(record: TaskRecord, names: Collection[str]) -> dict[str, Any]:
             case "errors":
                 pairs = [(error.exception_class_path, error.traceback) for error in value]
                 columns["errors_json"] = _ENCODER.encode(pairs)
+            case "lease_expires_at" | "relay_at":
+                columns[name] = value
             case _:
                 columns[name] = _stored(value) if isinstance(value, datetime) else value
     return columns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -11,12 +12,15 @@ from typing import Any
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
+from django.core.management import call_command
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django_tasks_cloud_tasks import StoredTask
 from django_tasks_cloud_tasks.core.errors import RunNowError
+from django_tasks_cloud_tasks.core.payload import TaskPayload
 from django_tasks_cloud_tasks.core.records import State
+from django_tasks_cloud_tasks.django_integration import admin
 
 from tests import recorded_tasks
 from tests.integration.recording import START, Site, recording
@@ -60,7 +64,7 @@ def shown(client: Client, query: str = "") -> list[str]:
 def act(client: Client, action: str, *keys: str, detail: bool = False) -> Any:
     data: dict[str, object] = {"action": action, "_selected_action": keys}
     if detail:
-        data["_from_detail"] = keys[0]
+        data["_from_detail"] = "1"
     return client.post(LIST, data, follow=True)
 
 
@@ -168,6 +172,61 @@ def test_a_task_that_waits_for_the_relay_is_sent_to_run_now(site: Site, chief: C
     assert site.deliver()[0] == 200
 
 
+def test_a_failed_task_that_cannot_be_sent_now_is_sent_later(site: Site, chief: Client) -> None:
+    key = recorded_tasks.does.enqueue("a").id
+
+    def fail() -> None:
+        raise ValueError("no such order")
+
+    DURING["a"] = fail
+    assert site.deliver()[0] == 500
+    site.queue.requests.clear()  # given up by the queue
+    site.queue.go_down()
+    assert messages(act(chief, "run_now", key)) == [f"{key}: Cloud Tasks does not answer"]
+    site.queue.down = None
+    DURING.clear()
+    site.wait(10)
+    call_command("cloudtasks_relay", "--once", stdout=io.StringIO())
+    assert site.deliver()[0] == 200
+
+
+def test_what_is_run_again_is_not_among_the_chosen_again(site: Site, chief: Client) -> None:
+    for number in range(120):
+        recorded_tasks.does.enqueue(str(number))
+    everything = {
+        "action": "run_again",
+        "select_across": "1",
+        "_selected_action": ["x"],
+        "index": 0,
+    }
+    assert messages(chief.post(f"{LIST}?o=6", everything, follow=True)) == ["Done for 120."]
+    assert StoredTask.objects.count() == 240
+
+
+def test_too_many_are_not_acted_on(
+    site: Site, chief: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin, "_MOST_ACTED_ON", 2)
+    keys = [recorded_tasks.does.enqueue(str(number)).id for number in range(3)]
+    (said,) = messages(act(chief, "cancel", *keys))
+    assert said == "Choose 2 tasks at most; nothing was done."
+    assert {site.record(key).state for key in keys} == {State.READY}
+
+
+def test_a_strange_id_leads_back_to_its_own_page(site: Site, chief: Client) -> None:
+    payload = TaskPayload(
+        task_id="x_41y",
+        task_path="tests.recorded_tasks.does",
+        args=["a"],
+        kwargs={},
+        backend="stored",
+    )
+    site.post_body(payload.encode())
+    response = act(chief, "run_again", "x_41y", detail=True)
+    assert response.redirect_chain == [(f"{LIST}x_5F41y/change/", 302)]
+    assert "x_41y" in response.content.decode()
+
+
 def test_a_running_task_is_asked_to_stop(site: Site, chief: Client) -> None:
     key = recorded_tasks.knows.enqueue("a").id
 
@@ -223,7 +282,8 @@ def test_permissions_are_respected(site: Site) -> None:
     assert chief.get(f"{LIST}add/").status_code == 403
     assert chief.post(f"{LIST}{key}/delete/", {"post": "yes"}).status_code == 403
     act(chief, "delete_selected", key)
-    chief.post(f"{LIST}{key}/change/", {"task_path": "os.system", "status": "SUCCESSFUL"})
+    changed = {"task_path": "os.system", "status": "SUCCESSFUL"}
+    assert chief.post(f"{LIST}{key}/change/", changed).status_code == 403
     assert site.record(key).state is State.READY
     assert site.record(key).task_path == "tests.recorded_tasks.does"
 
@@ -247,8 +307,6 @@ def test_the_list_costs_the_same_for_one_task_and_for_a_page(site: Site, chief: 
 
 
 def test_a_list_counts_no_further_than_a_person_reads(chief: Client) -> None:
-    from django_tasks_cloud_tasks.django_integration import admin
-
     with CaptureQueriesContext(connection) as queries:
         chief.get(LIST)
     counting = [q["sql"] for q in queries if "COUNT(" in q["sql"]]

@@ -8,6 +8,7 @@ from django.core import checks
 from django.test import override_settings
 from django_tasks_cloud_tasks.adapters.metadata import NoMetadataServer
 from django_tasks_cloud_tasks.django_integration.surroundings import Surroundings, use
+from psycopg import IsolationLevel
 
 GOOD = {"TASK_HANDLER_HOST": "https://app.example.com"}
 ACCOUNT = {"OIDC_SERVICE_ACCOUNT_EMAIL": "tasks@p.iam.gserviceaccount.com"}
@@ -106,6 +107,36 @@ def test_results_need_the_app() -> None:
     without = [app for app in settings.INSTALLED_APPS if app != "django_tasks_cloud_tasks"]
     with override_settings(INSTALLED_APPS=without):
         assert found({"RESULTS": "database"}) == ["E006"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "ids"),
+    [
+        ({"ENGINE": "django.db.backends.sqlite3", "NAME": "db.sqlite3"}, ["W005"]),
+        (
+            {
+                "ENGINE": "django.db.backends.sqlite3",
+                "NAME": "db.sqlite3",
+                "OPTIONS": {"transaction_mode": "immediate"},
+            },
+            [],
+        ),
+        ({"ENGINE": "django.db.backends.postgresql", "NAME": "db"}, []),
+        (
+            {
+                "ENGINE": "django.db.backends.postgresql",
+                "NAME": "db",
+                "OPTIONS": {"isolation_level": IsolationLevel.REPEATABLE_READ},
+            },
+            ["W006"],
+        ),
+    ],
+)
+def test_databases_that_make_atomic_tasks_fail_are_told(
+    entry: dict[str, Any], ids: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "DATABASES", {**settings.DATABASES, "records": entry})
+    assert found({"RESULTS": "database", "RESULTS_DATABASE": "records"}) == ids
 
 
 def test_results_of_all_backends_are_in_one_database() -> None:

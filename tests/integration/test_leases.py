@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 import pytest
-from django.db import connections
+from django.db import OperationalError, connections
 from django_tasks_cloud_tasks import CancelOutcome, CloudTaskContext, cancel
 from django_tasks_cloud_tasks.core.records import TaskRecord
 from django_tasks_cloud_tasks.django_integration.surroundings import current
@@ -198,3 +198,57 @@ def test_the_heartbeat_holds_no_connection(
             )
             assert cursor.fetchone()[0] <= 1, "that of the thread that runs the task"
     running.end()
+
+
+def test_a_broken_connection_does_not_cost_a_task_its_success(
+    site: Site, pool: ThreadPoolExecutor, database: str
+) -> None:
+    """Idle time-outs, poolers, fail-overs: the connection of the claim is gone at the end."""
+    broken: list[None] = []
+
+    def during() -> str:
+        connection = connections[database]
+        if connection.vendor == "postgresql":
+            with pytest.raises(OperationalError), connection.cursor() as cursor:
+                cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        else:
+            connection.connection.interrupt()
+        broken.append(None)
+        return "done"
+
+    DURING["a"] = during
+    result = recorded_tasks.does.enqueue("a")
+    assert site.deliver()[0] == 200
+    assert broken == [None]
+    record = site.record(result.id)
+    assert (record.return_value, len(record.worker_ids)) == ("done", 1)
+
+
+# SQLite has no locks of rows.
+@pytest.mark.parametrize("database", ["postgres_cluster"], indirect=True)
+def test_a_locked_record_does_not_hold_up_the_renewal_of_others(
+    site: Site, pool: ThreadPoolExecutor, database: str
+) -> None:
+    running = Running(site, pool, recorded_tasks.does)
+    locked = attrs.evolve(
+        site.record(running.result.id), task_id="locked", token="t", worker_ids=()
+    )
+    site.store.add(locked)
+    renewed: list[bool] = []
+    with site.store.atomic():
+        # Somebody cancels it in a transaction that takes its time.
+        assert site.store.replace(locked, attrs.evolve(locked, cancel_requested=True))
+
+        def renew() -> None:
+            try:
+                later = attrs.evolve(locked, lease_expires_at=datetime.now(UTC))
+                renewed.append(site.store.renew(locked, later))
+            finally:
+                site.store.release()
+
+        with current().heartbeat.every(0.05, renew):
+            before = site.record(running.result.id).lease_expires_at
+            while not renewed or site.record(running.result.id).lease_expires_at == before:
+                pass
+    assert set(renewed) == {True}, "it is not lost, only left alone for now"
+    assert running.end()[0] == 200

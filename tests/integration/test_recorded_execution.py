@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import attrs
 import pytest
 from django.conf import settings
-from django.db import IntegrityError, connection
+from django.db import IntegrityError, connection, transaction
 from django.tasks import TaskResult, TaskResultStatus
 from django.tasks.exceptions import TaskResultDoesNotExist, TaskResultMismatch
 from django.tasks.signals import task_enqueued, task_finished, task_started
@@ -30,7 +30,11 @@ from django_tasks_cloud_tasks import (
     acancel,
     cancel,
 )
-from django_tasks_cloud_tasks.core.errors import PayloadTooLargeError, QueueNotFoundError
+from django_tasks_cloud_tasks.core.errors import (
+    PayloadTooLargeError,
+    QueueNotFoundError,
+    ServiceUnavailableError,
+)
 from django_tasks_cloud_tasks.core.payload import TaskPayload
 from django_tasks_cloud_tasks.core.records import State
 from django_tasks_cloud_tasks.django_integration.backend import recording_backends
@@ -355,10 +359,6 @@ def test_a_duplicate_of_a_running_task_is_sent_away_until_the_lease_ends(view: S
 
 def test_a_task_whose_runner_died_is_taken_over_after_the_lease(view: Site) -> None:
     result = recorded_tasks.does.enqueue("a")
-
-    def dies() -> None:
-        raise KeyboardInterrupt
-
     DURING["a"] = dies
     with pytest.raises(KeyboardInterrupt):
         view.deliver()
@@ -375,10 +375,6 @@ def test_a_task_whose_runner_died_is_taken_over_after_the_lease(view: Site) -> N
 def test_a_task_whose_last_delivery_was_sent_away_is_delivered_anew(view: Site) -> None:
     """The queue has given it up: only the relay knows that its runner died."""
     result = recorded_tasks.does.enqueue("a")
-
-    def dies() -> None:
-        raise KeyboardInterrupt
-
     DURING["a"] = dies
     with pytest.raises(KeyboardInterrupt):
         view.deliver()
@@ -426,6 +422,152 @@ def test_a_runner_that_lost_its_lease_writes_nothing(view: Site, ending: str) ->
     assert [e.exception_class for e in result.errors] == [WorkerLostError]
     assert finished == ["second"], "only the end that counts is told"
     assert view.deliver()[0] == 200
+
+
+def dies() -> None:
+    """As a process does: nothing more happens to this attempt."""
+    raise KeyboardInterrupt
+
+
+def test_a_task_whose_runner_died_is_delivered_anew_though_nobody_came(view: Site) -> None:
+    """It was the queue's last attempt."""
+    result = recorded_tasks.does.enqueue("a")
+    DURING["a"] = dies
+    with pytest.raises(KeyboardInterrupt):
+        view.deliver()
+    DURING.clear()
+    view.queue.requests.clear()
+    view.wait(60)
+    assert relay() == (1, 0)
+    assert view.deliver()[0] == 200
+    result.refresh()
+    assert (result.return_value, result.attempts) == ("a", 2)
+
+
+def test_a_failure_is_made_up_for_where_deliveries_were_sent_away(view: Site) -> None:
+    result = recorded_tasks.does.enqueue("a")
+
+    def during() -> None:
+        assert view.deliver(retry=1)[0] == 409
+        fail()
+
+    DURING["a"] = during
+    assert view.deliver()[0] == 500
+    DURING.clear()
+    view.queue.requests.clear()  # that was the last one
+    assert relay() == (1, 0)
+    assert view.deliver()[0] == 200
+    result.refresh()
+    assert (result.return_value, result.attempts) == ("a", 2)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [10**5000, float("nan"), [{"deep": float("inf")}]],
+    ids=["5001 digits", "nan", "deep infinity"],
+)
+def test_a_number_that_json_cannot_carry_fails_the_task_for_good(view: Site, value: Any) -> None:
+    for task in (recorded_tasks.does, recorded_tasks.marks):
+        result = task.enqueue("a")
+        DURING["a"] = lambda: value
+        status, document = view.deliver(result.id)
+        assert (status, document["status"]) == (200, "error")
+        assert view.record(result.id).final
+        assert view.record(result.id).state is State.FAILED
+
+
+def test_another_backends_record_is_not_run(view: Site) -> None:
+    """Who may use one backend shall not run what waits in another."""
+    result = recorded_tasks.does.enqueue("a")
+    record = view.record(result.id)
+    view.store.add(attrs.evolve(record, task_id="others", backend="vault"))
+    payload = attrs.evolve(record.payload, task_id="others")
+    DURING["a"] = fail
+    assert view.post_body(payload.encode()).status_code == 400
+    assert view.record("others").state is State.READY
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "UTC"])
+def test_leases_hold_in_the_hour_that_comes_twice(zone: str) -> None:
+    twice = datetime(2026, 10, 25, 1, 30, tzinfo=UTC)  # half past two in Berlin, again
+    with (
+        override_settings(USE_TZ=False, TIME_ZONE=zone),
+        recording(database="default") as site,
+    ):
+        site.now = twice
+        result = recorded_tasks.does.enqueue("a")
+        answers: list[int] = []
+        DURING["a"] = lambda: answers.append(site.deliver()[0])
+        site.wait(60)
+        assert relay() == (0, 0)
+        assert site.deliver()[0] == 200
+        assert answers == [409]
+        assert site.record(result.id).state is State.SUCCESSFUL
+
+
+def test_what_one_task_cannot_be_sent_for_does_not_hold_up_the_others(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.queue.go_down()
+    bad, *good = [recorded_tasks.does.enqueue(str(n)).id for n in range(3)]
+    site.queue.down = None
+    create = site.queue.create
+
+    def fail_for_one(request: Any, **more: Any) -> None:
+        if request.task_id == bad:
+            raise ZeroDivisionError("something that nobody thought of")
+        create(request, **more)
+
+    monkeypatch.setattr(site.queue, "create", fail_for_one)
+    site.wait(10)
+    assert relay() == (2, 1)
+    assert [r.task_id for r in site.queue.requests] == good
+    assert "something that nobody thought of" in site.record(bad).relay_error
+    assert relay() == (0, 0)
+
+
+def test_while_cloud_tasks_is_silent_tasks_do_not_wait_for_it_one_by_one(site: Site) -> None:
+    tried: list[None] = []
+
+    def create(*_: object, **__: object) -> None:
+        tried.append(None)
+        raise ServiceUnavailableError("Cloud Tasks does not answer")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(site.queue, "create", create)
+        with site.store.atomic():
+            for number in range(20):
+                recorded_tasks.does.enqueue(str(number))
+        assert len(tried) == 1
+        site.wait(5)
+        recorded_tasks.does.enqueue("later")
+        assert len(tried) == 2
+    site.wait(5)
+    recorded_tasks.does.enqueue("and later")
+    assert len(site.queue.requests) == 1
+    assert relay() == (21, 0)
+
+
+def test_an_enqueue_is_told_though_its_sending_could_not_be_recorded(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[str] = []
+
+    def hear(task_result: TaskResult[..., Any], **_: object) -> None:
+        told.append(task_result.id)
+
+    def replace(*_: object) -> bool:
+        raise OSError("the database is away")
+
+    monkeypatch.setattr(site.store, "replace", replace)
+    task_enqueued.connect(hear)
+    try:
+        result = recorded_tasks.does.enqueue("a")
+    finally:
+        task_enqueued.disconnect(hear)
+    assert told == [result.id]
+    assert result.enqueued_at == START
+    assert "the database is away" in caplog.text
 
 
 # Atomic tasks.
@@ -494,6 +636,32 @@ def test_an_atomic_task_whose_commit_fails_has_failed(database_view: Site, marks
     assert result.status == TaskResultStatus.FAILED
     assert result.errors[0].exception_class is IntegrityError
     assert Mark.objects.count() == 0
+
+
+def test_what_fails_after_the_commit_of_an_atomic_task_changes_nothing(
+    database_view: Site, marks: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    finished: list[object] = []
+
+    def hear(task_result: TaskResult[..., Any], **_: object) -> None:
+        finished.append(task_result.return_value)
+
+    result = marks.enqueue("a")
+
+    def during() -> str:
+        transaction.on_commit(fail)
+        return "done"
+
+    DURING["a"] = during
+    task_finished.connect(hear)
+    try:
+        assert database_view.deliver()[0] == 200
+    finally:
+        task_finished.disconnect(hear)
+    assert "something failed after its commit" in caplog.text
+    assert "no such order" in caplog.text
+    result.refresh()
+    assert (result.return_value, finished) == ("done", ["done"])
 
 
 def test_what_an_atomic_task_enqueues_is_sent_with_its_success_only(
@@ -596,10 +764,24 @@ def test_a_running_task_learns_that_it_is_cancelled(view: Site, ending: str) -> 
     if ending == "raises":
         assert document["status"] == "cancelled"
         assert result.status == TaskResultStatus.FAILED
-        assert [e.exception_class for e in result.errors] == [ValueError]
+        assert [e.exception_class for e in result.errors] == [ValueError, TaskCancelledError]
     else:
         assert result.return_value == "cleaned up"
     assert view.deliver()[1]["status"] == "duplicate"
+
+
+def test_a_task_that_lost_its_lease_may_stop(view: Site) -> None:
+    result = recorded_tasks.knows.enqueue("a")
+    seen: list[bool] = []
+
+    def during(context: CloudTaskContext) -> None:
+        view.wait(61)
+        assert cancel(result) is CancelOutcome.CANCELLED
+        seen.append(context.cancelled)
+
+    DURING["a"] = during
+    assert view.deliver()[0] == 409
+    assert seen == [True]
 
 
 def test_a_context_is_never_cancelled_without_a_store(cloud_tasks: Any) -> None:

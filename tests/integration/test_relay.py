@@ -233,7 +233,7 @@ def program_lines(program: Any) -> Iterator[str]:
 def finished(site: Site, name: str, state: State, days: int) -> None:
     record = site.record(recorded_tasks.does.enqueue(name).id)
     ended = attrs.evolve(
-        record, task_id=name, state=state, finished_at=START - timedelta(days=days)
+        record, task_id=name, state=state, final=True, finished_at=START - timedelta(days=days)
     )
     site.store.add(ended)
 

@@ -75,6 +75,7 @@ def full_record() -> TaskRecord:
         token="f" * 32,
         lease_expires_at=NOW + 3 * MINUTE,
         cancel_requested=True,
+        turned_away=True,
         relay_at=NOW + 4 * MINUTE,
         relay_failures=3,
         relay_error="UNAVAILABLE: é",
@@ -223,27 +224,51 @@ def test_many_that_take_at_once_leave_nothing(store: ResultStore) -> None:
 
 def test_pruning_takes_what_finished_before(store: ResultStore) -> None:
     old, young = NOW - MINUTE, NOW + MINUTE
-    store.add(record("old success", state=State.SUCCESSFUL, finished_at=old))
-    store.add(record("old failure", state=State.FAILED, finished_at=old))
-    store.add(record("old cancelled", state=State.CANCELLED, finished_at=old))
-    store.add(record("young", state=State.SUCCESSFUL, finished_at=young))
-    store.add(record("at that time", state=State.SUCCESSFUL, finished_at=NOW))
+    final = {"finished_at": old, "final": True}
+    store.add(record("old success", state=State.SUCCESSFUL, **final))
+    store.add(record("old failure", state=State.FAILED, **final))
+    store.add(record("old cancelled", state=State.CANCELLED, **final))
+    store.add(record("young", state=State.SUCCESSFUL, finished_at=young, final=True))
+    store.add(record("at that time", state=State.SUCCESSFUL, finished_at=NOW, final=True))
     store.add(record("waits", enqueued_at=old))
-    assert store.count_finished(FINISHED, before=NOW) == 3
-    assert store.count_finished([State.FAILED], before=NOW) == 1
-    assert store.prune([State.FAILED], before=NOW, limit=10) == 1
-    assert store.prune(FINISHED, before=NOW, limit=1) == 1
-    assert store.prune(FINISHED, before=NOW, limit=10) == 1
-    assert store.prune(FINISHED, before=NOW, limit=10) == 0
+    when = {"before": NOW, "given_up": NOW}
+    assert store.count_finished(FINISHED, **when) == 3
+    assert store.count_finished([State.FAILED], **when) == 1
+    assert store.prune([State.FAILED], **when, limit=10) == 1
+    assert store.prune(FINISHED, **when, limit=1) == 1
+    assert store.prune(FINISHED, **when, limit=10) == 1
+    assert store.prune(FINISHED, **when, limit=10) == 0
     left = ["old success", "old failure", "old cancelled", "young", "at that time", "waits"]
     assert [n for n in left if store.get(n)] == ["young", "at that time", "waits"]
 
 
+def test_pruning_leaves_what_may_be_repeated(store: ResultStore) -> None:
+    given_up = NOW - 5 * MINUTE
+    store.add(record("repeated", state=State.FAILED, finished_at=NOW - 4 * MINUTE))
+    store.add(record("given up", state=State.FAILED, finished_at=NOW - 6 * MINUTE))
+    assert store.count_finished(FINISHED, before=NOW, given_up=given_up) == 1
+    assert store.prune(FINISHED, before=NOW, given_up=given_up, limit=10) == 1
+    assert [n for n in ("repeated", "given up") if store.get(n)] == ["repeated"]
+
+
 def test_pruning_takes_many(store: ResultStore) -> None:
+    final = {"state": State.SUCCESSFUL, "finished_at": NOW - MINUTE, "final": True}
     for number in range(1100):
-        store.add(record(str(number), state=State.SUCCESSFUL, finished_at=NOW - MINUTE))
-    assert store.prune(FINISHED, before=NOW, limit=1050) == 1050
-    assert store.count_finished(FINISHED, before=NOW) == 50
+        store.add(record(str(number), **final))
+    assert store.prune(FINISHED, before=NOW, given_up=NOW, limit=1050) == 1050
+    assert store.count_finished(FINISHED, before=NOW, given_up=NOW) == 50
+
+
+def test_a_renewal_is_a_replacement(store: ResultStore) -> None:
+    running = record(state=State.RUNNING, token="mine", lease_expires_at=NOW)
+    store.add(running)
+    assert store.renew(running, attrs.evolve(running, lease_expires_at=NOW + MINUTE))
+    found = store.get("one")
+    assert found is not None
+    assert found.lease_expires_at == NOW + MINUTE
+    another = attrs.evolve(running, token="another's")
+    assert not store.renew(another, attrs.evolve(another, lease_expires_at=NOW + 2 * MINUTE))
+    assert store.get("one") == found
 
 
 def test_a_transaction_that_raises_leaves_nothing(store: ResultStore) -> None:

@@ -44,8 +44,10 @@ def run(record: TaskRecord, *, now: datetime = NOW, token: str = "t1") -> TaskRe
 
 def test_a_waiting_task_is_claimed() -> None:
     record = run(attrs.evolve(WAITING, relay_at=NOW, relay_failures=2, relay_error="no"))
+    assert record.relay_at == LATER, "should the runner die"
     assert record == attrs.evolve(
         WAITING,
+        relay_at=LATER,
         state=State.RUNNING,
         started_at=NOW,
         last_attempted_at=NOW,
@@ -64,11 +66,22 @@ def test_a_failed_attempt_is_followed_by_another() -> None:
     assert second.worker_ids == ("w1", "w1")
 
 
-def test_a_running_task_is_not_claimed_and_the_relay_will_look_again() -> None:
+def test_a_running_task_is_not_claimed_and_that_is_remembered() -> None:
     running = run(WAITING)
     almost = LATER - timedelta(microseconds=1)
     decision = claim(running, now=almost, token="t2", worker="w2", lease=LEASE)
-    assert decision == Taken(attrs.evolve(running, relay_at=LATER), LATER)
+    assert decision == Taken(attrs.evolve(running, turned_away=True), LATER)
+    assert run(failed(decision.record, ERROR, now=NOW)).turned_away is False
+
+
+def test_a_failure_after_a_delivery_was_turned_away_is_made_up_for() -> None:
+    """What was sent away may have been the queue's last."""
+    running = run(WAITING)
+    assert failed(running, ERROR, now=NOW).relay_at is None
+    turned_away = attrs.evolve(running, turned_away=True)
+    assert failed(turned_away, ERROR, now=NOW).relay_at == NOW
+    assert failed(turned_away, ERROR, now=NOW, final=True).relay_at is None
+    assert succeeded(turned_away, 1, now=NOW).relay_at is None
 
 
 def test_a_task_whose_runner_died_is_taken_over() -> None:
@@ -115,7 +128,7 @@ def test_a_long_traceback_keeps_its_beginning_and_its_end() -> None:
     assert kept.traceback.startswith("beginning")
     assert kept.traceback.endswith("end")
     assert len(kept.traceback) < LONGEST_TRACEBACK + 100
-    assert "40,012 characters" in kept.traceback
+    assert "20,012 characters" in kept.traceback
 
 
 def test_a_waiting_task_is_withdrawn() -> None:
@@ -132,7 +145,8 @@ def test_a_running_task_is_told_and_its_failure_is_the_last() -> None:
     decision = cancel(running, now=NOW)
     assert decision == Requested(attrs.evolve(running, cancel_requested=True))
     ended = failed(decision.record, ERROR, now=LATER)
-    assert (ended.state, ended.final, ended.errors) == (State.CANCELLED, True, (ERROR,))
+    assert (ended.state, ended.final, ended.errors[0]) == (State.CANCELLED, True, ERROR)
+    assert [e.exception_class_path for e in ended.errors[1:]] == [TASK_CANCELLED]
 
 
 def test_a_task_that_was_told_may_succeed_all_the_same() -> None:
@@ -179,20 +193,30 @@ def test_the_relay_sends_what_waits() -> None:
 
 
 def test_the_relay_looks_again_when_the_lease_ends() -> None:
-    running = attrs.evolve(run(WAITING), relay_at=NOW, lease_expires_at=LATER)
-    assert outbox.relay(running, now=NOW) == outbox.Look(attrs.evolve(running, relay_at=LATER))
+    running = renewed(run(WAITING), now=LATER, lease=LEASE)
+    decision = outbox.relay(running, now=LATER)
+    assert decision == outbox.Look(attrs.evolve(running, relay_at=LATER + LEASE))
 
 
 def test_the_relay_has_a_task_delivered_anew_whose_runner_died() -> None:
-    running = attrs.evolve(run(WAITING), relay_at=LATER)
+    running = run(WAITING)
     decision = outbox.relay(running, now=LATER)
     assert decision == outbox.Send(attrs.evolve(running, dispatch=1))
     assert decision.record.cloud_task_id == "one-1"
 
 
-def test_the_relay_leaves_a_failed_task_to_its_queue() -> None:
-    ended = attrs.evolve(failed(run(WAITING), ERROR, now=NOW), relay_at=NOW)
-    assert outbox.relay(ended, now=NOW) == outbox.Look(attrs.evolve(ended, relay_at=None))
+def test_a_task_that_kills_its_runners_is_made_anew_later_and_later() -> None:
+    waits = []
+    for dispatch in range(9):
+        running = run(attrs.evolve(WAITING, dispatch=dispatch))
+        assert running.relay_at
+        waits.append((running.relay_at - LATER).total_seconds())
+    assert waits == [0, 60, 120, 240, 480, 960, 1920, 3600, 3600]
+
+
+def test_the_relay_has_a_task_delivered_anew_whose_failure_may_be_the_last() -> None:
+    ended = failed(attrs.evolve(run(WAITING), turned_away=True), ERROR, now=NOW)
+    assert outbox.relay(ended, now=NOW) == outbox.Send(attrs.evolve(ended, dispatch=1))
 
 
 def test_what_was_sent_is_no_longer_due() -> None:

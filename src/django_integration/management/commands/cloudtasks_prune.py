@@ -8,7 +8,7 @@ from datetime import timedelta
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from ....core.records import State
-from ....core.retention import FINISHED, age
+from ....core.retention import FINISHED, RETRIED_FOR, age
 from ...backend import recording_backends
 from ...surroundings import current
 
@@ -16,7 +16,10 @@ from ...surroundings import current
 class Command(BaseCommand):
     """Deletes records of tasks that finished long ago."""
 
-    help = "Deletes records of tasks that finished long ago. Those that wait or run stay."
+    help = (
+        "Deletes records of tasks that finished long ago. Those that wait or run stay, and failed "
+        "ones for as long as their queue may repeat them: 31 days."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         """`--older-than`, `--status`, `--dry-run` and `--batch-size`."""
@@ -57,9 +60,14 @@ class Command(BaseCommand):
         if not stores:
             raise CommandError("No backend keeps results: set RESULTS to 'database' in TASKS.")
         states = [State(value) for value in status] if status else list(FINISHED)
-        before = current().clock() - older_than
+        now = current().clock()
+        before = now - older_than
+        given_up = min(before, now - RETRIED_FOR)
         for store in stores.values():
-            counts = {state: store.count_finished([state], before=before) for state in states}
+            counts = {
+                state: store.count_finished([state], before=before, given_up=given_up)
+                for state in states
+            }
             total = sum(counts.values())
             told = ", ".join(f"{count:,} {state.value}" for state, count in counts.items())
             self.stdout.write(f"{total:,} finished before {before:%Y-%m-%d %H:%M:%S} UTC ({told}).")
@@ -67,7 +75,7 @@ class Command(BaseCommand):
                 self.stdout.write("Nothing was deleted: --dry-run.")
                 continue
             deleted = 0
-            while some := store.prune(states, before=before, limit=batch_size):
+            while some := store.prune(states, before=before, given_up=given_up, limit=batch_size):
                 deleted += some
                 self.stdout.write(f"Deleted {deleted:,} of {max(total, deleted):,}.")
 

@@ -7,7 +7,7 @@ import signal
 import threading
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import Error, close_old_connections
+from django.db import close_old_connections
 
 from ....core.outcomes import Relayed
 from ...backend import recording_backends
@@ -58,9 +58,9 @@ class Command(BaseCommand):
                 close_old_connections()
                 try:
                     done = relay_batch(configurations)
-                except Error:
+                except Exception:
                     # The database may be away for a while, as Cloud Tasks may be.
-                    logger.exception("The relay could not reach its records; trying again.")
+                    logger.exception("The relay failed; trying again.")
                     done = Relayed(0, 0)
                 self._tell(done)
                 if not done.sent:
