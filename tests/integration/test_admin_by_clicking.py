@@ -126,7 +126,7 @@ def test_a_person_looks_at_tasks_and_takes_hold_of_them(
     text = admin.text()
     assert "ValueError: the <bank> does not answer" in text
     assert "TaskCancelledError" in text
-    assert re.search(r"Lease expires at:?\s+-", text)
+    assert re.search(r"Lease ends:?\s+-", text)
     if folder := os.environ.get("SCREENSHOTS"):
         browser.find_element(By.TAG_NAME, "summary").click()
         browser.save_screenshot(f"{folder}/admin-failed.png")
