@@ -25,6 +25,9 @@ TASK_CANCELLED = f"{TaskCancelledError.__module__}.{TaskCancelledError.__qualnam
 CANCELLED_TEXT = "The task was cancelled.\n"
 """What stands for a traceback where there is none."""
 
+LONGEST_NAME = 255
+"""Characters of a task's id, and of its path: every database can index so many."""
+
 LONGEST_TRACEBACK = 10_000
 """Characters that are kept of one traceback: a record is written whole at each attempt."""
 

@@ -23,6 +23,7 @@ from django.shortcuts import redirect
 from django.tasks import task_backends
 from django.tasks.exceptions import InvalidTaskBackend, TaskResultDoesNotExist
 from django.urls import reverse
+from django.utils import formats, timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
@@ -191,16 +192,14 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
         return _json(row.return_value_json) if row.status == Status.SUCCESSFUL else "-"
 
     @admin.display(description="lease ends")
-    def lease_ends(self, row: StoredTask) -> datetime | None:
+    def lease_ends(self, row: StoredTask) -> str:
         """Until when its runner has the task."""
-        moment: datetime | None = row.lease_expires_at
-        return moment
+        return _moment(row.lease_expires_at)
 
     @admin.display(description="relay looks")
-    def relay_looks(self, row: StoredTask) -> datetime | None:
+    def relay_looks(self, row: StoredTask) -> str:
         """When the relay looks at it."""
-        moment: datetime | None = row.relay_at
-        return moment
+        return _moment(row.relay_at)
 
     @admin.display(description="workers")
     def workers(self, row: StoredTask) -> SafeString:
@@ -357,6 +356,13 @@ def _configuration(row: StoredTask) -> Configuration:
     if not isinstance(backend, CloudTasksBackend) or backend.configuration.results is None:
         raise InvalidTaskBackend(f"The backend {row.backend!r} keeps no results.")
     return backend.configuration
+
+
+def _moment(moment: datetime | None) -> str:
+    """As Django's own fields show theirs."""
+    if moment is None:
+        return "-"
+    return formats.date_format(timezone.localtime(moment), "DATETIME_FORMAT")
 
 
 def _json(text: str) -> SafeString:

@@ -23,6 +23,7 @@ from ..core.names import is_queue_id, is_task_id
 from ..core.outbox import recorded
 from ..core.payload import TaskPayload
 from ..core.ports import ResultStore
+from ..core.records import LONGEST_NAME
 from ..core.requests import TaskRequest, build_task_request
 from ..core.scheduling import is_beyond_horizon
 from .configuration import Configuration, configuration_for
@@ -91,6 +92,8 @@ class CloudTasksBackend(BaseTaskBackend):
                 f"{task.queue_name!r} cannot be a Cloud Tasks queue: use 1 to 100 letters, "
                 "digits and hyphens."
             )
+        if self.configuration.results and len(task.module_path) > LONGEST_NAME:
+            raise InvalidTask(f"{task.module_path} is too long to be recorded.")
         if is_atomic(task) and self.configuration.results is None:
             raise InvalidTask(
                 f"{task.module_path} cannot be atomic: the backend {self.alias!r} keeps no "

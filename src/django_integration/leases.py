@@ -16,6 +16,7 @@ from ..core.outcomes import BadPayload, Busy, Duplicate, Outcome, Unrecorded
 from ..core.payload import Json, TaskPayload
 from ..core.ports import ResultStore
 from ..core.records import (
+    LONGEST_NAME,
     AttemptError,
     Closed,
     State,
@@ -27,7 +28,6 @@ from ..core.records import (
     succeeded,
 )
 from .configuration import Configuration
-from .models import LONGEST_ID
 from .results import new_id
 from .surroundings import current
 
@@ -55,7 +55,7 @@ def claim_task(
                     payload.task_path,
                 )
                 return Unrecorded(payload.task_id)
-            if not is_task_id(payload.task_id) or len(payload.task_id) > LONGEST_ID:
+            if not is_task_id(payload.task_id) or len(payload.task_id) > LONGEST_NAME:
                 return BadPayload(("task_id cannot be that of a Cloud Task",))
             # Enqueued before results were kept, or by someone else.
             record = TaskRecord.of(

@@ -7,14 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.db import models
 
-from ..core.records import State
+from ..core.records import LONGEST_NAME, State
 
 if TYPE_CHECKING:
     from django.tasks.base import TaskResult
 
-
-LONGEST_ID = 255
-"""Characters of an id: ours have 32, and every database can index so many."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -55,8 +52,8 @@ class StoredTask(models.Model):
     that a task can be given. Read it through `get_result()`, or with the properties below.
     """
 
-    task_id = models.CharField("id", max_length=LONGEST_ID, primary_key=True)
-    task_path = models.CharField("task", max_length=255)
+    task_id = models.CharField("id", max_length=LONGEST_NAME, primary_key=True)
+    task_path = models.CharField("task", max_length=LONGEST_NAME)
     queue_name = models.CharField("queue", max_length=100)
     backend = models.CharField(max_length=100)
     priority = models.SmallIntegerField(default=0)
