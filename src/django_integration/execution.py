@@ -110,32 +110,33 @@ class Execution:
     def run(self) -> Outcome:
         """Run the task in this thread."""
         announce(task_started, self.backend, self.result)
-        with self._held():
-            try:
-                try:
-                    with self._transaction():
-                        value = self.task.call(*self._arguments, **self.result.kwargs)
-                        kept = mark_successful(self.result, value)
-                        if self._atomic:
-                            self._keep(kept)
-                except (KeyboardInterrupt, LeaseLostError):
-                    raise
-                except BaseException as error:
-                    if self._committed():
-                        logger.exception(
-                            "The task %s succeeded, and something failed after its commit.",
-                            self.result.id,
-                        )
-                        announce(task_finished, self.backend, self.result)
-                        return Succeeded(self.result.id)
-                    outcome = self._failed(error)
-                    # Inside the handler, where Django's receiver finds the traceback to log.
-                    announce(task_finished, self.backend, self.result)
-                    return outcome
-                if not self._atomic:
+        try:
+            with self._held():
+                return self._attempt()
+        except LeaseLostError:
+            return self._lost()
+
+    def _attempt(self) -> Outcome:
+        try:
+            with self._transaction():
+                value = self.task.call(*self._arguments, **self.result.kwargs)
+                kept = mark_successful(self.result, value)
+                if self._atomic:
                     self._keep(kept)
-            except LeaseLostError:
-                return self._lost()
+        except (KeyboardInterrupt, LeaseLostError):
+            raise
+        except BaseException as error:
+            if not self._committed():
+                outcome = self._failed(error)
+                # Inside the handler, where Django's receiver finds the traceback to log.
+                announce(task_finished, self.backend, self.result)
+                return outcome
+            logger.exception(
+                "The task %s succeeded, and something failed after its commit.", self.result.id
+            )
+        else:
+            if not self._atomic:
+                self._keep(kept)
         announce(task_finished, self.backend, self.result)
         return Succeeded(self.result.id)
 
@@ -147,24 +148,27 @@ class Execution:
         if self._atomic or not iscoroutinefunction(self.task.func):
             return await sync_to_async(self.run)()
         await announce_async(task_started, self.backend, self.result)
-        with self._held():
-            try:
-                try:
-                    value = await self.task.acall(*self._arguments, **self.result.kwargs)
-                    kept = mark_successful(self.result, value)
-                except KeyboardInterrupt:
-                    raise
-                except BaseException as error:
-                    outcome = await self._in_thread_if_leased(self._failed, error)
-                    await announce_async(task_finished, self.backend, self.result)
-                    if _is_cancelled(error):
-                        # The caller is gone, or the server ends: nobody is there to be answered,
-                        # and Cloud Tasks delivers the task again.
-                        raise
-                    return outcome
-                await self._in_thread_if_leased(self._keep, kept)
-            except LeaseLostError:
-                return self._lost()
+        try:
+            with self._held():
+                return await self._aattempt()
+        except LeaseLostError:
+            return self._lost()
+
+    async def _aattempt(self) -> Outcome:
+        try:
+            value = await self.task.acall(*self._arguments, **self.result.kwargs)
+            kept = mark_successful(self.result, value)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            outcome = await self._in_thread_if_leased(self._failed, error)
+            await announce_async(task_finished, self.backend, self.result)
+            if _is_cancelled(error):
+                # The caller is gone, or the server ends: nobody is there to be answered, and
+                # Cloud Tasks delivers the task again.
+                raise
+            return outcome
+        await self._in_thread_if_leased(self._keep, kept)
         await announce_async(task_finished, self.backend, self.result)
         return Succeeded(self.result.id)
 

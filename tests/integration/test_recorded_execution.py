@@ -521,7 +521,7 @@ def test_what_one_task_cannot_be_sent_for_does_not_hold_up_the_others(
     monkeypatch.setattr(site.queue, "create", fail_for_one)
     site.wait(10)
     assert relay() == (2, 1)
-    assert [r.task_id for r in site.queue.requests] == good
+    assert {str(r.task_id) for r in site.queue.requests} == set(good), "in any order"
     assert "something that nobody thought of" in site.record(bad).relay_error
     assert relay() == (0, 0)
 
