@@ -62,7 +62,8 @@ class Heartbeat:
             beat = self._next()
             try:
                 beat.call()
-            except Exception:
+            except BaseException:
+                # Nothing that one of them raises may end the others.
                 logger.exception("A heartbeat failed; it is tried again in %g s.", beat.interval)
 
     def _next(self) -> Beat:

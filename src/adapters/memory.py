@@ -71,7 +71,7 @@ class MemoryResultStore:
         """See `ResultStore.replace`."""
         with self._lock:
             kept = self._records.get(seen.task_id)
-            if kept is None or (kept.state, kept.token) != (seen.state, seen.token):
+            if kept is None or kept.fence != seen.fence:
                 return False
             names = [field.name for field in attrs.fields(TaskRecord)]
             changes = {
@@ -84,7 +84,12 @@ class MemoryResultStore:
 
     def renew(self, seen: TaskRecord, then: TaskRecord) -> bool:
         """See `ResultStore.renew`."""
-        return self.replace(seen, then)
+        if not self._lock.acquire(blocking=False):
+            return True
+        try:
+            return self.replace(seen, then)
+        finally:
+            self._lock.release()
 
     def due(
         self, backends: Collection[str], *, now: datetime, until: datetime, limit: int

@@ -1,8 +1,10 @@
 """The outbox: records of tasks that Cloud Tasks does not have yet, or needs to get again.
 
 `TaskRecord.relay_at` says when the relay is to look at a task. It is set when the task is
-recorded, a little ahead, so that the relay does not compete with the process that enqueued it;
-cleared when Cloud Tasks has it; and set anew when a delivery had to be turned away.
+recorded, a little ahead, so that the relay does not compete with the process that enqueued it, and
+cleared when Cloud Tasks has it. A claim sets it to the end of the lease, for the case that the
+runner dies, and the end of the attempt clears it; unless it failed, and a delivery was sent away
+meanwhile, which may have been the queue's last.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +25,9 @@ HEAD_START = timedelta(seconds=15)
 
 IN_HAND = timedelta(seconds=30)
 """How long a relay has a batch to itself before another one takes it for lost."""
+
+SILENCE = timedelta(seconds=5)
+"""For how long, after Cloud Tasks did not answer, new tasks are left to the relay untried."""
 
 _BACKOFF = RetryPolicy(min_backoff=1.0, max_backoff=300.0, max_doublings=16)
 _LONGEST_ERROR = 1000  # characters
@@ -50,9 +55,11 @@ def relay(record: TaskRecord, *, now: datetime) -> Send | Look:
         return Look(attrs.evolve(record, relay_at=record.lost_at))
     if record.state is State.READY:
         return Send(record)
-    # Its runner died, or its attempt failed while another delivery was sent away. Whether the
-    # queue has any left nobody knows; one too many finds the task claimed, or ended.
-    return Send(attrs.evolve(record, dispatch=record.dispatch + 1))
+    # Its runner died, or its attempt failed while another delivery was sent away, and nobody has
+    # come since. Another name, as the first one is taken; for one attempt the same again.
+    if record.dispatch and record.dispatched_for == record.token:
+        return Send(record)
+    return Send(_renumbered(record))
 
 
 def sent(record: TaskRecord) -> TaskRecord:
@@ -73,7 +80,21 @@ def put_off(record: TaskRecord, error: str, *, now: datetime) -> TaskRecord:
 
 def anew(record: TaskRecord, *, now: datetime) -> TaskRecord:
     """The record of a task that is to get another Cloud Task, due at once."""
-    return attrs.evolve(record, run_after=None, dispatch=record.dispatch + 1, relay_at=now)
+    return attrs.evolve(_renumbered(record), run_after=None, relay_at=now)
+
+
+def _renumbered(record: TaskRecord) -> TaskRecord:
+    return attrs.evolve(record, dispatch=record.dispatch + 1, dispatched_for=record.token)
+
+
+def may_run_now(record: TaskRecord, *, now: datetime) -> bool:
+    """Whether a task waits, and could be delivered at once."""
+    return not record.final and not record.lease_holds(now)
+
+
+def left_alone(record: TaskRecord, *, now: datetime) -> TaskRecord:
+    """The record of a task that a relay took in hand and did not try: it is the next one's."""
+    return attrs.evolve(record, relay_at=now)
 
 
 def recorded(

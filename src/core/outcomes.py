@@ -78,10 +78,21 @@ class Unrecorded:
 
 @attrs.frozen
 class Relayed:
-    """The relay looked for tasks to send: how many Cloud Tasks took, and how many it did not."""
+    """The relay looked for tasks to send.
+
+    Attributes:
+        sent: how many Cloud Tasks took.
+        failed: how many it did not.
+        more: whether more may be due, and Cloud Tasks answers.
+    """
 
     sent: int
     failed: int
+    more: bool = False
+
+    def and_then(self, later: "Relayed") -> "Relayed":
+        """Both together."""
+        return Relayed(self.sent + later.sent, self.failed + later.failed, later.more)
 
 
 @attrs.frozen
@@ -172,7 +183,7 @@ def decide(outcome: Outcome, *, debug: bool) -> Answer:
         case Unrecorded(task_id):
             reason = "The record of this task is gone."
             return _error(HTTPStatus.NOT_FOUND, reason, task_id=task_id)
-        case Relayed(sent, failed):
+        case Relayed(sent, failed, _):
             status = HTTPStatus.SERVICE_UNAVAILABLE if failed else HTTPStatus.OK
             word = "error" if failed else "success"
             return Answer(status, {"status": word, "sent": sent, "failed": failed})

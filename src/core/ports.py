@@ -57,14 +57,14 @@ class ResultStore(Protocol):
         """Change what differs between the two, in one step.
 
         Returns:
-            False, and nothing changed, if state or token are no longer as in `seen`.
+            False, and nothing changed, if the fence is no longer that of `seen`.
         """
 
     def renew(self, seen: TaskRecord, then: TaskRecord) -> bool:
         """`replace`, for what can be left to the next time: it waits for nobody.
 
         Returns:
-            False if state or token are no longer as in `seen`. True also where somebody else is
+            False if the fence is no longer that of `seen`. True also where somebody else is
             about to change the record, and nothing was written.
         """
 

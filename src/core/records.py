@@ -3,8 +3,8 @@
 A task waits, runs under a lease, and ends. Whoever wants to run it claims it: the claim puts a
 fresh token on the record, and from then on only the holder of that token can renew the lease or
 write how the attempt ended. A store carries out each change as one comparison and swap
-(`ResultStore.replace`): it goes through only where state and token are still those that the
-decision was made on. So of two that decide at once one wins, and the other decides anew.
+(`ResultStore.replace`): it goes through only where what the decision was made on, the record's
+fence, still is as it was. So of two that decide at once one wins, and the other decides anew.
 
 A lease that ran out is a runner that died, or was cut off; the next delivery takes over.
 """
@@ -33,7 +33,12 @@ LONGEST_TRACEBACK = 10_000
 
 
 _MOST_UNKNOWN = 100  # a header says it, and may say anything
-_LOST_AGAIN = RetryPolicy(min_backoff=60.0, max_backoff=3600.0, max_doublings=16)
+_AGAIN = RetryPolicy(min_backoff=60.0, max_backoff=3600.0, max_doublings=16)
+
+
+def _again_after(dispatch: int) -> timedelta:
+    """How long to leave a task to its queue before the Cloud Task of that number is made."""
+    return timedelta(seconds=_AGAIN.backoff(dispatch)) if dispatch else timedelta()
 
 
 class State(Enum):
@@ -74,7 +79,8 @@ class TaskRecord:
             the queue's last.
         relay_at: when the relay is to see that the task gets delivered; None if nothing is to do.
         relay_failures: creations that failed in a row, and `relay_error`, why the latest did.
-        dispatch: how many Cloud Tasks were made anew for this task, beyond the first.
+        dispatch: how many Cloud Tasks were made anew for this task, beyond the first; the latest
+            because of what became of the claim with the token `dispatched_for`.
     """
 
     task_id: str
@@ -103,6 +109,7 @@ class TaskRecord:
     relay_failures: int = 0
     relay_error: str = ""
     dispatch: int = 0
+    dispatched_for: str = ""
 
     @classmethod
     def of(
@@ -160,6 +167,11 @@ class TaskRecord:
         """
         return f"{self.task_id}-{self.dispatch}" if self.dispatch else self.task_id
 
+    @property
+    def fence(self) -> tuple[State, str, bool, bool, int]:
+        """What a decision rests on: it is carried out only where this is as it was."""
+        return (self.state, self.token, self.turned_away, self.cancel_requested, self.dispatch)
+
     def lease_holds(self, now: datetime) -> bool:
         """Whether somebody runs the task, as far as anyone can know."""
         return (
@@ -176,8 +188,7 @@ class TaskRecord:
         """
         if self.lease_expires_at is None:
             return None
-        delay = _LOST_AGAIN.backoff(self.dispatch) if self.dispatch else 0.0
-        return self.lease_expires_at + timedelta(seconds=delay)
+        return self.lease_expires_at + _again_after(self.dispatch)
 
 
 @attrs.frozen
@@ -275,8 +286,11 @@ def failed(
         finished_at=now,
         errors=(*record.errors, _shortened(error)),
         lease_expires_at=None,
-        # What was sent away meanwhile may have been the last delivery: then there is another.
-        relay_at=now if record.turned_away and not final else None,
+        # What was sent away meanwhile may have been the last delivery. If it was not, the queue
+        # comes first: another claim takes this back.
+        relay_at=now + _again_after(record.dispatch + 1)
+        if record.turned_away and not final
+        else None,
     )
     return _cancelled(ended, now) if record.cancel_requested else ended
 

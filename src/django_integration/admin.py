@@ -115,7 +115,7 @@ _FIELDSETS: list[tuple[str | None, dict[str, list[str]]]] = [
         "When",
         {
             "fields": [
-                *("enqueued_at", "run_after", "started_at", "last_attempted_at"),
+                *("enqueued_at", "due_at", "started_at", "last_attempted_at"),
                 *("finished_at", "lease_ends", "cancel_requested"),
             ]
         },
@@ -190,6 +190,11 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
     def return_value(self, row: StoredTask) -> SafeString | str:
         """As JSON, for people; of a task that has not returned there is none."""
         return _json(row.return_value_json) if row.status == Status.SUCCESSFUL else "-"
+
+    @admin.display(description="due at")
+    def due_at(self, row: StoredTask) -> str:
+        """When it was to run, if not at once."""
+        return _moment(row.run_after)
 
     @admin.display(description="lease ends")
     def lease_ends(self, row: StoredTask) -> str:

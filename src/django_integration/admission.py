@@ -152,9 +152,8 @@ def relay(request: HttpRequest, judgements: list[Judgement]) -> Outcome:
     until = time.monotonic() + _RELAY_TIME
     total = Relayed(0, 0)
     while True:
-        done = relay_batch(granted)
-        total = Relayed(total.sent + done.sent, total.failed + done.failed)
-        if done.failed or not done.sent or time.monotonic() > until:
+        total = total.and_then(relay_batch(granted))
+        if not total.more or time.monotonic() > until:
             return total
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from django.tasks.base import TaskError
@@ -70,12 +70,10 @@ def claim_task(
         now, lease = current().clock(), configuration.options.lease
         decision = claim(record, now=now, token=new_id(), worker=worker, lease=lease)
         changed = decision.record != record
-        if isinstance(decision, Taken):
-            if changed:
-                store.replace(record, decision.record)
-            return Busy(payload.task_id, (decision.until - now).total_seconds())
         if changed and not store.replace(record, decision.record):
             continue  # Somebody else was quicker: decide on what they made of it.
+        if isinstance(decision, Taken):
+            return Busy(payload.task_id, (decision.until - now).total_seconds())
         if isinstance(decision, Closed):
             return Duplicate(payload.task_id, decision.record.state)
         return Lease(configuration, store, decision.record)
@@ -106,7 +104,8 @@ class Lease:
 
     def succeed(self, value: Json) -> bool:
         """Write that the task returned `value`; False if the lease is lost, and nothing written."""
-        return self.store.replace(self.record, succeeded(self.record, value, now=current().clock()))
+        now = current().clock()
+        return self._end(lambda record: succeeded(record, value, now=now)) is not None
 
     def has_succeeded(self) -> bool:
         """Whether this attempt's success is recorded."""
@@ -119,12 +118,20 @@ class Lease:
 
     def fail(self, error: TaskError, *, final: bool) -> TaskRecord | None:
         """Write why the attempt failed; None if the lease is lost, and nothing written."""
-        reason = AttemptError(error.exception_class_path, error.traceback)
-        record = self.store.get(self.record.task_id)
-        if record is None or not self._is_mine(record):
-            return None
-        then = failed(record, reason, now=current().clock(), final=final)
-        return then if self.store.replace(record, then) else None
+        reason, now = AttemptError(error.exception_class_path, error.traceback), current().clock()
+        return self._end(lambda record: failed(record, reason, now=now, final=final))
+
+    def _end(self, ended: Callable[[TaskRecord], TaskRecord]) -> TaskRecord | None:
+        """Write the end of the attempt, on what others wrote meanwhile; None if it is not ours."""
+        record = self.record
+        while True:
+            then = ended(record)
+            if self.store.replace(record, then):
+                return then
+            fresh = self.store.get(record.task_id)
+            if fresh is None or not self._is_mine(fresh):
+                return None
+            record = fresh
 
     def cancel_requested(self) -> bool:
         """Whether somebody wants the task to stop.
@@ -150,10 +157,16 @@ class Lease:
 
     def _renew(self) -> None:
         try:
-            fresh = renewed(self.record, now=current().clock(), lease=self._duration)
-            if not self.store.renew(self.record, fresh):
-                logger.info("The lease on the task %s is over.", self.record.task_id)
-            if self.record.takes_context:
+            record = self.record
+            while not self.store.renew(
+                record, renewed(record, now=current().clock(), lease=self._duration)
+            ):
+                fresh = self.store.get(record.task_id)
+                if fresh is None or not self._is_mine(fresh):
+                    logger.info("The lease on the task %s is over.", record.task_id)
+                    break
+                record = fresh
+            if record.takes_context:
                 self._look()
         finally:
             self.store.release()

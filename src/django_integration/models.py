@@ -27,10 +27,14 @@ class Status(models.TextChoices):
     CANCELLED = State.CANCELLED.value, "Cancelled"
 
 
-class InstantField(models.BigIntegerField):  # type: ignore[type-arg]  # generic in the stubs only
+class InstantField(models.Field):  # type: ignore[type-arg]  # generic in the stubs only
     """A moment as microseconds since 1970: with USE_TZ off, Django's own field repeats an hour."""
 
     description = "Moment"
+
+    def get_internal_type(self) -> str:
+        """Kept as a number."""
+        return "BigIntegerField"
 
     def from_db_value(self, value: int | None, *_: object) -> datetime | None:
         """The moment, aware."""
@@ -41,8 +45,13 @@ class InstantField(models.BigIntegerField):  # type: ignore[type-arg]  # generic
         return (value - _EPOCH) // _MICROSECOND if isinstance(value, datetime) else value
 
     def to_python(self, value: Any) -> Any:  # noqa: ANN401 - Django's signature
-        """As it is: no form writes it."""
-        return value
+        """The moment, out of a fixture's text as well."""
+        return datetime.fromisoformat(value) if isinstance(value, str) else value
+
+    def value_to_string(self, obj: models.Model) -> Any:  # noqa: ANN401 - Django's signature
+        """For a fixture: ISO 8601, or None."""
+        moment = self.value_from_object(obj)
+        return moment.isoformat() if moment else None
 
 
 class StoredTask(models.Model):
@@ -59,7 +68,7 @@ class StoredTask(models.Model):
     priority = models.SmallIntegerField(default=0)
     takes_context = models.BooleanField(default=False)
     arguments_json = models.TextField("arguments")
-    run_after = models.DateTimeField(null=True)
+    run_after = InstantField(null=True)
     status = models.CharField(max_length=10, choices=Status, default=Status.READY)
     final = models.BooleanField(default=False)
     enqueued_at = models.DateTimeField(null=True)
@@ -77,6 +86,7 @@ class StoredTask(models.Model):
     relay_failures = models.IntegerField(default=0)
     relay_error = models.TextField(default="")
     dispatch = models.IntegerField(default=0)
+    dispatched_for = models.CharField(max_length=32, default="")
 
     objects: ClassVar[models.Manager[Any]] = models.Manager()
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import batched
 
 import attrs
 
 from ..core.errors import CloudTasksError, EnqueueError, ServiceUnavailableError
-from ..core.outbox import IN_HAND, Look, put_off, relay, sent
+from ..core.outbox import IN_HAND, SILENCE, Look, left_alone, put_off, relay, sent
 from ..core.outcomes import Relayed
 from ..core.ports import ResultStore
 from ..core.records import TaskRecord
@@ -26,7 +26,6 @@ logger = logging.getLogger("django_tasks_cloud_tasks")
 BATCH = 100
 """Tasks that a relay takes in hand at once."""
 
-_SILENCE = timedelta(seconds=5)  # after which Cloud Tasks is asked again
 _AT_ONCE = 16  # creations under way at the same time
 
 
@@ -55,7 +54,7 @@ def send(
     else:
         error = _create(configuration, record, request)
         if isinstance(error, ServiceUnavailableError):
-            configuration.silent_until = current().clock() + _SILENCE
+            configuration.silent_until = current().clock() + SILENCE
     _note(store, record, error)
     return error
 
@@ -69,14 +68,14 @@ def relay_batch(configurations: Mapping[str, Configuration], *, limit: int = BAT
     Args:
         configurations: of the backends whose tasks are meant, by alias.
     """
-    total = Relayed(0, 0)
+    total, more = Relayed(0, 0), False
     stores = {id(c.results): c.results for c in configurations.values() if c.results}
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="relay") as pool:
         for store in stores.values():
             own = {alias: c for alias, c in configurations.items() if c.results is store}
             done = _relay_from(store, own, limit, pool)
-            total = Relayed(total.sent + done.sent, total.failed + done.failed)
-    return total
+            total, more = total.and_then(done), more or done.more
+    return attrs.evolve(total, more=more)
 
 
 def _relay_from(
@@ -95,19 +94,22 @@ def _relay_from(
         if not isinstance(decision, Look):
             ready.append(decision.record)
     errors: list[CloudTasksError | None] = []
+    silent = False
     for some in batched(ready, _AT_ONCE):
-        if any(isinstance(error, ServiceUnavailableError) for error in errors):
-            # These would only wait for the same silence: they are the next relay's.
+        if silent:
+            # These would only wait for the same silence.
             for record in some:
-                store.replace(record, attrs.evolve(record, relay_at=now))
+                store.replace(record, left_alone(record, now=now))
             continue
         # Only the creations are made in threads: the database is this thread's.
         answers = list(pool.map(lambda r: _create(configurations[r.backend], r), some))
         for record, error in zip(some, answers, strict=True):
             _note(store, record, error)
         errors += answers
+        silent = any(isinstance(error, ServiceUnavailableError) for error in answers)
     failed = sum(error is not None for error in errors)
-    return Relayed(len(errors) - failed, failed)
+    more = len(due) == limit and not silent
+    return Relayed(len(errors) - failed, failed, more)
 
 
 def _create(

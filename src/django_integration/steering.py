@@ -11,7 +11,7 @@ from django.tasks.exceptions import TaskResultDoesNotExist
 
 from ..core.errors import CancelError, CloudTasksError
 from ..core.names import QueueName
-from ..core.outbox import anew
+from ..core.outbox import anew, may_run_now
 from ..core.ports import ResultStore
 from ..core.records import Requested, TaskRecord, TooLate
 from ..core.records import cancel as decide
@@ -117,7 +117,7 @@ def run_now(configuration: Configuration, store: ResultStore, record: TaskRecord
         CloudTasksError: Cloud Tasks refused; a task that it does not have waits for the relay.
     """
     now = current().clock()
-    if record.final or record.lease_holds(now):
+    if not may_run_now(record, now=now):
         return False
     queue = _queue(configuration, record.queue_name, record.priority)
     timeout = configuration.options.enqueue_timeout

@@ -65,8 +65,7 @@ class DatabaseResultStore:
             if self._as(seen).update(**columns):
                 return True
             # Where the answer to an earlier try was lost, it may have been this.
-            moved = (seen.state, seen.token) != (then.state, then.token)
-            return tries > 1 and moved and self._as(then).exists()
+            return tries > 1 and seen.fence != then.fence and self._as(then).exists()
 
         return self._persistently(update)
 
@@ -127,21 +126,31 @@ class DatabaseResultStore:
         return old.filter(Q(final=True) | Q(finished_at__lt=_stored(given_up)))
 
     def _as(self, record: TaskRecord) -> QuerySet[StoredTask]:
-        """The row, if state and token are those of the record."""
-        return self._rows.filter(pk=record.task_id, status=record.state.value, token=record.token)
+        """The row, if its fence is that of the record."""
+        state, token, turned_away, cancel_requested, dispatch = record.fence
+        return self._rows.filter(
+            pk=record.task_id,
+            status=state.value,
+            token=token,
+            turned_away=turned_away,
+            cancel_requested=cancel_requested,
+            dispatch=dispatch,
+        )
 
     def _persistently[R](self, call: Callable[[], R]) -> R:
-        """Try again on a new connection where this one broke, or the database was locked.
+        """Try again on a new connection where this one broke.
 
         Not in a transaction: that is gone with its connection.
         """
         connection = connections[self.database]
+        if connection.in_atomic_block or not connection.get_autocommit():
+            return call()
         for delay in _DELAYS:
             try:
                 return call()
             except (OperationalError, InterfaceError):
-                if connection.in_atomic_block:
-                    raise
+                if connection.is_usable():
+                    raise  # It answers, and this is its answer.
                 connection.close()
                 time.sleep(delay)
         return call()
@@ -172,7 +181,7 @@ def record_of(row: StoredTask) -> TaskRecord:
         args=arguments["args"],
         kwargs=arguments["kwargs"],
         enqueued_at=_aware(row.enqueued_at),
-        run_after=_aware(row.run_after),
+        run_after=row.run_after,
         state=State(row.status),
         final=row.final,
         started_at=_aware(row.started_at),
@@ -189,6 +198,7 @@ def record_of(row: StoredTask) -> TaskRecord:
         relay_failures=row.relay_failures,
         relay_error=row.relay_error,
         dispatch=row.dispatch,
+        dispatched_for=row.dispatched_for,
     )
 
 
@@ -208,7 +218,7 @@ def _columns(record: TaskRecord, names: Collection[str]) -> dict[str, Any]:
             case "errors":
                 pairs = [(error.exception_class_path, error.traceback) for error in value]
                 columns["errors_json"] = _ENCODER.encode(pairs)
-            case "lease_expires_at" | "relay_at":
+            case "lease_expires_at" | "relay_at" | "run_after":
                 columns[name] = value
             case _:
                 columns[name] = _stored(value) if isinstance(value, datetime) else value

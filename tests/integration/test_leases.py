@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -41,6 +42,13 @@ def pool(site: Site) -> Iterator[ThreadPoolExecutor]:
         yield made
 
 
+def soon(condition: Callable[[], object]) -> None:
+    """Look until it is so; nothing tells of a row but the row."""
+    until = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < until, "it never came"
+
+
 class Running:
     """A task that runs in a thread of its own until it is let go."""
 
@@ -68,11 +76,16 @@ class Running:
         return self.answer.result(PATIENCE)
 
 
+def lease_of(site: Site, running: Running) -> datetime | None:
+    return site.record(running.result.id).lease_expires_at
+
+
 def test_a_lease_is_renewed_while_the_task_runs(site: Site, pool: ThreadPoolExecutor) -> None:
     running = Running(site, pool, recorded_tasks.does)
-    seen: set[object] = set()
-    while len(seen) < 5:  # the first, and four renewals: well beyond the first one's end
-        seen.add(site.record(running.result.id).lease_expires_at)
+    # Four renewals: well beyond the first one's end.
+    for _ in range(4):
+        before = lease_of(site, running)
+        soon(lambda before=before: lease_of(site, running) != before)  # type: ignore[misc]  # of this round
     assert site.deliver()[0] == 409
     assert running.end() == (200, {"status": "success", "task_id": running.result.id})
     record = site.record(running.result.id)
@@ -187,9 +200,8 @@ def test_the_heartbeat_holds_no_connection(
     site: Site, pool: ThreadPoolExecutor, database: str
 ) -> None:
     running = Running(site, pool, recorded_tasks.does)
-    renewed = site.record(running.result.id).lease_expires_at
-    while site.record(running.result.id).lease_expires_at == renewed:
-        pass
+    before = lease_of(site, running)
+    soon(lambda: lease_of(site, running) != before)
     if connections[database].vendor == "postgresql":
         with connections[database].cursor() as cursor:
             cursor.execute(
@@ -247,8 +259,7 @@ def test_a_locked_record_does_not_hold_up_the_renewal_of_others(
                 site.store.release()
 
         with current().heartbeat.every(0.05, renew):
-            before = site.record(running.result.id).lease_expires_at
-            while not renewed or site.record(running.result.id).lease_expires_at == before:
-                pass
+            before = lease_of(site, running)
+            soon(lambda: renewed and lease_of(site, running) != before)
     assert set(renewed) == {True}, "it is not lost, only left alone for now"
     assert running.end()[0] == 200

@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 import pytest
 from django.conf import settings
+from django.core import serializers
 from django.db import IntegrityError, connection, transaction
 from django.tasks import TaskResult, TaskResultStatus
 from django.tasks.exceptions import TaskResultDoesNotExist, TaskResultMismatch
@@ -25,6 +26,7 @@ from django_tasks_cloud_tasks import (
     CancelError,
     CancelOutcome,
     CloudTaskContext,
+    StoredTask,
     TaskCancelledError,
     WorkerLostError,
     acancel,
@@ -36,7 +38,7 @@ from django_tasks_cloud_tasks.core.errors import (
     ServiceUnavailableError,
 )
 from django_tasks_cloud_tasks.core.payload import TaskPayload
-from django_tasks_cloud_tasks.core.records import State
+from django_tasks_cloud_tasks.core.records import AttemptError, State, TaskRecord, failed
 from django_tasks_cloud_tasks.django_integration.backend import recording_backends
 from django_tasks_cloud_tasks.django_integration.declaration import Cancellation
 from django_tasks_cloud_tasks.django_integration.outbox import relay_batch
@@ -392,6 +394,74 @@ def test_a_task_whose_last_delivery_was_sent_away_is_delivered_anew(view: Site) 
     assert result.return_value == "a"
 
 
+def before_replacing(site: Site, monkeypatch: pytest.MonkeyPatch, act: Any) -> None:
+    """Once, just before the next change is written, something else happens."""
+    replace = site.store.replace
+
+    def replace_later(seen: TaskRecord, then: TaskRecord) -> bool:
+        monkeypatch.setattr(site.store, "replace", replace)
+        act()
+        return replace(seen, then)
+
+    monkeypatch.setattr(site.store, "replace", replace_later)
+
+
+def test_a_delivery_that_is_sent_away_while_the_attempt_fails_is_remembered(
+    view: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = recorded_tasks.does.enqueue("a")
+    answers: list[int] = []
+
+    def during() -> None:
+        before_replacing(view, monkeypatch, lambda: answers.append(view.deliver(retry=1)[0]))
+        fail()
+
+    DURING["a"] = during
+    assert view.deliver()[0] == 500
+    assert answers == [409]
+    assert view.record(result.id).turned_away
+    assert view.record(result.id).relay_at is not None
+
+
+def test_a_delivery_that_comes_while_the_attempt_ends_is_not_sent_away(
+    view: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its look at the record and its note of being sent away."""
+    result = recorded_tasks.does.enqueue("a")
+    answers: list[int] = []
+
+    def during() -> None:
+        claimed = view.record(result.id)
+        DURING.clear()
+        reason = AttemptError("builtins.ValueError", "no")
+        before_replacing(
+            view,
+            monkeypatch,
+            lambda: view.store.replace(claimed, failed(claimed, reason, now=view.now)),
+        )
+        answers.append(view.deliver()[0])
+
+    DURING["a"] = during
+    view.deliver()
+    assert answers == [200], "it was free to run the task itself"
+
+
+def test_a_task_that_is_asked_to_stop_while_it_fails_is_not_repeated(
+    view: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = recorded_tasks.does.enqueue("a")
+    outcomes: list[CancelOutcome] = []
+
+    def during() -> None:
+        before_replacing(view, monkeypatch, lambda: outcomes.append(cancel(result)))
+        fail()
+
+    DURING["a"] = during
+    assert view.deliver()[0] == 200
+    assert outcomes == [CancelOutcome.REQUESTED]
+    assert view.record(result.id).state is State.CANCELLED
+
+
 @pytest.mark.parametrize("ending", ["returns", "raises"])
 def test_a_runner_that_lost_its_lease_writes_nothing(view: Site, ending: str) -> None:
     result = recorded_tasks.does.enqueue("a")
@@ -455,6 +525,8 @@ def test_a_failure_is_made_up_for_where_deliveries_were_sent_away(view: Site) ->
     assert view.deliver()[0] == 500
     DURING.clear()
     view.queue.requests.clear()  # that was the last one
+    assert relay() == (0, 0)
+    view.wait(60)
     assert relay() == (1, 0)
     assert view.deliver()[0] == 200
     result.refresh()
@@ -485,6 +557,24 @@ def test_another_backends_record_is_not_run(view: Site) -> None:
     DURING["a"] = fail
     assert view.post_body(payload.encode()).status_code == 400
     assert view.record("others").state is State.READY
+
+
+def test_a_record_survives_a_fixture(database_site: Site) -> None:
+    due = START + timedelta(hours=1, milliseconds=7)  # as far as Django's JSON goes
+    result = recorded_tasks.does.using(run_after=due).enqueue("a")
+    running = attrs.evolve(
+        database_site.record(result.id), state=State.RUNNING, lease_expires_at=due, relay_at=due
+    )
+    database_site.store.replace(database_site.record(result.id), running)
+    text = serializers.serialize("json", StoredTask.objects.all())
+    StoredTask.objects.all().delete()
+    for restored in serializers.deserialize("json", text):
+        restored.object.full_clean(exclude=NULLABLE)
+        restored.save()
+    assert database_site.record(result.id) == running
+
+
+NULLABLE = [f.name for f in StoredTask._meta.fields if f.null or f.default == ""]
 
 
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "UTC"])

@@ -75,6 +75,41 @@ def test_the_endpoint_says_when_cloud_tasks_does_not_take_a_task(site: Site) -> 
     assert relay(**signature) == (503, {"status": "error", "sent": 0, "failed": 3})
 
 
+def test_refused_tasks_do_not_hold_up_the_others(site: Site) -> None:
+    waits_for_the_relay(site, 250)
+    create = site.queue.create
+    refused: list[str] = []
+
+    def refuse_one(request: Any, **more: Any) -> None:
+        if not refused:
+            refused.append(request.task_id)
+            raise QueueNotFoundError("The queue does not exist")
+        create(request, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(site.queue, "create", refuse_one)
+        with pytest.raises(CommandError, match="did not take 1;"):
+            run("cloudtasks_relay", "--once")
+    assert len(site.queue.requests) == 249
+
+
+def test_running_tasks_do_not_hide_those_that_wait(site: Site) -> None:
+    record = site.record(recorded_tasks.does.enqueue("a").id)
+    for number in range(120):
+        running = attrs.evolve(
+            record,
+            task_id=str(number),
+            state=State.RUNNING,
+            token=str(number),
+            lease_expires_at=START + timedelta(hours=1),
+            relay_at=START,
+        )
+        site.store.add(running)
+    site.store.add(attrs.evolve(record, task_id="waits", relay_at=START + timedelta(seconds=1)))
+    site.wait(2)
+    assert "Sent 1; 0 not taken." in run("cloudtasks_relay", "--once")
+
+
 def test_the_endpoint_is_closed_to_those_without_proof(site: Site) -> None:
     waits_for_the_relay(site)
     assert relay()[0] == 401

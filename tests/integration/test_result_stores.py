@@ -80,6 +80,7 @@ def full_record() -> TaskRecord:
         relay_failures=3,
         relay_error="UNAVAILABLE: é",
         dispatch=2,
+        dispatched_for="e" * 32,
     )
 
 
@@ -114,7 +115,16 @@ def test_a_record_is_replaced_whole(store: ResultStore) -> None:
     assert store.get("one") == full_record()
 
 
-@pytest.mark.parametrize("change", [{"state": State.RUNNING}, {"token": "another"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"state": State.RUNNING},
+        {"token": "another"},
+        {"turned_away": True},
+        {"cancel_requested": True},
+        {"dispatch": 1},
+    ],
+)
 def test_a_record_that_moved_on_is_not_replaced(
     store: ResultStore, change: dict[str, object]
 ) -> None:
@@ -139,11 +149,11 @@ def test_a_change_of_nothing_tells_whether_the_record_moved_on(store: ResultStor
 def test_what_others_changed_meanwhile_stays(store: ResultStore) -> None:
     running = record(state=State.RUNNING, token="mine", lease_expires_at=NOW + MINUTE)
     store.add(running)
-    assert store.replace(running, attrs.evolve(running, cancel_requested=True))
+    assert store.replace(running, attrs.evolve(running, relay_error="theirs"))
     assert store.replace(running, succeeded(running, 3, now=NOW))
     found = store.get("one")
     assert found is not None
-    assert (found.state, found.cancel_requested) == (State.SUCCESSFUL, True)
+    assert (found.state, found.relay_error) == (State.SUCCESSFUL, "theirs")
 
 
 def race[R](store: ResultStore, runners: int, run: Callable[[int], R]) -> list[R]:
@@ -269,6 +279,33 @@ def test_a_renewal_is_a_replacement(store: ResultStore) -> None:
     another = attrs.evolve(running, token="another's")
     assert not store.renew(another, attrs.evolve(another, lease_expires_at=NOW + 2 * MINUTE))
     assert store.get("one") == found
+
+
+def test_a_renewal_waits_for_nobody(store: ResultStore) -> None:
+    running = record(state=State.RUNNING, token="mine", lease_expires_at=NOW)
+    store.add(running)
+    locked, renewed = threading.Event(), threading.Event()
+
+    def hold(_: int) -> bool:
+        with store.atomic():
+            store.replace(running, attrs.evolve(running, cancel_requested=True))
+            locked.set()
+            return renewed.wait(20)
+
+    with ThreadPoolExecutor(1) as pool:
+        holding = pool.submit(lambda: race(store, 1, hold))
+        assert locked.wait(20)
+        if not is_sqlite(store):  # It has one writer, and no way to ask without waiting.
+            assert store.renew(running, attrs.evolve(running, lease_expires_at=NOW + MINUTE))
+        renewed.set()
+        assert holding.result(20) == [True]
+    found = store.get("one")
+    assert found is not None
+    assert (found.cancel_requested, found.lease_expires_at) == (True, NOW)
+
+
+def is_sqlite(store: ResultStore) -> bool:
+    return isinstance(store, DatabaseResultStore) and "sqlite" in store.database
 
 
 def test_a_transaction_that_raises_leaves_nothing(store: ResultStore) -> None:

@@ -25,6 +25,7 @@ from django_tasks_cloud_tasks.core.records import (
     renewed,
     succeeded,
 )
+from django_tasks_cloud_tasks.core.retries import RetryPolicy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,7 +80,11 @@ def test_a_failure_after_a_delivery_was_turned_away_is_made_up_for() -> None:
     running = run(WAITING)
     assert failed(running, ERROR, now=NOW).relay_at is None
     turned_away = attrs.evolve(running, turned_away=True)
-    assert failed(turned_away, ERROR, now=NOW).relay_at == NOW
+    ended = failed(turned_away, ERROR, now=NOW)
+    assert ended.relay_at == NOW + timedelta(seconds=60), "the queue comes first"
+    assert failed(attrs.evolve(turned_away, dispatch=2), ERROR, now=NOW).relay_at == (
+        NOW + timedelta(seconds=240)
+    )
     assert failed(turned_away, ERROR, now=NOW, final=True).relay_at is None
     assert succeeded(turned_away, 1, now=NOW).relay_at is None
 
@@ -201,8 +206,13 @@ def test_the_relay_looks_again_when_the_lease_ends() -> None:
 def test_the_relay_has_a_task_delivered_anew_whose_runner_died() -> None:
     running = run(WAITING)
     decision = outbox.relay(running, now=LATER)
-    assert decision == outbox.Send(attrs.evolve(running, dispatch=1))
+    assert decision == outbox.Send(attrs.evolve(running, dispatch=1, dispatched_for="t1"))
     assert decision.record.cloud_task_id == "one-1"
+    unanswered = outbox.put_off(decision.record, "no answer", now=LATER)
+    again = outbox.relay(unanswered, now=LATER + LEASE)
+    assert again.record.cloud_task_id == "one-1", "the same name until somebody comes"
+    second = run(again.record, now=LATER + LEASE, token="t2")
+    assert outbox.relay(second, now=LATER + 5 * LEASE).record.cloud_task_id == "one-2"
 
 
 def test_a_task_that_kills_its_runners_is_made_anew_later_and_later() -> None:
@@ -216,7 +226,9 @@ def test_a_task_that_kills_its_runners_is_made_anew_later_and_later() -> None:
 
 def test_the_relay_has_a_task_delivered_anew_whose_failure_may_be_the_last() -> None:
     ended = failed(attrs.evolve(run(WAITING), turned_away=True), ERROR, now=NOW)
-    assert outbox.relay(ended, now=NOW) == outbox.Send(attrs.evolve(ended, dispatch=1))
+    assert outbox.relay(ended, now=NOW) == outbox.Send(
+        attrs.evolve(ended, dispatch=1, dispatched_for="t1")
+    )
 
 
 def test_what_was_sent_is_no_longer_due() -> None:
@@ -242,6 +254,34 @@ def test_what_gets_another_cloud_task_is_due_at_once_under_another_name() -> Non
 
 def test_a_record_travels_as_it_was_enqueued() -> None:
     assert WAITING.payload == attrs.evolve(PAYLOAD, recorded=True)
+
+
+def test_a_task_that_fails_beside_duplicates_does_not_breed_cloud_tasks() -> None:
+    """A simulated day: a task of 5 s that always fails, delivered twice at first."""
+    policy, record, now = RetryPolicy(), attrs.evolve(WAITING), NOW
+    # When each Cloud Task is delivered next, and how often it was.
+    cloud_tasks = [(NOW, 0), (NOW + timedelta(seconds=0.5), 0)]
+    runs, ends = 0, NOW
+    while now < NOW + timedelta(days=1):
+        now, attempts = min(cloud_tasks)
+        cloud_tasks.remove((now, attempts))
+        if record.state is State.RUNNING and now >= ends:
+            record = failed(record, ERROR, now=ends)
+        decision = claim(record, now=now, token=f"t{runs}", worker="w", lease=LEASE)
+        record, answered = decision.record, now
+        if isinstance(decision, Claimed):
+            runs, ends = runs + 1, now + timedelta(seconds=5)
+            answered = ends
+        wait = timedelta(seconds=policy.backoff(attempts + 1))
+        cloud_tasks.append((answered + wait, attempts + 1))
+        if record.relay_at and record.relay_at <= now:
+            relayed = outbox.relay(record, now=now)
+            record = relayed.record
+            if isinstance(relayed, outbox.Send):
+                record = outbox.sent(record)
+                cloud_tasks.append((now, 0))
+    assert runs < 150
+    assert len(cloud_tasks) < 8
 
 
 # Everything that can happen, in any order: what must hold whatever did.

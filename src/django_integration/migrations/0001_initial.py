@@ -25,7 +25,10 @@ class Migration(migrations.Migration):
                 ("priority", models.SmallIntegerField(default=0)),
                 ("takes_context", models.BooleanField(default=False)),
                 ("arguments_json", models.TextField(verbose_name="arguments")),
-                ("run_after", models.DateTimeField(null=True)),
+                (
+                    "run_after",
+                    django_tasks_cloud_tasks.django_integration.models.InstantField(null=True),
+                ),
                 (
                     "status",
                     models.CharField(
@@ -65,6 +68,7 @@ class Migration(migrations.Migration):
                 ("relay_failures", models.IntegerField(default=0)),
                 ("relay_error", models.TextField(default="")),
                 ("dispatch", models.IntegerField(default=0)),
+                ("dispatched_for", models.CharField(default="", max_length=32)),
             ],
             options={
                 "verbose_name": "task",

@@ -63,22 +63,20 @@ class Command(BaseCommand):
                     logger.exception("The relay failed; trying again.")
                     done = Relayed(0, 0)
                 self._tell(done)
-                if not done.sent:
+                if not done.more:
                     stop.wait(interval)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
     def _once(self, configurations: dict[str, Configuration]) -> None:
-        failed = 0
-        while True:
+        total = Relayed(0, 0, more=True)
+        while total.more:
             done = relay_batch(configurations)
             self._tell(done)
-            failed += done.failed
-            if failed:
-                raise CommandError(f"Cloud Tasks did not take {failed}; the log says why.")
-            if not done.sent:
-                return
+            total = total.and_then(done)
+        if total.failed:
+            raise CommandError(f"Cloud Tasks did not take {total.failed}; the log says why.")
 
     def _tell(self, done: Relayed) -> None:
         if done.sent or done.failed:
