@@ -26,7 +26,7 @@ def schedule_time(run_after: datetime | None, *, now: datetime) -> datetime | No
         raise ScheduleTooFarError(
             f"run_after is {run_after.isoformat()}, more than 720 hours from now "
             f"({now.isoformat()}), and Cloud Tasks schedules no further ahead. Enqueue the task "
-            "later, for example from a daily task that looks for what is due."
+            "later, or set RESULTS: then it waits in the database until Cloud Tasks can take it."
         )
     return run_after
 

@@ -50,8 +50,8 @@ class UnserializableReturnError(CloudTasksError):
 
     def __init__(self, kind: type) -> None:
         super().__init__(
-            f"The task returned a {kind.__qualname__} that cannot be kept as JSON; return text, "
-            "numbers, lists and dicts only."
+            f"The task returned a value of the type {kind.__qualname__} that cannot be kept as "
+            "JSON; return text, numbers, lists and dicts only."
         )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from asgiref.sync import sync_to_async
+from django.tasks.base import TaskResult
 from django.tasks.exceptions import TaskResultDoesNotExist
 
-from ..core.errors import CancelError, CloudTasksError
+from ..core.errors import CancelError, CloudTasksError, RunNowError
 from ..core.names import QueueName
 from ..core.outbox import anew, may_run_now
 from ..core.ports import ResultStore
@@ -21,9 +22,6 @@ from .configuration import Configuration
 from .outbox import send
 from .results import mark_cancelled, recorded_task, refresh
 from .surroundings import current
-
-if TYPE_CHECKING:
-    from django.tasks.base import TaskResult
 
 logger = logging.getLogger("django_tasks_cloud_tasks")
 
@@ -56,6 +54,8 @@ def cancel(result: TaskResult[..., Any]) -> CancelOutcome:
         ConfigurationError: something needed is neither set nor detected.
         TaskResultDoesNotExist: results are kept, and this one is not among them.
     """
+    if not isinstance(result, TaskResult):
+        raise TypeError(f"cancel() takes a TaskResult, as enqueue() gives, not {result!r}.")
     backend = result.task.get_backend()
     if not isinstance(backend, CloudTasksBackend):
         raise CancelError(f"The backend {backend.alias!r} is no CloudTasksBackend.")
@@ -114,7 +114,8 @@ def run_now(configuration: Configuration, store: ResultStore, record: TaskRecord
     A Cloud Task that is gone (the queue gave it up, or was emptied) is made anew.
 
     Raises:
-        CloudTasksError: Cloud Tasks refused; a task that it does not have waits for the relay.
+        RunNowError: Cloud Tasks refused; a task that it does not have waits for the relay.
+        ConfigurationError: something needed is neither set nor detected.
     """
     now = current().clock()
     if not may_run_now(record, now=now):
@@ -130,7 +131,7 @@ def run_now(configuration: Configuration, store: ResultStore, record: TaskRecord
         return False  # Somebody has just claimed it.
     error = send(configuration, store, fresh)
     if error:
-        raise error
+        raise RunNowError(f"It will run as soon as the relay can send it. {error}") from error
     return True
 
 

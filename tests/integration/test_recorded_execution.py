@@ -916,6 +916,11 @@ def test_what_another_backend_runs_cannot_be_cancelled() -> None:
             cancel(result)
 
 
+def test_what_is_no_result_cannot_be_cancelled() -> None:
+    with pytest.raises(TypeError, match="takes a TaskResult"):
+        cancel("0" * 32)  # type: ignore[arg-type]  # that is the point
+
+
 # Results.
 
 

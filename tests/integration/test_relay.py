@@ -173,7 +173,13 @@ def run(*arguments: str) -> str:
 def test_the_command_relays_once(site: Site) -> None:
     waits_for_the_relay(site, 150)
     assert run("cloudtasks_relay", "--once") == "Sent 100; 0 not taken.\nSent 50; 0 not taken.\n"
-    assert run("cloudtasks_relay", "--once") == ""
+    assert run("cloudtasks_relay", "--once") == "Nothing is due.\n"
+
+
+@pytest.mark.parametrize("interval", ["0", "-1", "nan"])
+def test_an_interval_that_makes_no_sense_is_refused(site: Site, interval: str) -> None:
+    with pytest.raises(CommandError, match="must be more than 0 seconds"):
+        run("cloudtasks_relay", f"--interval={interval}")
 
 
 def test_the_command_ends_with_an_error_where_tasks_are_refused(site: Site) -> None:

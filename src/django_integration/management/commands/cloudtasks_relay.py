@@ -38,8 +38,11 @@ class Command(BaseCommand):
         """Relay.
 
         Raises:
-            CommandError: no backend keeps results; with `--once`, Cloud Tasks refused a task.
+            CommandError: no backend keeps results, the interval makes no sense, or, with
+                `--once`, Cloud Tasks refused a task.
         """
+        if not interval > 0:
+            raise CommandError(f"--interval must be more than 0 seconds, not {interval:g}.")
         configurations = recording_backends()
         if not configurations:
             raise CommandError("No backend keeps results: set RESULTS to 'database' in TASKS.")
@@ -75,6 +78,8 @@ class Command(BaseCommand):
             done = relay_batch(configurations)
             self._tell(done)
             total = total.and_then(done)
+        if not total.sent and not total.failed:
+            self.stdout.write("Nothing is due.")
         if total.failed:
             raise CommandError(f"Cloud Tasks did not take {total.failed}; the log says why.")
 
