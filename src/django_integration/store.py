@@ -41,6 +41,8 @@ class DatabaseResultStore:
     def add(self, record: TaskRecord) -> None:
         """See `ResultStore.add`."""
         row = StoredTask(**_columns(record, attrs.fields_dict(TaskRecord)))
+        # Django 6.0 asks SQLite for its limits before it has a connection.
+        connections[self.database].ensure_connection()
         self._rows.bulk_create([row], ignore_conflicts=True)
 
     def get(self, task_id: str) -> TaskRecord | None:

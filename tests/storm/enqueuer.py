@@ -15,7 +15,7 @@ def main() -> None:
     from tests.storm.tasks import KINDS
 
     draw = random.Random(sys.argv[1])
-    weights = {"atomic": 8, "fails_at_first": 4, "outlasts_its_lease": 1, "enqueues_another": 3}
+    weights = {"atomic": 8, "fails_at_first": 4, "outlasts_its_lease": 2, "enqueues_another": 3}
     for number in range(int(sys.argv[2])):
         kind = draw.choices([*KINDS], [weights.get(name, 4) for name in KINDS])[0]
         try:
