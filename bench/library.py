@@ -23,20 +23,20 @@ SETTINGS = {
     "LOGGING_CONFIG": None,
     "DATABASES": {},
 }
-_OPTIONS = {
+OPTIONS = {
     "CLOUD_TASKS_PROJECT": "project",
     "CLOUD_TASKS_LOCATION": "europe-west1",
     "TASK_HANDLER_HOST": "https://app.example.com",
     "OIDC_SERVICE_ACCOUNT_EMAIL": "tasks@project.iam.gserviceaccount.com",
 }
 _QUEUE = "projects/project/locations/europe-west1/queues/default"
-_ARGUMENTS = {"order": 12345, "customer": "c-1815", "notify": True}
+ARGUMENTS = {"order": 12345, "customer": "c-1815", "notify": True}
 _BODY = json.dumps(
     {
         "task_id": "0" * 32,
         "task_path": "bench.site_tasks.nothing",
         "args": [],
-        "kwargs": _ARGUMENTS,
+        "kwargs": ARGUMENTS,
         "queue_name": "default",
         "backend": "default",
         "priority": 0,
@@ -47,7 +47,7 @@ _BODY = json.dumps(
 _ROUNDS, _CALLS = 30, 150
 
 # The headers of a delivery, and the middleware of a new project that needs no app.
-_DELIVERY = {
+DELIVERY = {
     "HTTP_HOST": "testserver",
     "HTTP_USER_AGENT": "Google-Cloud-Tasks",
     "HTTP_X_CLOUDTASKS_QUEUENAME": "default",
@@ -56,7 +56,7 @@ _DELIVERY = {
     "HTTP_X_CLOUDTASKS_TASKEXECUTIONCOUNT": "0",
     "HTTP_X_CLOUDTASKS_TASKETA": "1767225600.000000",
 }
-_STARTPROJECT_MIDDLEWARE = [
+STARTPROJECT_MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -92,7 +92,7 @@ def enqueue() -> list[Row]:
 
     with emulator() as address:
         url = "https://app.example.com/cloudtasks/execute/"
-        account = _OPTIONS["OIDC_SERVICE_ACCOUNT_EMAIL"]
+        account = OPTIONS["OIDC_SERVICE_ACCOUNT_EMAIL"]
         audience = "https://app.example.com"
         names = (f"{number:032x}" for number in count())
 
@@ -134,13 +134,13 @@ def enqueue() -> list[Row]:
         tasks = {
             "default": {
                 **settings.TASKS["default"],
-                "OPTIONS": {**_OPTIONS, "EMULATOR_HOST": address},
+                "OPTIONS": {**OPTIONS, "EMULATOR_HOST": address},
             }
         }
         with override_settings(TASKS=tasks):
             times = alternate(
                 {
-                    "enqueue": lambda: nothing.enqueue(**_ARGUMENTS),
+                    "enqueue": lambda: nothing.enqueue(**ARGUMENTS),
                     "official": official,
                     "bare": lambda: call(next(ready), timeout=10, metadata=metadata),
                 },
@@ -180,13 +180,13 @@ def execution() -> list[Row]:
             "CONTENT_LENGTH": str(len(_BODY)),
             "wsgi.input": io.BytesIO(_BODY),
             "wsgi.url_scheme": "http",
-            **_DELIVERY,
+            **DELIVERY,
         }
         handler(environ, lambda status, _headers: statuses.append(status)).close()
         assert statuses == ["200 OK"], statuses
 
     def client_request(client: Client, path: str) -> None:
-        response = client.post(path, _BODY, content_type="application/json", **_DELIVERY)
+        response = client.post(path, _BODY, content_type="application/json", **DELIVERY)
         assert response.status_code == 200
 
     def http_request(port: int, path: str) -> None:
@@ -196,14 +196,14 @@ def execution() -> list[Row]:
         assert answer.startswith(b"HTTP/1.1 200"), answer
 
     rows = []
-    options = {k: v for k, v in _OPTIONS.items() if k != "OIDC_SERVICE_ACCOUNT_EMAIL"}
+    options = {k: v for k, v in OPTIONS.items() if k != "OIDC_SERVICE_ACCOUNT_EMAIL"}
     tasks = {
         "default": {
             **settings.TASKS["default"],
             "OPTIONS": {**options, "EMULATOR_HOST": "127.0.0.1:1"},
         }
     }
-    with override_settings(MIDDLEWARE=_STARTPROJECT_MIDDLEWARE, TASKS=tasks), wsgi_server() as port:
+    with override_settings(MIDDLEWARE=STARTPROJECT_MIDDLEWARE, TASKS=tasks), wsgi_server() as port:
         # Django's own server closes each connection: few enough calls not to run out of ports.
         for label, request, target, aim, calls in (
             ("over HTTP, Django's own server", http_request, port, 1.25, 50),
@@ -233,7 +233,7 @@ def execution() -> list[Row]:
 def _raw_request(path: str) -> bytes:
     """A delivery as bytes, in one piece: Nagle's algorithm is not what is measured."""
     headers = {"Connection": "close", "Content-Type": "application/json"} | {
-        name.removeprefix("HTTP_").replace("_", "-"): value for name, value in _DELIVERY.items()
+        name.removeprefix("HTTP_").replace("_", "-"): value for name, value in DELIVERY.items()
     }
     headers["Content-Length"] = str(len(_BODY))
     lines = [f"POST {path} HTTP/1.1", *(f"{k}: {v}" for k, v in headers.items()), "", ""]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from .library import _ARGUMENTS, _DELIVERY, _OPTIONS, _STARTPROJECT_MIDDLEWARE, emulator
+from . import library
 from .measure import Row, alternate
 
 _ROUNDS, _CALLS = 15, 60
@@ -15,23 +15,15 @@ _ALIAS = "results"
 def results() -> Iterator[object]:
     """Each database, beside the same without a store."""
     from tests import postgres
+    from tests.integration import databases
 
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        entries: dict[str, dict[str, object]] = {
-            "SQLite": {
-                "ENGINE": "django.db.backends.sqlite3",
-                "NAME": Path(folder) / "bench.sqlite3",
-                "OPTIONS": {
-                    "transaction_mode": "IMMEDIATE",
-                    "init_command": "PRAGMA journal_mode=wal; PRAGMA synchronous=normal;",
-                },
-            }
-        }
+        entries = {"SQLite": databases.sqlite(Path(folder))}
         if postgres.programs():
             entries["PostgreSQL"] = stack.enter_context(postgres.cluster())
         else:
             yield "  (no PostgreSQL: install its server programs)"
-        address = stack.enter_context(emulator())
+        address = stack.enter_context(library.emulator())
         for name, entry in entries.items():
             with _tasks(entry, address):
                 yield from _enqueue(name)
@@ -41,33 +33,26 @@ def results() -> Iterator[object]:
 @contextmanager
 def _tasks(entry: dict[str, object], address: str) -> Iterator[None]:
     """Two backends that differ by the store, and its database."""
-    from django.core.management import call_command
-    from django.db import connections
     from django.test import override_settings
 
-    known = connections.settings
+    from tests.integration.databases import reachable
+
     entry = {"CONN_MAX_AGE": None, **entry}  # as production has it: no connection for each task
-    known[_ALIAS] = connections.configure_settings({"default": known["default"], _ALIAS: entry})[
-        _ALIAS
-    ]
     backend = "django_tasks_cloud_tasks.CloudTasksBackend"
-    options = {k: v for k, v in _OPTIONS.items() if k != "OIDC_SERVICE_ACCOUNT_EMAIL"}
+    options = {k: v for k, v in library.OPTIONS.items() if k != "OIDC_SERVICE_ACCOUNT_EMAIL"}
     options |= {"EMULATOR_HOST": address}
     stored = options | {"RESULTS": "database", "RESULTS_DATABASE": _ALIAS}
     tasks = {
         "default": {"BACKEND": backend, "OPTIONS": options},
         "stored": {"BACKEND": backend, "OPTIONS": stored},
     }
-    try:
-        # Under DEBUG Django keeps every statement: that is not what production does.
-        middleware = _STARTPROJECT_MIDDLEWARE
-        with override_settings(TASKS=tasks, MIDDLEWARE=middleware, DEBUG=False):
-            call_command("migrate", database=_ALIAS, verbosity=0)
-            yield
-    finally:
-        connections[_ALIAS].close()
-        del connections[_ALIAS]
-        del known[_ALIAS]
+    # Under DEBUG Django keeps every statement: that is not what production does.
+    middleware = library.STARTPROJECT_MIDDLEWARE
+    with (
+        reachable(_ALIAS, entry),
+        override_settings(TASKS=tasks, MIDDLEWARE=middleware, DEBUG=False),
+    ):
+        yield
 
 
 def _statements(call: Callable[[], object]) -> list[str]:
@@ -91,17 +76,14 @@ def _enqueue(name: str) -> Iterator[object]:
     from .site_tasks import nothing
 
     stored = nothing.using(backend="stored")
-    yield _count(
-        "statements of an enqueue, no store", _statements(lambda: nothing.enqueue(**_ARGUMENTS)), 0
-    )
-    yield _count(
-        f"statements of an enqueue, {name}", _statements(lambda: stored.enqueue(**_ARGUMENTS)), 2
-    )
+    ways = {
+        "stored": lambda: stored.enqueue(**library.ARGUMENTS),
+        "plain": lambda: nothing.enqueue(**library.ARGUMENTS),
+    }
+    yield _count("statements of an enqueue, no store", _statements(ways["plain"]), 0)
+    yield _count(f"statements of an enqueue, {name}", _statements(ways["stored"]), 2)
     times = alternate(
-        {
-            "stored": lambda: stored.enqueue(**_ARGUMENTS),
-            "plain": lambda: nothing.enqueue(**_ARGUMENTS),
-        },
+        ways,
         rounds=_ROUNDS,
         calls=_CALLS,
     )
@@ -124,18 +106,18 @@ def _execution(name: str) -> Iterator[object]:
                 task_id=f"{name}{number:025x}",
                 task_path="bench.site_tasks.nothing",
                 args=[],
-                kwargs=_ARGUMENTS,
+                kwargs=library.ARGUMENTS,
                 backend=backend,
                 recorded=backend == "stored",
             )
             if payload.recorded:
-                store.add(TaskRecord.of(payload, args=[], kwargs=_ARGUMENTS))
+                store.add(TaskRecord.of(payload, args=[], kwargs=library.ARGUMENTS))
             body = payload.encode()
             yield body, sign(body)
 
     def deliver(ready: Iterator[tuple[bytes, str]]) -> None:
         body, signature = next(ready)
-        headers = {**_DELIVERY, "HTTP_X_DJANGO_TASKS_SIGNATURE": signature}
+        headers = {**library.DELIVERY, "HTTP_X_DJANGO_TASKS_SIGNATURE": signature}
         response = client.post(
             "/cloudtasks/execute/", body, content_type="application/json", **headers
         )

@@ -38,35 +38,26 @@ TEMPLATES = [
 # The test of logging in is Django's; this one is quick.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
+_OPTIONS = {
+    "CLOUD_TASKS_PROJECT": "test-project",
+    "CLOUD_TASKS_LOCATION": "europe-west1",
+    "TASK_HANDLER_HOST": "http://testserver",
+}
 TASKS = {
     "default": {
         "BACKEND": "django_tasks_cloud_tasks.CloudTasksBackend",
         "QUEUES": [],
-        "OPTIONS": {
-            "CLOUD_TASKS_PROJECT": "test-project",
-            "CLOUD_TASKS_LOCATION": "europe-west1",
-            "TASK_HANDLER_HOST": "http://testserver",
-        },
+        "OPTIONS": _OPTIONS,
     },
     # Another door of the same site, with a demand of its own.
     "closed": {
         "BACKEND": "django_tasks_cloud_tasks.CloudTasksBackend",
-        "OPTIONS": {
-            "CLOUD_TASKS_PROJECT": "test-project",
-            "CLOUD_TASKS_LOCATION": "europe-west1",
-            "TASK_HANDLER_HOST": "http://testserver",
-            "AUTHENTICATION": "signature",
-        },
+        "OPTIONS": {**_OPTIONS, "AUTHENTICATION": "signature"},
     },
     # Tasks that leave a record.
     "stored": {
         "BACKEND": "django_tasks_cloud_tasks.CloudTasksBackend",
         "QUEUES": [],
-        "OPTIONS": {
-            "CLOUD_TASKS_PROJECT": "test-project",
-            "CLOUD_TASKS_LOCATION": "europe-west1",
-            "TASK_HANDLER_HOST": "http://testserver",
-            "RESULTS": "database",
-        },
+        "OPTIONS": {**_OPTIONS, "RESULTS": "database"},
     },
 }

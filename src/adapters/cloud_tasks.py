@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -38,7 +39,7 @@ from ..core.creation import (
     after_failure,
     attempt_timeout,
 )
-from ..core.errors import PermissionDeniedError
+from ..core.errors import CancelError, EnqueueError, PermissionDeniedError, RunNowError
 from ..core.names import QueueName
 from ..core.requests import TaskRequest
 
@@ -49,10 +50,15 @@ _ENDPOINT = CloudTasksGrpcTransport.DEFAULT_HOST + ":443"
 # Attempts are repeated here, where the core decides on it; gRPC's own machinery stays out.
 _OPTIONS = (("grpc.enable_retries", 0),)
 _Message = CreateTaskRequest.pb()
-_DeleteMessage = DeleteTaskRequest.pb()
-_RunMessage = RunTaskRequest.pb()
+_CONTROLS = {
+    Control.DELETE: ("DeleteTask", DeleteTaskRequest.pb()),
+    Control.RUN: ("RunTask", RunTaskRequest.pb()),
+}
 
 type Metadata = tuple[tuple[str, str], ...]
+type _Decision = (
+    Created | Missing | TryAgain | GiveUp[EnqueueError] | GiveUp[CancelError | RunNowError]
+)
 
 
 class _Call(Protocol):
@@ -105,20 +111,8 @@ class GrpcTaskQueue:
         client = self._client
         if client is None or client.pid != os.getpid():
             client = self._connect()
-        message, metadata, began = encode(request), _routing(request), self._clock()
-        attempt, remaining = 1, timeout
-        while True:
-            limit = attempt_timeout(remaining=remaining)
-            try:
-                client.call(message, timeout=limit, metadata=metadata)
-            except grpc.RpcError as error:
-                delay = self._failed(error, request, timeout, attempt, began)
-            else:
-                return
-            if delay is None:
-                return
-            self._sleep(delay)
-            attempt, remaining = attempt + 1, timeout - (self._clock() - began)
+        decide = partial(self._after_failure, request, timeout)
+        self._repeat(client.call, encode(request), _routing(request), timeout, decide)
 
     async def acreate(self, request: TaskRequest, *, timeout: float) -> None:  # noqa: ASYNC109 - the port's word
         """See `TaskQueue.acreate`."""
@@ -132,7 +126,8 @@ class GrpcTaskQueue:
             try:
                 await client.call(message, timeout=limit, metadata=metadata)
             except grpc.RpcError as error:
-                delay = self._failed(error, request, timeout, attempt, began)
+                failure = _failure(error, attempt=attempt, elapsed=self._clock() - began)
+                delay = _delay(self._after_failure(request, timeout, failure), error)
             else:
                 return
             if delay is None:
@@ -150,32 +145,40 @@ class GrpcTaskQueue:
 
     def _control(self, control: Control, queue: QueueName, task_id: str, timeout: float) -> bool:
         """Have something done to a task; whether there was one."""
-        client = self._connect()
         name = f"{queue}/tasks/{task_id}"
-        if control is Control.DELETE:
-            method, message = "DeleteTask", _DeleteMessage(name=name).SerializeToString()
-        else:
-            method, message = "RunTask", _RunMessage(name=name).SerializeToString()
-        call: _Call = client.channel.unary_unary(_SERVICE + method)
+        method, message = _CONTROLS[control]
+        call: _Call = self._connect().channel.unary_unary(_SERVICE + method)
         metadata = (("x-goog-request-params", "name=" + _escaped(name)),)
+
+        def decide(failure: Failure) -> _Decision:
+            return after_failed_control(
+                failure, control=control, name=name, timeout=timeout, jitter=_jitter()
+            )
+
+        return self._repeat(call, message(name=name).SerializeToString(), metadata, timeout, decide)
+
+    def _repeat(
+        self,
+        call: _Call,
+        message: bytes,
+        metadata: Metadata,
+        timeout: float,
+        decide: Callable[[Failure], _Decision],
+    ) -> bool:
+        """Call until it works, or `decide` ends it; False if there was nothing to call it for."""
         began, attempt, remaining = self._clock(), 1, timeout
         while True:
             limit = attempt_timeout(remaining=remaining)
             try:
                 call(message, timeout=limit, metadata=metadata)
             except grpc.RpcError as error:
-                failure = _failure(error, attempt=attempt, elapsed=self._clock() - began)
-                match after_failed_control(
-                    failure, control=control, name=name, timeout=timeout, jitter=_jitter()
-                ):
-                    case Missing():
-                        return False
-                    case TryAgain(delay):
-                        self._sleep(delay)
-                    case GiveUp(reason):
-                        raise reason from error
+                decision = decide(_failure(error, attempt=attempt, elapsed=self._clock() - began))
+                delay = _delay(decision, error)
             else:
                 return True
+            if delay is None:
+                return not isinstance(decision, Missing)
+            self._sleep(delay)
             attempt, remaining = attempt + 1, timeout - (self._clock() - began)
 
     def close(self) -> None:
@@ -201,28 +204,14 @@ class GrpcTaskQueue:
             self._client = _SyncClient(channel, channel.unary_unary(_METHOD), os.getpid())
             return self._client
 
-    def _failed(
-        self,
-        error: grpc.RpcError,
-        request: TaskRequest,
-        timeout: float,
-        attempt: int,
-        began: float,
-    ) -> float | None:
-        """Seconds to wait before the next attempt, or None when the task is stored after all."""
-        match after_failure(
-            _failure(error, attempt=attempt, elapsed=self._clock() - began),
+    def _after_failure(self, request: TaskRequest, timeout: float, failure: Failure) -> _Decision:
+        return after_failure(
+            failure,
             request=request,
             timeout=timeout,
             jitter=_jitter(),
             emulated=self._emulator_host is not None,
-        ):
-            case Created():
-                return None
-            case TryAgain(delay):
-                return delay
-            case GiveUp(enqueue_error):
-                raise enqueue_error from error
+        )
 
     async def _aconnect(self) -> _AsyncClient:
         if self._emulator_host:
@@ -248,6 +237,16 @@ def _failure(error: grpc.RpcError, *, attempt: int, elapsed: float) -> Failure:
         attempt=attempt,
         elapsed=elapsed,
     )
+
+
+def _delay(decision: _Decision, error: grpc.RpcError) -> float | None:
+    """Seconds to wait before the next attempt, or None when none is needed."""
+    match decision:
+        case TryAgain(delay):
+            return delay
+        case GiveUp(reason):
+            raise reason from error
+    return None
 
 
 def _jitter() -> float:

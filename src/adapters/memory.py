@@ -73,13 +73,7 @@ class MemoryResultStore:
             kept = self._records.get(seen.task_id)
             if kept is None or kept.fence != seen.fence:
                 return False
-            names = [field.name for field in attrs.fields(TaskRecord)]
-            changes = {
-                name: getattr(then, name)
-                for name in names
-                if getattr(then, name) != getattr(seen, name)
-            }
-            self._records[seen.task_id] = attrs.evolve(kept, **changes)
+            self._records[seen.task_id] = attrs.evolve(kept, **seen.changes_to(then))
             return True
 
     def renew(self, seen: TaskRecord, then: TaskRecord) -> bool:

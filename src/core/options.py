@@ -162,17 +162,6 @@ def _results(value: object) -> Results | None:
         raise ValueError(f"{names} or None") from None
 
 
-def _lease(value: object) -> timedelta:
-    shortest, longest = timedelta(seconds=1), timedelta(hours=1)
-    try:
-        lease = timedelta(seconds=_seconds(value))
-    except (ValueError, OverflowError):
-        lease = timedelta()
-    if shortest <= lease <= longest:
-        return lease
-    raise ValueError("1 second to 1 hour, as a number of seconds or a timedelta")
-
-
 def _seconds(value: object) -> float:
     if isinstance(value, timedelta):
         return value.total_seconds()
@@ -181,15 +170,23 @@ def _seconds(value: object) -> float:
     raise ValueError("a number of seconds or a timedelta")
 
 
-def _deadline(value: object) -> timedelta:
-    shortest, longest = timedelta(seconds=15), timedelta(minutes=30)
-    try:
-        deadline = timedelta(seconds=_seconds(value))
-    except (ValueError, OverflowError):
-        deadline = timedelta()
-    if shortest <= deadline <= longest:
-        return deadline
-    raise ValueError("15 seconds to 30 minutes, as a number of seconds or a timedelta")
+def _duration(shortest: timedelta, longest: timedelta, said: str) -> Callable[[object], timedelta]:
+    """A reader of durations within these bounds, which are `said` in words."""
+
+    def read(value: object) -> timedelta:
+        try:
+            duration = timedelta(seconds=_seconds(value))
+        except (ValueError, OverflowError):
+            duration = timedelta()
+        if shortest <= duration <= longest:
+            return duration
+        raise ValueError(f"{said}, as a number of seconds or a timedelta")
+
+    return read
+
+
+_deadline = _duration(timedelta(seconds=15), timedelta(minutes=30), "15 seconds to 30 minutes")
+_lease = _duration(timedelta(seconds=1), timedelta(hours=1), "1 second to 1 hour")
 
 
 def _timeout(value: object) -> float:

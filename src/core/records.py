@@ -12,6 +12,7 @@ A lease that ran out is a runner that died, or was cut off; the next delivery ta
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import Enum
+from typing import Any
 
 import attrs
 
@@ -30,7 +31,6 @@ LONGEST_NAME = 255
 
 LONGEST_TRACEBACK = 10_000
 """Characters that are kept of one traceback: a record is written whole at each attempt."""
-
 
 _MOST_UNKNOWN = 100  # a header says it, and may say anything
 _AGAIN = RetryPolicy(min_backoff=60.0, max_backoff=3600.0, max_doublings=16)
@@ -171,6 +171,14 @@ class TaskRecord:
     def fence(self) -> tuple[State, str, bool, bool, int]:
         """What a decision rests on: it is carried out only where this is as it was."""
         return (self.state, self.token, self.turned_away, self.cancel_requested, self.dispatch)
+
+    def changes_to(self, then: "TaskRecord") -> dict[str, Any]:
+        """What differs in `then`, by the names of attributes."""
+        return {
+            field.name: getattr(then, field.name)
+            for field in attrs.fields(TaskRecord)
+            if getattr(then, field.name) != getattr(self, field.name)
+        }
 
     def lease_holds(self, now: datetime) -> bool:
         """Whether somebody runs the task, as far as anyone can know."""

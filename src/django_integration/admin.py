@@ -20,7 +20,6 @@ from django.db import connections
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
-from django.tasks import task_backends
 from django.tasks.exceptions import InvalidTaskBackend, TaskResultDoesNotExist
 from django.urls import reverse
 from django.utils import formats, timezone
@@ -29,7 +28,8 @@ from django.utils.safestring import SafeString
 
 from ..core.errors import CloudTasksError
 from ..core.names import is_task_id
-from .backend import CloudTasksBackend, recording_backends
+from ..core.ports import ResultStore
+from .backend import recording_backends
 from .configuration import Configuration
 from .models import Status, StoredTask
 from .steering import CancelOutcome, cancel_recorded, run_again, run_now
@@ -60,11 +60,11 @@ class KindsFilter(admin.SimpleListFilter):
 
     def lookups(
         self,
-        request: HttpRequest,
-        model_admin: admin.ModelAdmin[Any],
+        request: HttpRequest,  # noqa: ARG002 - Django's signature
+        model_admin: admin.ModelAdmin[Any],  # noqa: ARG002 - likewise
     ) -> Iterable[tuple[str, str]]:
         """The values there are."""
-        return [(kind, kind) for kind in _kinds(self.column, model_admin.get_queryset(request).db)]
+        return [(kind, kind) for kind in _kinds(self.column)]
 
     def queryset(
         self,
@@ -90,9 +90,9 @@ class TaskFilter(KindsFilter):
     parameter_name = column = "task_path"
 
 
-def _kinds(column: str, database: str) -> list[str]:
+def _kinds(column: str) -> list[str]:
     """The different values of an indexed column, from one seek in its index for each."""
-    connection = connections[database]
+    connection = connections[_database()]
     quote = connection.ops.quote_name
     table, name = quote(StoredTask._meta.db_table), quote(column)
     with connection.cursor() as cursor:
@@ -270,12 +270,7 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
         """Have waiting tasks delivered at once."""
 
         def act(row: StoredTask) -> str:
-            record = record_of(row)
-            configuration = _configuration(row)
-            store = configuration.results
-            if store is None or not run_now(configuration, store, record):
-                return ""
-            return "Sent to run now"
+            return "Sent to run now" if run_now(*_recording(row), record_of(row)) else ""
 
         return self._act(request, rows, act, "was not waiting")
 
@@ -284,10 +279,7 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
         """Cancel tasks that wait, and tell those that run."""
 
         def act(row: StoredTask) -> str:
-            configuration = _configuration(row)
-            if configuration.results is None:
-                return ""
-            outcome, _ = cancel_recorded(configuration, configuration.results, row.pk)
+            outcome, _ = cancel_recorded(*_recording(row), row.pk)
             words = {
                 CancelOutcome.CANCELLED: "Cancelled",
                 CancelOutcome.REQUESTED: "Asked to stop",
@@ -356,11 +348,16 @@ def _database() -> str:
     return next((c.options.results_database for c in recording), "default")
 
 
-def _configuration(row: StoredTask) -> Configuration:
-    backend = task_backends[row.backend]
-    if not isinstance(backend, CloudTasksBackend) or backend.configuration.results is None:
-        raise InvalidTaskBackend(f"The backend {row.backend!r} keeps no results.")
-    return backend.configuration
+def _recording(row: StoredTask) -> tuple[Configuration, ResultStore]:
+    """The configuration that a task was enqueued by, and its store.
+
+    Raises:
+        InvalidTaskBackend: there is no such backend any more, or it keeps no results.
+    """
+    configuration = recording_backends().get(row.backend)
+    if configuration is None or configuration.results is None:
+        raise InvalidTaskBackend(f"No backend {row.backend!r} keeps results.")
+    return configuration, configuration.results
 
 
 def _moment(moment: datetime | None) -> str:

@@ -17,7 +17,6 @@ from django.tasks.backends.base import BaseTaskBackend
 from django.tasks.base import DEFAULT_TASK_PRIORITY
 from django.tasks.exceptions import InvalidTask, TaskResultDoesNotExist
 from django.tasks.signals import task_enqueued
-from django.utils import timezone
 
 from ..core.names import is_queue_id, is_task_id
 from ..core.outbox import recorded
@@ -28,6 +27,7 @@ from ..core.requests import TaskRequest, build_task_request
 from ..core.scheduling import is_beyond_horizon
 from .configuration import Configuration, configuration_for
 from .declaration import CloudTask, is_atomic
+from .moments import from_site
 from .outbox import send
 from .results import (
     announce,
@@ -92,9 +92,11 @@ class CloudTasksBackend(BaseTaskBackend):
                 f"{task.queue_name!r} cannot be a Cloud Tasks queue: use 1 to 100 letters, "
                 "digits and hyphens."
             )
-        if self.configuration.results and len(task.module_path) > LONGEST_NAME:
+        # The options, not the store: tasks are declared while Django still loads its models.
+        keeps_results = self.configuration.options.results is not None
+        if keeps_results and len(task.module_path) > LONGEST_NAME:
             raise InvalidTask(f"{task.module_path} is too long to be recorded.")
-        if is_atomic(task) and self.configuration.results is None:
+        if is_atomic(task) and not keeps_results:
             raise InvalidTask(
                 f"{task.module_path} cannot be atomic: the backend {self.alias!r} keeps no "
                 "results. Set RESULTS to 'database'."
@@ -192,7 +194,7 @@ class CloudTasksBackend(BaseTaskBackend):
         if task.priority != DEFAULT_TASK_PRIORITY and not route.thresholds:
             self._tell_of_priority()
         now = current().clock()
-        run_after = _aware(task.run_after)
+        run_after = from_site(task.run_after)
         if configuration.results and is_beyond_horizon(run_after, now=now):
             run_after = None  # The request is made for its size only: the relay sends another.
         payload = TaskPayload(
@@ -230,7 +232,7 @@ class CloudTasksBackend(BaseTaskBackend):
             prepared.payload,
             args=result.args,
             kwargs=result.kwargs,
-            run_after=_aware(result.task.run_after),
+            run_after=from_site(result.task.run_after),
             now=now,
             timeout=configuration.options.enqueue_timeout,
         )
@@ -274,8 +276,3 @@ def backends() -> list[CloudTasksBackend]:
 def recording_backends() -> dict[str, Configuration]:
     """The configurations of those that keep results, by alias."""
     return {b.alias: b.configuration for b in backends() if b.configuration.results}
-
-
-def _aware(moment: datetime | None) -> datetime | None:
-    """With USE_TZ off Django's times are naive, in the site's default time zone."""
-    return timezone.make_aware(moment) if moment and timezone.is_naive(moment) else moment

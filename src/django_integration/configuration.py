@@ -1,7 +1,7 @@
 """One backend's configuration: its OPTIONS, completed from the surroundings when needed."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from functools import cached_property
 
@@ -42,6 +42,11 @@ def configuration_for(alias: str, options: Mapping[str, object]) -> "Configurati
     if not isinstance(configuration, Configuration) or configuration.raw != options:
         configuration = kept[alias] = Configuration(options, current())
     return configuration
+
+
+def stores_of(configurations: Iterable["Configuration"]) -> list[ResultStore]:
+    """The stores that these record in, each once."""
+    return list({id(c.results): c.results for c in configurations if c.results}.values())
 
 
 class Configuration:

@@ -16,7 +16,7 @@ from ..core.outcomes import Relayed
 from ..core.ports import ResultStore
 from ..core.records import TaskRecord
 from ..core.requests import TaskRequest, build_task_request
-from .configuration import Configuration
+from .configuration import Configuration, stores_of
 from .results import message_of
 from .signing import sign
 from .surroundings import current
@@ -69,9 +69,8 @@ def relay_batch(configurations: Mapping[str, Configuration], *, limit: int = BAT
         configurations: of the backends whose tasks are meant, by alias.
     """
     total, more = Relayed(0, 0), False
-    stores = {id(c.results): c.results for c in configurations.values() if c.results}
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="relay") as pool:
-        for store in stores.values():
+        for store in stores_of(configurations.values()):
             own = {alias: c for alias, c in configurations.items() if c.results is store}
             done = _relay_from(store, own, limit, pool)
             total, more = total.and_then(done), more or done.more

@@ -13,7 +13,6 @@ from datetime import datetime
 from typing import Any
 
 import attrs
-from django.conf import settings
 from django.dispatch import Signal
 from django.tasks import signals
 from django.tasks.base import TASK_REFRESH_ATTRS, Task, TaskError, TaskResult, TaskResultStatus
@@ -25,6 +24,7 @@ from django.utils.module_loading import import_string
 from ..core.errors import CloudTasksError
 from ..core.payload import Json
 from ..core.records import CANCELLED_TEXT, TASK_CANCELLED, State, TaskRecord
+from .moments import to_site
 
 _LOG_RECEIVERS = {
     id(signals.log_task_enqueued),
@@ -78,7 +78,7 @@ def running_result[**P, R](
 ) -> TaskResult[P, R]:
     """The result of a task whose execution begins now."""
     status, now = TaskResultStatus.RUNNING, timezone.now()
-    shown = _shown(enqueued_at)
+    shown = to_site(enqueued_at)
     return _result(task, task_id, status, args, kwargs, task.backend, shown, now, worker_ids)
 
 
@@ -91,14 +91,14 @@ def recorded_result[**P, R](task: Task[P, R], record: TaskRecord) -> TaskResult[
         list(record.args),
         dict(record.kwargs),
         record.backend,
-        _shown(record.enqueued_at),
-        _shown(record.started_at),
+        to_site(record.enqueued_at),
+        to_site(record.started_at),
         list(record.worker_ids),
     )
     errors = [TaskError(**attrs.asdict(error)) for error in record.errors]
     object.__setattr__(result, "errors", errors)
-    object.__setattr__(result, "last_attempted_at", _shown(record.last_attempted_at))
-    object.__setattr__(result, "finished_at", _shown(record.finished_at))
+    object.__setattr__(result, "last_attempted_at", to_site(record.last_attempted_at))
+    object.__setattr__(result, "finished_at", to_site(record.finished_at))
     object.__setattr__(result, "_return_value", record.return_value)
     return result
 
@@ -126,7 +126,7 @@ def recorded_task(record: TaskRecord, *, due: bool = True) -> Task[..., Any]:
             queue_name=record.queue_name,
             priority=record.priority,
             backend=record.backend,
-            run_after=_shown(record.run_after) if due else None,
+            run_after=to_site(record.run_after) if due else None,
         )
     except (InvalidTask, InvalidTaskBackend) as error:
         raise TaskResultDoesNotExist(f"Of the task {record.task_id}: {error}") from error
@@ -172,7 +172,7 @@ def _result[**P, R](
 
 def mark_enqueued(result: TaskResult[..., Any], moment: datetime) -> None:
     """The task is in its queue since `moment`, which is aware."""
-    object.__setattr__(result, "enqueued_at", _shown(moment))
+    object.__setattr__(result, "enqueued_at", to_site(moment))
 
 
 def mark_successful(result: TaskResult[..., Any], value: object) -> Json:
@@ -225,11 +225,6 @@ def _traceback(error: BaseException) -> str:
         frames = "".join(traceback.format_tb(error.__traceback__))
         kind, fault_kind = type(error).__qualname__, type(fault).__qualname__
         return f"Traceback:\n{frames}{kind} (telling more of it raised {fault_kind})\n"
-
-
-def _shown(moment: datetime | None) -> datetime | None:
-    """An aware time as the site shows times: with USE_TZ off they are naive."""
-    return moment if moment is None or settings.USE_TZ else timezone.make_naive(moment)
 
 
 def _finish(result: TaskResult[..., Any], status: TaskResultStatus) -> None:

@@ -10,13 +10,12 @@ from datetime import datetime
 from typing import Any
 
 import attrs
-from django.conf import settings
 from django.db import InterfaceError, OperationalError, connections, transaction
 from django.db.models import Q, QuerySet
-from django.utils import timezone
 
 from ..core.records import AttemptError, State, TaskRecord
 from .models import StoredTask
+from .moments import from_site, to_site
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
 _DELAYS = (0.0, 0.2, 1.0)  # seconds before another try
@@ -52,11 +51,7 @@ class DatabaseResultStore:
 
     def replace(self, seen: TaskRecord, then: TaskRecord) -> bool:
         """See `ResultStore.replace`."""
-        changed = [
-            name
-            for name in attrs.fields_dict(TaskRecord)
-            if getattr(then, name) != getattr(seen, name)
-        ]
+        changed = seen.changes_to(then)
         if not changed:
             return self._as(seen).exists()
         columns, tries = _columns(then, changed), 0
@@ -118,14 +113,14 @@ class DatabaseResultStore:
                 if not keys:
                     break
                 # One that was claimed again meanwhile has no such time any more.
-                still = self._rows.filter(pk__in=keys, finished_at__lt=_stored(before))
+                still = self._rows.filter(pk__in=keys, finished_at__lt=to_site(before))
                 deleted += still.delete()[0]
         return deleted
 
     def _finished(self, state: State, before: datetime, given_up: datetime) -> QuerySet[StoredTask]:
         """One state at a time: its index has them in order."""
-        old = self._rows.filter(finished_at__lt=_stored(before), status=state.value)
-        return old.filter(Q(final=True) | Q(finished_at__lt=_stored(given_up)))
+        old = self._rows.filter(finished_at__lt=to_site(before), status=state.value)
+        return old.filter(Q(final=True) | Q(finished_at__lt=to_site(given_up)))
 
     def _as(self, record: TaskRecord) -> QuerySet[StoredTask]:
         """The row, if its fence is that of the record."""
@@ -182,13 +177,13 @@ def record_of(row: StoredTask) -> TaskRecord:
         takes_context=row.takes_context,
         args=arguments["args"],
         kwargs=arguments["kwargs"],
-        enqueued_at=_aware(row.enqueued_at),
+        enqueued_at=from_site(row.enqueued_at),
         run_after=row.run_after,
         state=State(row.status),
         final=row.final,
-        started_at=_aware(row.started_at),
-        last_attempted_at=_aware(row.last_attempted_at),
-        finished_at=_aware(row.finished_at),
+        started_at=from_site(row.started_at),
+        last_attempted_at=from_site(row.last_attempted_at),
+        finished_at=from_site(row.finished_at),
         return_value=json.loads(row.return_value_json),
         errors=tuple(AttemptError(*error) for error in json.loads(row.errors_json)),
         worker_ids=tuple(json.loads(row.worker_ids_json)),
@@ -223,14 +218,5 @@ def _columns(record: TaskRecord, names: Collection[str]) -> dict[str, Any]:
             case "lease_expires_at" | "relay_at" | "run_after":
                 columns[name] = value
             case _:
-                columns[name] = _stored(value) if isinstance(value, datetime) else value
+                columns[name] = to_site(value) if isinstance(value, datetime) else value
     return columns
-
-
-def _stored(moment: datetime) -> datetime:
-    """An aware time as the site keeps times: with USE_TZ off they are naive."""
-    return moment if settings.USE_TZ else timezone.make_naive(moment)
-
-
-def _aware(moment: datetime | None) -> datetime | None:
-    return timezone.make_aware(moment) if moment and timezone.is_naive(moment) else moment

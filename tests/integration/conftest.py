@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import grpc
@@ -68,7 +69,9 @@ def sqlite_file(
 ) -> Iterator[str]:
     """The alias of a database in a file."""
     entry = databases.sqlite(tmp_path_factory.mktemp("sqlite"))
-    with databases.reachable("sqlite-file", entry, django_db_blocker):
+    with ExitStack() as stack:
+        with django_db_blocker.unblock():
+            stack.enter_context(databases.reachable("sqlite-file", entry))
         yield "sqlite-file"
 
 
@@ -76,10 +79,10 @@ def sqlite_file(
 def postgres_cluster(django_db_blocker: DjangoDbBlocker) -> Iterator[str]:
     """The alias of a database in a cluster of the tests' own."""
     databases.demand_postgres()
-    with (
-        postgres.cluster() as entry,
-        databases.reachable("postgres-cluster", entry, django_db_blocker),
-    ):
+    with ExitStack() as stack:
+        entry = stack.enter_context(postgres.cluster())
+        with django_db_blocker.unblock():
+            stack.enter_context(databases.reachable("postgres-cluster", entry))
         yield "postgres-cluster"
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 from django.db import connections
-from pytest_django import DjangoDbBlocker
 
 from tests import postgres
 
@@ -33,19 +32,18 @@ def sqlite(folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def reachable(alias: str, entry: dict[str, Any], blocker: DjangoDbBlocker) -> Iterator[None]:
+def reachable(alias: str, entry: dict[str, Any]) -> Iterator[None]:
     """Have Django know a database of that alias, with its tables."""
     known = connections.settings
     complete = connections.configure_settings({"default": known["default"], alias: entry})
     known[alias] = complete[alias]
-    with blocker.unblock():
-        call_command("migrate", database=alias, run_syncdb=True, verbosity=0)
-        try:
-            yield
-        finally:
-            connections[alias].close()
-            del connections[alias]
-            del known[alias]
+    call_command("migrate", database=alias, run_syncdb=True, verbosity=0)
+    try:
+        yield
+    finally:
+        connections[alias].close()
+        del connections[alias]
+        del known[alias]
 
 
 def demand_postgres() -> None:

@@ -9,8 +9,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from ....core.records import State
 from ....core.retention import FINISHED, RETRIED_FOR, age
-from ...backend import recording_backends
+from ...configuration import stores_of
 from ...surroundings import current
+from ..recording import demand_recording_backends
 
 
 class Command(BaseCommand):
@@ -56,14 +57,12 @@ class Command(BaseCommand):
         """
         if batch_size < 1:
             raise CommandError(f"--batch-size must be 1 or more, not {batch_size}.")
-        stores = {id(c.results): c.results for c in recording_backends().values() if c.results}
-        if not stores:
-            raise CommandError("No backend keeps results: set RESULTS to 'database' in TASKS.")
+        stores = stores_of(demand_recording_backends().values())
         states = [State(value) for value in status] if status else list(FINISHED)
         now = current().clock()
         before = now - older_than
         given_up = min(before, now - RETRIED_FOR)
-        for store in stores.values():
+        for store in stores:
             counts = {
                 state: store.count_finished([state], before=before, given_up=given_up)
                 for state in states

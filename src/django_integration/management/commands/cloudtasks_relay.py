@@ -10,9 +10,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import close_old_connections
 
 from ....core.outcomes import Relayed
-from ...backend import recording_backends
 from ...configuration import Configuration
 from ...outbox import relay_batch
+from ..recording import demand_recording_backends
 
 logger = logging.getLogger("django_tasks_cloud_tasks")
 
@@ -43,9 +43,7 @@ class Command(BaseCommand):
         """
         if not interval > 0:
             raise CommandError(f"--interval must be more than 0 seconds, not {interval:g}.")
-        configurations = recording_backends()
-        if not configurations:
-            raise CommandError("No backend keeps results: set RESULTS to 'database' in TASKS.")
+        configurations = demand_recording_backends()
         if once:
             self._once(configurations)
             return
