@@ -15,6 +15,7 @@ from django.test import Client, override_settings
 from django_tasks_cloud_tasks.adapters.memory import MemoryResultStore, MemoryTaskQueue
 from django_tasks_cloud_tasks.adapters.metadata import NoMetadataServer
 from django_tasks_cloud_tasks.core.errors import ServiceUnavailableError
+from django_tasks_cloud_tasks.core.payload import TaskPayload
 from django_tasks_cloud_tasks.core.ports import ResultStore
 from django_tasks_cloud_tasks.core.records import TaskRecord
 from django_tasks_cloud_tasks.core.requests import TaskRequest
@@ -82,6 +83,18 @@ class Site:
         )
         assert isinstance(response, HttpResponse)
         return response
+
+
+def payload(task_id: str, *, task: str = "does", recorded: bool = False) -> bytes:
+    """The body of a task that nobody here enqueued."""
+    return TaskPayload(
+        task_id=task_id,
+        task_path=f"tests.recorded_tasks.{task}",
+        args=["a"],
+        kwargs={},
+        backend="stored",
+        recorded=recorded,
+    ).encode()
 
 
 @contextmanager

@@ -18,12 +18,11 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django_tasks_cloud_tasks import StoredTask
 from django_tasks_cloud_tasks.core.errors import RunNowError
-from django_tasks_cloud_tasks.core.payload import TaskPayload
 from django_tasks_cloud_tasks.core.records import State
 from django_tasks_cloud_tasks.django_integration import admin
 
 from tests import recorded_tasks
-from tests.integration.recording import START, Site, recording
+from tests.integration.recording import START, Site, payload, recording
 from tests.recorded_tasks import DURING
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -216,14 +215,7 @@ def test_too_many_are_not_acted_on(
 
 
 def test_a_strange_id_leads_back_to_its_own_page(site: Site, chief: Client) -> None:
-    payload = TaskPayload(
-        task_id="x_41y",
-        task_path="tests.recorded_tasks.does",
-        args=["a"],
-        kwargs={},
-        backend="stored",
-    )
-    site.post_body(payload.encode())
+    site.post_body(payload("x_41y"))
     response = act(chief, "run_again", "x_41y", detail=True)
     assert response.redirect_chain == [(f"{LIST}x_5F41y/change/", 302)]
     assert "x_41y" in response.content.decode()

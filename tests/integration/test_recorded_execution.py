@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from django.conf import settings
 from django.core import serializers
 from django.db import IntegrityError, connection, transaction
+from django.dispatch import Signal
 from django.tasks import TaskResult, TaskResultStatus
 from django.tasks.exceptions import TaskResultDoesNotExist, TaskResultMismatch
 from django.tasks.signals import task_enqueued, task_finished, task_started
@@ -44,7 +46,7 @@ from django_tasks_cloud_tasks.django_integration.declaration import Cancellation
 from django_tasks_cloud_tasks.django_integration.outbox import relay_batch
 
 from tests import recorded_tasks, tasks
-from tests.integration.recording import START, Site, recording
+from tests.integration.recording import START, Site, payload, recording
 from tests.models import Mark
 from tests.recorded_tasks import DURING
 
@@ -93,6 +95,25 @@ def fail(*_: object) -> None:
     raise ValueError("no such order")
 
 
+@contextmanager
+def hearing(
+    *signals: Signal, of: Callable[[TaskResult[..., Any]], object]
+) -> Iterator[list[object]]:
+    """What these signals told while inside, one of each result at its time."""
+    told: list[object] = []
+
+    def hear(task_result: TaskResult[..., Any], **_: object) -> None:
+        told.append(of(task_result))
+
+    for signal in signals:
+        signal.connect(hear)
+    try:
+        yield told
+    finally:
+        for signal in signals:
+            signal.disconnect(hear)
+
+
 # Enqueueing.
 
 
@@ -106,20 +127,14 @@ def test_a_task_is_recorded_and_sent(site: Site) -> None:
 
 
 def test_the_task_is_created_after_the_commit(site: Site) -> None:
-    told: list[object] = []
+    def sent(result: TaskResult[..., Any]) -> tuple[str, int]:
+        return result.id, len(site.queue.requests)
 
-    def hear(task_result: TaskResult[..., Any], **_: object) -> None:
-        told.append((task_result.id, len(site.queue.requests)))
-
-    task_enqueued.connect(hear)
-    try:
-        with site.store.atomic():
-            result = recorded_tasks.does.enqueue("a")
-            assert result.enqueued_at is None
-            assert site.queue.requests == []
-            assert told == []
-    finally:
-        task_enqueued.disconnect(hear)
+    with hearing(task_enqueued, of=sent) as told, site.store.atomic():
+        result = recorded_tasks.does.enqueue("a")
+        assert result.enqueued_at is None
+        assert site.queue.requests == []
+        assert told == []
     assert [r.task_id for r in site.queue.requests] == [result.id]
     assert told == [(result.id, 1)]
     assert result.enqueued_at == START
@@ -267,15 +282,9 @@ def test_a_success_is_recorded(view: Site) -> None:
 
 
 def test_each_failure_is_recorded_until_the_success(view: Site) -> None:
-    finished: list[TaskResultStatus] = []
-
-    def hear(task_result: TaskResult[..., Any], **_: object) -> None:
-        finished.append(task_result.status)
-
     result = recorded_tasks.does.enqueue("a")
     DURING["a"] = fail
-    task_finished.connect(hear)
-    try:
+    with hearing(task_finished, of=lambda result: result.status) as finished:
         assert view.deliver()[0] == 500
         view.wait(1)
         assert view.deliver(retry=1)[0] == 500
@@ -286,8 +295,6 @@ def test_each_failure_is_recorded_until_the_success(view: Site) -> None:
         assert result.last_attempted_at == START + timedelta(seconds=1)
         DURING.clear()
         assert view.deliver(retry=2)[0] == 200
-    finally:
-        task_finished.disconnect(hear)
     result.refresh()
     assert (result.status, result.return_value) == (TaskResultStatus.SUCCESSFUL, "a")
     assert (result.attempts, len(result.errors)) == (3, 2)
@@ -465,7 +472,6 @@ def test_a_task_that_is_asked_to_stop_while_it_fails_is_not_repeated(
 @pytest.mark.parametrize("ending", ["returns", "raises"])
 def test_a_runner_that_lost_its_lease_writes_nothing(view: Site, ending: str) -> None:
     result = recorded_tasks.does.enqueue("a")
-    finished: list[object] = []
     inner: list[int] = []
 
     def during() -> str:
@@ -476,15 +482,9 @@ def test_a_runner_that_lost_its_lease_writes_nothing(view: Site, ending: str) ->
             fail()
         return "first"
 
-    def hear(task_result: TaskResult[..., Any], **_: object) -> None:
-        finished.append(task_result.return_value)
-
     DURING["a"] = during
-    task_finished.connect(hear)
-    try:
+    with hearing(task_finished, of=lambda result: result.return_value) as finished:
         status, document = view.deliver()
-    finally:
-        task_finished.disconnect(hear)
     assert (status, inner) == (409, [200])
     assert "took over" in document["error"]
     result.refresh()
@@ -641,20 +641,12 @@ def test_while_cloud_tasks_is_silent_tasks_do_not_wait_for_it_one_by_one(site: S
 def test_an_enqueue_is_told_though_its_sending_could_not_be_recorded(
     site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told: list[str] = []
-
-    def hear(task_result: TaskResult[..., Any], **_: object) -> None:
-        told.append(task_result.id)
-
     def replace(*_: object) -> bool:
         raise OSError("the database is away")
 
     monkeypatch.setattr(site.store, "replace", replace)
-    task_enqueued.connect(hear)
-    try:
+    with hearing(task_enqueued, of=lambda result: result.id) as told:
         result = recorded_tasks.does.enqueue("a")
-    finally:
-        task_enqueued.disconnect(hear)
     assert told == [result.id]
     assert result.enqueued_at == START
     assert "the database is away" in caplog.text
@@ -731,11 +723,6 @@ def test_an_atomic_task_whose_commit_fails_has_failed(database_view: Site, marks
 def test_what_fails_after_the_commit_of_an_atomic_task_changes_nothing(
     database_view: Site, marks: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    finished: list[object] = []
-
-    def hear(task_result: TaskResult[..., Any], **_: object) -> None:
-        finished.append(task_result.return_value)
-
     result = marks.enqueue("a")
 
     def during() -> str:
@@ -743,11 +730,8 @@ def test_what_fails_after_the_commit_of_an_atomic_task_changes_nothing(
         return "done"
 
     DURING["a"] = during
-    task_finished.connect(hear)
-    try:
+    with hearing(task_finished, of=lambda result: result.return_value) as finished:
         assert database_view.deliver()[0] == 200
-    finally:
-        task_finished.disconnect(hear)
     assert "something failed after its commit" in caplog.text
     assert "no such order" in caplog.text
     result.refresh()
@@ -977,79 +961,43 @@ def test_the_result_of_a_task_that_is_gone_is_not_found(site: Site, path: str) -
 
 
 def test_a_task_from_before_the_store_is_run_and_recorded(view: Site) -> None:
-    payload = TaskPayload(
-        task_id="early",
-        task_path="tests.recorded_tasks.does",
-        args=["a"],
-        kwargs={},
-        backend="stored",
-    )
+    body = payload("early")
     DURING["a"] = fail
-    assert view.post_body(payload.encode(), retry=2).status_code == 500
+    assert view.post_body(body, retry=2).status_code == 500
     record = view.record("early")
     assert (len(record.worker_ids), len(record.errors), record.args) == (3, 1, ["a"])
     DURING.clear()
-    assert view.post_body(payload.encode(), retry=3).status_code == 200
-    assert json.loads(view.post_body(payload.encode()).content)["status"] == "duplicate"
+    assert view.post_body(body, retry=3).status_code == 200
+    assert json.loads(view.post_body(body).content)["status"] == "duplicate"
 
 
 def test_a_recorded_task_whose_record_is_gone_is_not_run(
     view: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
-    payload = TaskPayload(
-        task_id="pruned",
-        task_path="tests.recorded_tasks.does",
-        args=["a"],
-        kwargs={},
-        backend="stored",
-        recorded=True,
-    )
+    body = payload("pruned", recorded=True)
     DURING["a"] = fail
-    assert view.post_body(payload.encode()).status_code == 404
+    assert view.post_body(body).status_code == 404
     assert "its record is gone" in caplog.text
 
 
 @pytest.mark.parametrize("task_id", ["", "a b", "x" * 501, "\N{SNOWMAN}"])
 def test_an_id_that_no_task_can_have_is_not_recorded(view: Site, task_id: str) -> None:
-    payload = TaskPayload(
-        task_id=task_id,
-        task_path="tests.recorded_tasks.does",
-        args=["a"],
-        kwargs={},
-        backend="stored",
-    )
-    assert view.post_body(payload.encode()).status_code == 400
+    body = payload(task_id)
+    assert view.post_body(body).status_code == 400
 
 
 def test_an_id_of_another_task_is_refused(view: Site) -> None:
     result = recorded_tasks.does.enqueue("a")
-    payload = TaskPayload(
-        task_id=result.id,
-        task_path="tests.recorded_tasks.marks",
-        args=["a"],
-        kwargs={},
-        backend="stored",
-        recorded=True,
-    )
-    assert view.post_body(payload.encode()).status_code == 400
+    body = payload(result.id, task="marks", recorded=True)
+    assert view.post_body(body).status_code == 400
     assert view.record(result.id).state is State.READY
 
 
 def test_signals_tell_of_the_attempts_that_are_made(view: Site) -> None:
-    told: list[str] = []
-
-    def hear(signal: object, task_result: TaskResult[..., Any], **_: object) -> None:
-        told.append(task_result.status)
-
     recorded_tasks.does.enqueue("a")
-    task_started.connect(hear)
-    task_finished.connect(hear)
-    try:
+    with hearing(task_started, task_finished, of=lambda result: result.status) as told:
         view.deliver()
         view.deliver()
-    finally:
-        task_started.disconnect(hear)
-        task_finished.disconnect(hear)
     assert told == ["RUNNING", "SUCCESSFUL"], "a duplicate is no attempt"
 
 
