@@ -13,8 +13,9 @@ import attrs
 from ..core.errors import InvalidTokenError
 from ..core.names import QueueName
 from ..core.ports import Claims
-from ..core.records import State, TaskRecord
+from ..core.records import State, TaskRecord, Unreadable
 from ..core.requests import OidcToken, TaskRequest
+from ..core.retention import may_prune
 
 logger = logging.getLogger("django_tasks_cloud_tasks")
 
@@ -87,7 +88,7 @@ class MemoryResultStore:
 
     def due(
         self, backends: Collection[str], *, now: datetime, until: datetime, limit: int
-    ) -> list[TaskRecord]:
+    ) -> list[TaskRecord | Unreadable]:
         """See `ResultStore.due`."""
         with self._lock:
             waiting = [
@@ -98,7 +99,18 @@ class MemoryResultStore:
             waiting.sort(key=lambda pair: pair[0])
             taken = [attrs.evolve(record, relay_at=until) for _, record in waiting[:limit]]
             self._records.update({record.task_id: record for record in taken})
-            return taken
+            return [*taken]
+
+    def set_aside(self, task_id: str, reason: str, *, until: datetime) -> None:
+        """See `ResultStore.set_aside`."""
+        with self._lock:
+            if record := self._records.get(task_id):
+                self._records[task_id] = attrs.evolve(
+                    record,
+                    relay_at=until,
+                    relay_failures=record.relay_failures + 1,
+                    relay_error=reason,
+                )
 
     def count_finished(
         self, states: Collection[State], *, before: datetime, given_up: datetime
@@ -123,9 +135,7 @@ class MemoryResultStore:
         return [
             record.task_id
             for record in self._records.values()
-            if record.state in states
-            and record.finished_at
-            and record.finished_at < (before if record.final else min(before, given_up))
+            if may_prune(record, states, before=before, given_up=given_up)
         ]
 
     @contextmanager

@@ -90,5 +90,9 @@ class WorkerLostError(CloudTasksError):
     """Stands among the errors of a result for an attempt whose worker died."""
 
 
+class UnreadableRecordError(CloudTasksError):
+    """The record of a task is damaged, or a newer version of this package wrote it."""
+
+
 class TaskRejectedError(EnqueueError):
     """Cloud Tasks refused the task for another reason, which the message carries."""

@@ -1,10 +1,17 @@
-"""The outbox: records of tasks that Cloud Tasks does not have yet, or needs to get again.
+"""The outbox: records of tasks that Cloud Tasks does not have yet, or may have lost.
 
-`TaskRecord.relay_at` says when the relay is to look at a task. It is set when the task is
-recorded, a little ahead, so that the relay does not compete with the process that enqueued it, and
-cleared when Cloud Tasks has it. A claim sets it to the end of the lease, for the case that the
-runner dies, and the end of the attempt clears it; unless it failed, and a delivery was sent away
-meanwhile, which may have been the queue's last.
+`TaskRecord.relay_at` says when the relay looks at a task, until the task is final:
+
+| the task | the relay looks | and then |
+|---|---|---|
+| is recorded, not sent | when the process that enqueued it has had its time | sends it |
+| is sent, and nobody has come | a day after it was due, later each time | sends it again by name |
+| runs | at the end of the lease | looks later, or sends another if the runner is lost |
+| was sent again for a lost runner | a minute later, later each time | sends another |
+| failed, and a delivery was turned away | a minute later, later each time | sends another |
+| failed otherwise | after 31 days | makes the failure final: no queue repeats it any more |
+
+Names keep this safe: what Cloud Tasks still has is not made twice, and what it lost is made again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +20,7 @@ from datetime import datetime, timedelta
 import attrs
 
 from .payload import TaskPayload
-from .records import State, TaskRecord
+from .records import LONGEST_LIFE, State, TaskRecord, again_after, withdrawn
 from .retries import RetryPolicy
 from .scheduling import HORIZON, is_beyond_horizon
 
@@ -29,6 +36,14 @@ IN_HAND = timedelta(seconds=30)
 SILENCE = timedelta(seconds=5)
 """For how long, after Cloud Tasks did not answer, new tasks are left to the relay untried."""
 
+SET_ASIDE = timedelta(hours=1)
+"""How long a record that cannot be handled is left alone before the relay tries it again."""
+
+NAME_KEPT = timedelta(hours=25)
+"""How long after its end a Cloud Task's name may stay taken (24 hours), and an hour more. Before
+that, sending a task again by its name tells nothing."""
+
+_LONGEST_LOOK = timedelta(days=7)
 _BACKOFF = RetryPolicy(min_backoff=1.0, max_backoff=300.0, max_doublings=16)
 _LONGEST_ERROR = 1000  # characters
 
@@ -53,18 +68,29 @@ def relay(record: TaskRecord, *, now: datetime) -> Send | Look:
         return Look(attrs.evolve(record, relay_at=None))
     if record.lease_holds(now):
         return Look(attrs.evolve(record, relay_at=record.lost_at))
-    if record.state is State.READY:
+    if record.cancel_requested:
+        return Look(withdrawn(record, now))
+    if not record.sent or record.state is State.READY:
         return Send(record)
+    if record.state is State.FAILED and not record.turned_away:
+        over = (record.finished_at or now) + LONGEST_LIFE
+        if now < over:
+            return Look(attrs.evolve(record, relay_at=over))
+        return Look(attrs.evolve(record, final=True, relay_at=None))
     # Its runner died, or its attempt failed while another delivery was sent away, and nobody has
-    # come since. Another name, as the first one is taken; for one attempt the same again.
-    if record.dispatch and record.dispatched_for == record.token:
-        return Send(record)
+    # come since. Another name, as the earlier ones stay taken.
     return Send(_renumbered(record))
 
 
-def sent(record: TaskRecord) -> TaskRecord:
-    """The record of a task that Cloud Tasks has."""
-    return attrs.evolve(record, relay_at=None, relay_failures=0, relay_error="")
+def sent(record: TaskRecord, *, now: datetime) -> TaskRecord:
+    """The record of a task that Cloud Tasks has; the relay looks whether it ever comes."""
+    if record.state is State.READY:
+        due = max(filter(None, (record.run_after, record.enqueued_at)), default=now)
+        wait = min(max(NAME_KEPT, now - due), _LONGEST_LOOK)
+        look = max(now, due) + wait
+    else:
+        look = now + again_after(record.dispatch)
+    return attrs.evolve(record, relay_at=look, sent=True, relay_failures=0, relay_error="")
 
 
 def put_off(record: TaskRecord, error: str, *, now: datetime) -> TaskRecord:
@@ -74,17 +100,25 @@ def put_off(record: TaskRecord, error: str, *, now: datetime) -> TaskRecord:
         record,
         relay_at=now + timedelta(seconds=_BACKOFF.backoff(failures)),
         relay_failures=failures,
-        relay_error=error[:_LONGEST_ERROR],
+        relay_error=storable(error),
     )
+
+
+def storable(error: str) -> str:
+    """A reason as every database can keep it: of bounded length, without NUL and surrogates."""
+    plain = error[:_LONGEST_ERROR].replace("\0", "\\x00")
+    return plain.encode("utf-8", "backslashreplace").decode()
 
 
 def anew(record: TaskRecord, *, now: datetime) -> TaskRecord:
     """The record of a task that is to get another Cloud Task, due at once."""
-    return attrs.evolve(_renumbered(record), run_after=None, relay_at=now)
+    fresh = attrs.evolve(_renumbered(record), run_after=None, relay_at=now)
+    # The relay sees to it that a failed task is delivered that somebody wants to run.
+    return attrs.evolve(fresh, turned_away=True) if record.state is State.FAILED else fresh
 
 
 def _renumbered(record: TaskRecord) -> TaskRecord:
-    return attrs.evolve(record, dispatch=record.dispatch + 1, dispatched_for=record.token)
+    return attrs.evolve(record, dispatch=record.dispatch + 1, sent=False)
 
 
 def may_run_now(record: TaskRecord, *, now: datetime) -> bool:
@@ -118,3 +152,19 @@ def recorded(
     if run_after is not None and is_beyond_horizon(run_after, now=now):
         relay_at = run_after - HORIZON + WITHIN_HORIZON
     return TaskRecord.of(payload, args=args, kwargs=kwargs, run_after=run_after, relay_at=relay_at)
+
+
+def adopted(payload: TaskPayload, *, earlier_attempts: int, now: datetime) -> TaskRecord:
+    """The record of a task that was delivered, and was enqueued without one.
+
+    Args:
+        earlier_attempts: made before there was a record.
+    """
+    return TaskRecord.of(
+        payload,
+        args=payload.args,
+        kwargs=payload.kwargs,
+        relay_at=now + NAME_KEPT,
+        sent=True,
+        earlier_attempts=earlier_attempts,
+    )

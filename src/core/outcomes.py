@@ -77,6 +77,13 @@ class Unrecorded:
 
 
 @attrs.frozen
+class Unreadable:
+    """The task is recorded, and its record cannot be read."""
+
+    task_id: str
+
+
+@attrs.frozen
 class Relayed:
     """The relay looked for tasks to send.
 
@@ -136,6 +143,7 @@ type Outcome = (
     | Busy
     | LeaseLost
     | Unrecorded
+    | Unreadable
     | Relayed
     | Refusal
 )
@@ -183,6 +191,9 @@ def decide(outcome: Outcome, *, debug: bool) -> Answer:
         case Unrecorded(task_id):
             reason = "The record of this task is gone."
             return _error(HTTPStatus.NOT_FOUND, reason, task_id=task_id)
+        case Unreadable(task_id):
+            reason = "The record of this task cannot be read."
+            return _error(HTTPStatus.INTERNAL_SERVER_ERROR, reason, task_id=task_id)
         case Relayed(sent, failed, _):
             status = HTTPStatus.SERVICE_UNAVAILABLE if failed else HTTPStatus.OK
             word = "error" if failed else "success"

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Protocol
 
 from .names import QueueName
-from .records import State, TaskRecord
+from .records import State, TaskRecord, Unreadable
 from .requests import TaskRequest
 
 type Claims = Mapping[str, object]
@@ -51,7 +51,11 @@ class ResultStore(Protocol):
         """Keep a record, in the caller's transaction. One with that id that is there stays."""
 
     def get(self, task_id: str) -> TaskRecord | None:
-        """The record as it is now."""
+        """The record as it is now.
+
+        Raises:
+            UnreadableRecordError: there is one, and it cannot be read.
+        """
 
     def replace(self, seen: TaskRecord, then: TaskRecord) -> bool:
         """Change what differs between the two, in one step.
@@ -70,10 +74,16 @@ class ResultStore(Protocol):
 
     def due(
         self, backends: Collection[str], *, now: datetime, until: datetime, limit: int
-    ) -> list[TaskRecord]:
+    ) -> list[TaskRecord | Unreadable]:
         """Take records of these backends whose `relay_at` has come, the longest due first.
 
         Their `relay_at` becomes `until`, so that of several processes each takes others.
+        """
+
+    def set_aside(self, task_id: str, reason: str, *, until: datetime) -> None:
+        """Have the relay leave a record alone until then; `reason` becomes its `relay_error`.
+
+        For records that cannot be handled otherwise. It reads nothing of the record.
         """
 
     def count_finished(

@@ -7,6 +7,10 @@ write how the attempt ended. A store carries out each change as one comparison a
 fence, still is as it was. So of two that decide at once one wins, and the other decides anew.
 
 A lease that ran out is a runner that died, or was cut off; the next delivery takes over.
+
+One invariant holds after every change: a record that is not final has a `relay_at`, the time when
+the relay looks at it next, whatever has become of its deliveries meanwhile. So a task that is not
+over, and that nobody runs, is never forgotten. `outbox.relay` decides what a look leads to.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,6 +30,9 @@ TASK_CANCELLED = f"{TaskCancelledError.__module__}.{TaskCancelledError.__qualnam
 CANCELLED_TEXT = "The task was cancelled.\n"
 """What stands for a traceback where there is none."""
 
+LONGEST_LIFE = timedelta(days=31)
+"""How long Cloud Tasks keeps a task, and so how long its queue may repeat a failed one."""
+
 LONGEST_NAME = 255
 """Characters of a task's id, and of its path: every database can index so many."""
 
@@ -36,7 +43,7 @@ _MOST_UNKNOWN = 100  # a header says it, and may say anything
 _AGAIN = RetryPolicy(min_backoff=60.0, max_backoff=3600.0, max_doublings=16)
 
 
-def _again_after(dispatch: int) -> timedelta:
+def again_after(dispatch: int) -> timedelta:
     """How long to leave a task to its queue before the Cloud Task of that number is made."""
     return timedelta(seconds=_AGAIN.backoff(dispatch)) if dispatch else timedelta()
 
@@ -77,10 +84,10 @@ class TaskRecord:
         cancel_requested: somebody wants the running attempt to stop.
         turned_away: a delivery came while this attempt ran, and was sent away; it may have been
             the queue's last.
-        relay_at: when the relay is to see that the task gets delivered; None if nothing is to do.
+        relay_at: when the relay looks at the task next; None exactly where the task is final.
         relay_failures: creations that failed in a row, and `relay_error`, why the latest did.
-        dispatch: how many Cloud Tasks were made anew for this task, beyond the first; the latest
-            because of what became of the claim with the token `dispatched_for`.
+        dispatch: how many Cloud Tasks were made anew for this task, beyond the first.
+        sent: whether Cloud Tasks took the latest of them.
     """
 
     task_id: str
@@ -109,7 +116,7 @@ class TaskRecord:
     relay_failures: int = 0
     relay_error: str = ""
     dispatch: int = 0
-    dispatched_for: str = ""
+    sent: bool = False
 
     @classmethod
     def of(
@@ -118,13 +125,15 @@ class TaskRecord:
         *,
         args: Sequence[object],
         kwargs: Mapping[str, object],
+        relay_at: datetime,
         run_after: datetime | None = None,
-        relay_at: datetime | None = None,
+        sent: bool = False,
         earlier_attempts: int = 0,
     ) -> "TaskRecord":
         """The record of a task that nobody has claimed.
 
         Args:
+            sent: whether Cloud Tasks has the task already.
             earlier_attempts: made before there was a record, by workers that nobody knows.
         """
         return cls(
@@ -139,6 +148,7 @@ class TaskRecord:
             enqueued_at=payload.enqueued_at,
             run_after=run_after,
             relay_at=relay_at,
+            sent=sent,
             worker_ids=("unknown",) * min(earlier_attempts, _MOST_UNKNOWN),
         )
 
@@ -196,7 +206,15 @@ class TaskRecord:
         """
         if self.lease_expires_at is None:
             return None
-        return self.lease_expires_at + _again_after(self.dispatch)
+        return self.lease_expires_at + again_after(self.dispatch)
+
+
+@attrs.frozen
+class Unreadable:
+    """A record that is damaged, or that a newer version wrote. `reason` names the task."""
+
+    task_id: str
+    reason: str
 
 
 @attrs.frozen
@@ -243,7 +261,7 @@ def claim(
     if record.state is State.RUNNING:
         errors = (*errors, _worker_lost(record))
     if record.cancel_requested:
-        return Closed(_cancelled(attrs.evolve(record, errors=errors), now))
+        return Closed(withdrawn(record, now))
     claimed = attrs.evolve(
         record,
         state=State.RUNNING,
@@ -257,6 +275,7 @@ def claim(
         turned_away=False,
         relay_failures=0,
         relay_error="",
+        sent=True,
     )
     return Claimed(attrs.evolve(claimed, relay_at=claimed.lost_at))
 
@@ -287,6 +306,9 @@ def failed(
     Args:
         final: whether the task must not be repeated.
     """
+    # What was sent away meanwhile may have been the last delivery. If it was not, the queue comes
+    # first: another claim takes this back.
+    wait = again_after(record.dispatch + 1) if record.turned_away else LONGEST_LIFE
     ended = attrs.evolve(
         record,
         state=State.FAILED,
@@ -294,11 +316,7 @@ def failed(
         finished_at=now,
         errors=(*record.errors, _shortened(error)),
         lease_expires_at=None,
-        # What was sent away meanwhile may have been the last delivery. If it was not, the queue
-        # comes first: another claim takes this back.
-        relay_at=now + _again_after(record.dispatch + 1)
-        if record.turned_away and not final
-        else None,
+        relay_at=None if final else now + wait,
     )
     return _cancelled(ended, now) if record.cancel_requested else ended
 
@@ -328,9 +346,14 @@ def cancel(record: TaskRecord, *, now: datetime) -> Withdrawn | Requested | TooL
         return TooLate()
     if record.lease_holds(now):
         return Requested(attrs.evolve(record, cancel_requested=True))
+    return Withdrawn(withdrawn(record, now))
+
+
+def withdrawn(record: TaskRecord, now: datetime) -> TaskRecord:
+    """The record of a task that nobody runs, and that is cancelled now."""
     if record.state is State.RUNNING:
         record = attrs.evolve(record, errors=(*record.errors, _worker_lost(record)))
-    return Withdrawn(_cancelled(record, now))
+    return _cancelled(record, now)
 
 
 def _cancelled(record: TaskRecord, now: datetime) -> TaskRecord:

@@ -177,9 +177,10 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
         return queryset.filter(arguments_json__icontains=json.dumps(term)[1:-1]), False
 
     @admin.display(description="attempts")
-    def attempts(self, row: StoredTask) -> int:
+    def attempts(self, row: StoredTask) -> int | None:
         """How many there were."""
-        return len(json.loads(row.worker_ids_json))
+        workers = _listed(row.worker_ids_json)
+        return None if workers is None else len(workers)
 
     @admin.display(description="arguments")
     def arguments(self, row: StoredTask) -> SafeString:
@@ -209,16 +210,22 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
     @admin.display(description="workers")
     def workers(self, row: StoredTask) -> SafeString:
         """One a line."""
-        items = ((worker,) for worker in json.loads(row.worker_ids_json))
+        workers = _listed(row.worker_ids_json)
+        if workers is None:
+            return _json(row.worker_ids_json)
+        items = ((_shown(str(worker)),) for worker in workers)
         return format_html("<ol>{}</ol>", format_html_join("", "<li>{}</li>", items))
 
     @admin.display(description="errors")
     def errors(self, row: StoredTask) -> SafeString:
         """Class and traceback of each."""
+        errors = _listed(row.errors_json)
+        if errors is None or not all(_is_pair(error) for error in errors):
+            return _json(row.errors_json)
         return format_html_join(
             "",
             "<details open><summary>{}</summary><pre>{}</pre></details>",
-            (tuple(error) for error in json.loads(row.errors_json)),
+            ((_shown(str(kind)), _shown(str(text))) for kind, text in errors),
         )
 
     # Nothing is written but by the actions.
@@ -368,5 +375,27 @@ def _moment(moment: datetime | None) -> str:
 
 
 def _json(text: str) -> SafeString:
-    value = json.loads(text)
-    return format_html("<pre>{}</pre>", json.dumps(value, indent=2, ensure_ascii=False))
+    """JSON for people; what is damaged is shown as it is."""
+    try:
+        told = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError) as error:
+        return format_html("<p>This is not JSON: {}</p><pre>{}</pre>", str(error), _shown(text))
+    return format_html("<pre>{}</pre>", _shown(told))
+
+
+def _listed(text: str) -> list[Any] | None:
+    """What a JSON array holds; None where the column is damaged."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, list) else None
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2  # noqa: PLR2004 - class and traceback
+
+
+def _shown(text: str) -> str:
+    """Text that a page can carry: a lone surrogate has no UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()

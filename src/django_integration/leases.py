@@ -11,8 +11,10 @@ from django.tasks.base import TaskError
 
 from ..adapters.heartbeat import Beat
 from ..core.deliveries import Delivery
+from ..core.errors import UnreadableRecordError
 from ..core.names import is_task_id
-from ..core.outcomes import BadPayload, Busy, Duplicate, Outcome, Unrecorded
+from ..core.outbox import adopted
+from ..core.outcomes import BadPayload, Busy, Duplicate, Outcome, Unreadable, Unrecorded
 from ..core.payload import Json, TaskPayload
 from ..core.ports import ResultStore
 from ..core.records import (
@@ -45,7 +47,11 @@ def claim_task(
 ) -> Lease | Outcome:
     """The lease on a task that was delivered, or why it must not run now."""
     while True:
-        record = store.get(payload.task_id)
+        try:
+            record = store.get(payload.task_id)
+        except UnreadableRecordError as error:
+            logger.error("A task is not run: %s", error)  # noqa: TRY400 - the reason says it all
+            return Unreadable(payload.task_id)
         if record is None:
             if payload.recorded:
                 logger.warning(
@@ -58,12 +64,7 @@ def claim_task(
             if not is_task_id(payload.task_id) or len(payload.task_id) > LONGEST_NAME:
                 return BadPayload(("task_id cannot be that of a Cloud Task",))
             # Enqueued before results were kept, or by someone else.
-            record = TaskRecord.of(
-                payload,
-                args=payload.args,
-                kwargs=payload.kwargs,
-                earlier_attempts=delivery.retry_count,
-            )
+            record = adopted(payload, earlier_attempts=delivery.retry_count, now=current().clock())
             store.add(record)
         if (record.task_path, record.backend) != (payload.task_path, payload.backend):
             return BadPayload(("task_id is that of another task",))

@@ -86,7 +86,7 @@ class StoredTask(models.Model):
     relay_failures = models.IntegerField(default=0)
     relay_error = models.TextField(default="")
     dispatch = models.IntegerField(default=0)
-    dispatched_for = models.CharField(max_length=32, default="")
+    sent = models.BooleanField(default=False)
 
     objects: ClassVar[models.Manager[Any]] = models.Manager()
 

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import datetime
 from itertools import batched
 
 import attrs
+from django.db import InterfaceError, OperationalError
 
-from ..core.errors import CloudTasksError, EnqueueError, ServiceUnavailableError
-from ..core.outbox import IN_HAND, SILENCE, Look, left_alone, put_off, relay, sent
+from ..core.errors import (
+    CloudTasksError,
+    EnqueueError,
+    ServiceUnavailableError,
+    UnreadableRecordError,
+)
+from ..core.outbox import (
+    IN_HAND,
+    SET_ASIDE,
+    SILENCE,
+    Look,
+    left_alone,
+    put_off,
+    relay,
+    sent,
+    storable,
+)
 from ..core.outcomes import Relayed
 from ..core.ports import ResultStore
-from ..core.records import TaskRecord
+from ..core.records import TaskRecord, Unreadable
 from ..core.requests import TaskRequest, build_task_request
 from .configuration import Configuration, stores_of
 from .results import message_of
@@ -85,14 +102,18 @@ def _relay_from(
 ) -> Relayed:
     now = current().clock()
     due = store.due(configurations.keys(), now=now, until=now + IN_HAND, limit=limit)
-    ready = []
-    for record in due:
-        decision = relay(record, now=now)
-        if decision.record is not record and not store.replace(record, decision.record):
-            continue  # Somebody has claimed it meanwhile.
-        if not isinstance(decision, Look):
-            ready.append(decision.record)
+    ready: list[TaskRecord] = []
     errors: list[CloudTasksError | None] = []
+    for record in due:
+        if isinstance(record, Unreadable):
+            errors.append(_set_aside(store, record.task_id, record.reason))
+            continue
+        with _each_for_itself(store, record, errors):
+            decision = relay(record, now=now)
+            if decision.record is not record and not store.replace(record, decision.record):
+                continue  # Somebody has claimed it meanwhile.
+            if not isinstance(decision, Look):
+                ready.append(decision.record)
     silent = False
     for some in batched(ready, _AT_ONCE):
         if silent:
@@ -103,12 +124,38 @@ def _relay_from(
         # Only the creations are made in threads: the database is this thread's.
         answers = list(pool.map(lambda r: _create(configurations[r.backend], r), some))
         for record, error in zip(some, answers, strict=True):
-            _note(store, record, error)
-        errors += answers
+            with _each_for_itself(store, record, errors):
+                _note(store, record, error)
+                errors.append(error)
         silent = any(isinstance(error, ServiceUnavailableError) for error in answers)
     failed = sum(error is not None for error in errors)
     more = len(due) == limit and not silent
     return Relayed(len(errors) - failed, failed, more)
+
+
+@contextmanager
+def _each_for_itself(
+    store: ResultStore, record: TaskRecord, errors: list[CloudTasksError | None]
+) -> Iterator[None]:
+    """Set a record aside that cannot be handled, so that the others of its batch are.
+
+    A database that does not answer is not about this record: that goes on to the caller.
+    """
+    try:
+        yield
+    except (OperationalError, InterfaceError):
+        raise
+    except Exception as error:
+        logger.exception("The relay cannot handle the task %s.", record.task_id)
+        reason = f"{type(error).__name__}: {message_of(error)}"
+        errors.append(_set_aside(store, record.task_id, reason))
+
+
+def _set_aside(store: ResultStore, task_id: str, reason: str) -> CloudTasksError:
+    """Leave a record alone for a while, with the reason on it and in the log."""
+    logger.error("The relay sets the task %s aside for %s: %s", task_id, SET_ASIDE, reason)
+    store.set_aside(task_id, storable(reason), until=current().clock() + SET_ASIDE)
+    return UnreadableRecordError(reason)
 
 
 def _create(
@@ -144,7 +191,7 @@ def _request(configuration: Configuration, record: TaskRecord, *, now: datetime)
 def _note(store: ResultStore, record: TaskRecord, error: CloudTasksError | None) -> None:
     """Record whether Cloud Tasks took a task. What has become of it meanwhile wins."""
     if error is None:
-        store.replace(record, sent(record))
+        store.replace(record, sent(record, now=current().clock()))
         return
     level = logging.WARNING if isinstance(error, ServiceUnavailableError) else logging.ERROR
     logger.log(

@@ -122,9 +122,7 @@ def run_now(configuration: Configuration, store: ResultStore, record: TaskRecord
         return False
     queue = _queue(configuration, record.queue_name, record.priority)
     timeout = configuration.options.enqueue_timeout
-    if record.relay_at is None and configuration.queue.run(
-        queue, record.cloud_task_id, timeout=timeout
-    ):
+    if record.sent and configuration.queue.run(queue, record.cloud_task_id, timeout=timeout):
         return True
     fresh = anew(record, now=now)
     if not store.replace(record, fresh):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
+from itertools import batched
 from typing import Any
 
 import attrs
 from django.db import InterfaceError, OperationalError, connections, transaction
-from django.db.models import Q, QuerySet
+from django.db.models import F, Q, QuerySet
 
-from ..core.records import AttemptError, State, TaskRecord
+from ..core.errors import UnreadableRecordError
+from ..core.records import AttemptError, State, TaskRecord, Unreadable
 from .models import StoredTask
 from .moments import from_site, to_site
 
@@ -46,8 +48,7 @@ class DatabaseResultStore:
 
     def get(self, task_id: str) -> TaskRecord | None:
         """See `ResultStore.get`."""
-        rows = self._rows.filter(pk=task_id).order_by()
-        return self._persistently(lambda: next(map(record_of, rows.all()), None))
+        return self._persistently(lambda: self._read(task_id))
 
     def replace(self, seen: TaskRecord, then: TaskRecord) -> bool:
         """See `ResultStore.replace`."""
@@ -78,21 +79,49 @@ class DatabaseResultStore:
 
     def due(
         self, backends: Collection[str], *, now: datetime, until: datetime, limit: int
-    ) -> list[TaskRecord]:
+    ) -> list[TaskRecord | Unreadable]:
         """See `ResultStore.due`."""
         skip = connections[self.database].features.has_select_for_update_skip_locked
         with transaction.atomic(using=self.database):
             waiting = self._rows.filter(relay_at__lte=now, backend__in=backends)
             # Without locks to skip (SQLite) two relays may take the same: harmless, as names are.
-            rows = list(
-                waiting.select_for_update(skip_locked=skip).order_by("relay_at")[:limit]
-                if skip
-                else waiting.order_by("relay_at")[:limit]
-            )
-            for first in range(0, len(rows), _BATCH):
-                keys = [row.pk for row in rows[first : first + _BATCH]]
-                waiting.filter(pk__in=keys).update(relay_at=until)
-        return [attrs.evolve(record_of(row), relay_at=until) for row in rows]
+            first = waiting.select_for_update(skip_locked=True) if skip else waiting
+            keys = list(first.order_by("relay_at").values_list("pk", flat=True)[:limit])
+            for some in batched(keys, _BATCH):
+                waiting.filter(pk__in=some).update(relay_at=until)
+        return [found for some in batched(keys, _BATCH) for found in self._each(some)]
+
+    def set_aside(self, task_id: str, reason: str, *, until: datetime) -> None:
+        """See `ResultStore.set_aside`."""
+        self._rows.filter(pk=task_id).update(
+            relay_at=until, relay_failures=F("relay_failures") + 1, relay_error=reason
+        )
+
+    def _each(self, keys: Sequence[str]) -> Iterator[TaskRecord | Unreadable]:
+        """The records with those keys, in that order; one that cannot be read is one of many."""
+        try:
+            rows = self._rows.in_bulk(keys)
+        except (OperationalError, InterfaceError):
+            raise
+        except Exception:  # noqa: BLE001 - a column that Django cannot read: each is asked alone
+            rows = {}
+        for key in keys:
+            try:
+                record = record_of(rows[key]) if key in rows else self._read(key)
+            except UnreadableRecordError as error:
+                yield Unreadable(key, str(error))
+            else:
+                if record is not None:
+                    yield record
+
+    def _read(self, task_id: str) -> TaskRecord | None:
+        try:
+            row = next(iter(self._rows.filter(pk=task_id).order_by()), None)
+        except (OperationalError, InterfaceError):
+            raise
+        except Exception as error:
+            raise _unreadable(task_id, error) from error
+        return None if row is None else record_of(row)
 
     def count_finished(
         self, states: Collection[State], *, before: datetime, given_up: datetime
@@ -112,15 +141,14 @@ class DatabaseResultStore:
                 keys = list(some[: min(_BATCH, limit - deleted)])
                 if not keys:
                     break
-                # One that was claimed again meanwhile has no such time any more.
-                still = self._rows.filter(pk__in=keys, finished_at__lt=to_site(before))
-                deleted += still.delete()[0]
+                # One that was claimed again meanwhile is none of them any more.
+                deleted += old.filter(pk__in=keys).delete()[0]
         return deleted
 
     def _finished(self, state: State, before: datetime, given_up: datetime) -> QuerySet[StoredTask]:
-        """One state at a time: its index has them in order."""
+        """`may_prune` as a query, for one state at a time: its index has them in order."""
         old = self._rows.filter(finished_at__lt=to_site(before), status=state.value)
-        return old.filter(Q(final=True) | Q(finished_at__lt=to_site(given_up)))
+        return old.filter(Q(final=True) | Q(finished_at__lt=to_site(given_up), turned_away=False))
 
     def _as(self, record: TaskRecord) -> QuerySet[StoredTask]:
         """The row, if its fence is that of the record."""
@@ -166,7 +194,25 @@ class DatabaseResultStore:
 
 
 def record_of(row: StoredTask) -> TaskRecord:
-    """The record that a row holds."""
+    """The record that a row holds.
+
+    Raises:
+        UnreadableRecordError: it is damaged, or a newer version wrote it.
+    """
+    try:
+        return _record_of(row)
+    except Exception as error:
+        raise _unreadable(row.pk, error) from error
+
+
+def _unreadable(task_id: str, error: Exception) -> UnreadableRecordError:
+    return UnreadableRecordError(
+        f"The record of the task {task_id} cannot be read: {type(error).__name__}: {error}. It is "
+        "damaged, or a newer version of this package wrote it."
+    )
+
+
+def _record_of(row: StoredTask) -> TaskRecord:
     arguments = json.loads(row.arguments_json)
     return TaskRecord(
         task_id=row.task_id,
@@ -195,7 +241,7 @@ def record_of(row: StoredTask) -> TaskRecord:
         relay_failures=row.relay_failures,
         relay_error=row.relay_error,
         dispatch=row.dispatch,
-        dispatched_for=row.dispatched_for,
+        sent=row.sent,
     )
 
 

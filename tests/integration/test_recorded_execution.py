@@ -39,6 +39,7 @@ from django_tasks_cloud_tasks.core.errors import (
     QueueNotFoundError,
     ServiceUnavailableError,
 )
+from django_tasks_cloud_tasks.core.outbox import NAME_KEPT
 from django_tasks_cloud_tasks.core.payload import TaskPayload
 from django_tasks_cloud_tasks.core.records import AttemptError, State, TaskRecord, failed
 from django_tasks_cloud_tasks.django_integration.backend import recording_backends
@@ -123,7 +124,8 @@ def test_a_task_is_recorded_and_sent(site: Site) -> None:
     (request,) = site.queue.requests
     assert request.task_id == result.id
     record = site.record(result.id)
-    assert (record.state, record.args, record.relay_at) == (State.READY, ["a"], None)
+    assert (record.state, record.args, record.sent) == (State.READY, ["a"], True)
+    assert record.relay_at == START + NAME_KEPT, "should nobody come by then"
 
 
 def test_the_task_is_created_after_the_commit(site: Site) -> None:

