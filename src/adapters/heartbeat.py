@@ -11,6 +11,10 @@ import attrs
 logger = logging.getLogger("django_tasks_cloud_tasks")
 
 
+_SOONER = 8  # as many tries in the time of one interval
+_LONGEST_WAIT = 1.0  # seconds before a beat that failed is tried again
+
+
 @attrs.define(eq=False)
 class Beat:
     """One thing to do again and again: what, every how many seconds, and when next."""
@@ -24,10 +28,16 @@ class Heartbeat:
     """Calls what it is given at intervals, as long as it is wanted.
 
     Its thread starts with the first beat. A call is expected to be short; what it raises is
-    logged, and it is called again. A forked child needs a heartbeat of its own.
+    logged, and it is called again sooner than at its interval. A forked child needs a heartbeat
+    of its own.
+
+    Args:
+        idle: called by its thread when there is nothing more to call, to give back what the calls
+            have left open.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, idle: Callable[[], None] = lambda: None) -> None:
+        self._idle = idle
         self._changed = threading.Condition()
         self._beats: set[Beat] = set()
         self._started = False
@@ -50,6 +60,7 @@ class Heartbeat:
         finally:
             with self._changed:
                 self._beats.discard(beat)
+                self._changed.notify()
 
     def hurry(self, beat: Beat) -> None:
         """Call it as soon as possible, and then at its intervals again."""
@@ -58,19 +69,39 @@ class Heartbeat:
             self._changed.notify()
 
     def _run(self) -> None:
+        is_idle = True
         while True:
-            beat = self._next()
+            beat = self._next(wait=is_idle)
+            is_idle = beat is None
+            call = self._idle if beat is None else beat.call
             try:
-                beat.call()
+                call()
             except BaseException:
                 # Nothing that one of them raises may end the others.
-                logger.exception("A heartbeat failed; it is tried again in %g s.", beat.interval)
+                if beat is None:
+                    logger.exception("What the heartbeat left open could not be closed.")
+                else:
+                    soon = self._sooner(beat)
+                    logger.exception("A heartbeat failed; it is tried again in %.2g s.", soon)
 
-    def _next(self) -> Beat:
-        """Wait for the next beat that is due; its next time is set already."""
+    def _sooner(self, beat: Beat) -> float:
+        """Have a beat come before its interval is over; in how many seconds."""
+        soon = min(beat.interval / _SOONER, _LONGEST_WAIT)
+        with self._changed:
+            beat.due = min(beat.due, time.monotonic() + soon)
+        return soon
+
+    def _next(self, *, wait: bool) -> Beat | None:
+        """Wait for the next beat that is due; its next time is set already.
+
+        Args:
+            wait: also for one to begin; otherwise None where there is none.
+        """
         with self._changed:
             while True:
                 first = min(self._beats, key=lambda beat: beat.due, default=None)
+                if first is None and not wait:
+                    return None
                 now = time.monotonic()
                 if first is not None and first.due <= now:
                     first.due = now + first.interval

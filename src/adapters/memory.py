@@ -174,6 +174,13 @@ class MemoryResultStore:
         except Exception:
             logger.exception("What was to happen after a commit failed.")
 
+    def insist[R](self, call: Callable[[], R], go_on: Callable[[], bool]) -> R:  # noqa: ARG002 - the port's signature
+        """See `ResultStore.insist`: the store is never away."""
+        return call()
+
+    def rest(self) -> None:
+        """See `ResultStore.rest`: a thread holds nothing."""
+
     def release(self) -> None:
         """See `ResultStore.release`: a thread holds nothing."""
 

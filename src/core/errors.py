@@ -90,6 +90,14 @@ class WorkerLostError(CloudTasksError):
     """Stands among the errors of a result for an attempt whose worker died."""
 
 
+class UncommittedWorkError(CloudTasksError):
+    """A task returned, and what it did in a database cannot be committed."""
+
+
+class UnfinishedWorkError(CloudTasksError):
+    """A task returned something that has not run yet, such as a generator."""
+
+
 class UnreadableRecordError(CloudTasksError):
     """The record of a task is damaged, or a newer version of this package wrote it."""
 

@@ -77,6 +77,13 @@ class Unrecorded:
 
 
 @attrs.frozen
+class EndNotRecorded:
+    """The attempt was made, and the store did not take how it ended before the lease was over."""
+
+    task_id: str
+
+
+@attrs.frozen
 class Unreadable:
     """The task is recorded, and its record cannot be read."""
 
@@ -144,6 +151,7 @@ type Outcome = (
     | LeaseLost
     | Unrecorded
     | Unreadable
+    | EndNotRecorded
     | Relayed
     | Refusal
 )
@@ -179,6 +187,19 @@ def decide(outcome: Outcome, *, debug: bool) -> Answer:
             )
         case Cancelled(task_id):
             return Answer(HTTPStatus.OK, {"status": "cancelled", "task_id": task_id})
+        case Relayed(sent, failed, _):
+            status = HTTPStatus.SERVICE_UNAVAILABLE if failed else HTTPStatus.OK
+            word = "error" if failed else "success"
+            return Answer(status, {"status": word, "sent": sent, "failed": failed})
+        case Busy() | LeaseLost() | Unrecorded() | Unreadable() | EndNotRecorded():
+            return _repeat(outcome)
+        case _:
+            return _refuse(outcome)
+
+
+def _repeat(outcome: Busy | LeaseLost | Unrecorded | Unreadable | EndNotRecorded) -> Answer:
+    """The answer that has Cloud Tasks deliver a recorded task again."""
+    match outcome:
         # 409 has the delivery repeated, as every status but 2xx does. Not 429 or 503: those make
         # Cloud Tasks slow the whole queue down.
         case Busy(task_id, seconds):
@@ -191,15 +212,12 @@ def decide(outcome: Outcome, *, debug: bool) -> Answer:
         case Unrecorded(task_id):
             reason = "The record of this task is gone."
             return _error(HTTPStatus.NOT_FOUND, reason, task_id=task_id)
+        case EndNotRecorded(task_id):
+            reason = "The attempt is over, and the database did not take how it ended."
+            return _error(HTTPStatus.INTERNAL_SERVER_ERROR, reason, task_id=task_id)
         case Unreadable(task_id):
             reason = "The record of this task cannot be read."
             return _error(HTTPStatus.INTERNAL_SERVER_ERROR, reason, task_id=task_id)
-        case Relayed(sent, failed, _):
-            status = HTTPStatus.SERVICE_UNAVAILABLE if failed else HTTPStatus.OK
-            word = "error" if failed else "success"
-            return Answer(status, {"status": word, "sent": sent, "failed": failed})
-        case _:
-            return _refuse(outcome)
 
 
 def _refuse(outcome: Refusal) -> Answer:

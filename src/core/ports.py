@@ -109,6 +109,21 @@ class ResultStore(Protocol):
         What it raises is logged and goes no further: the caller's work is done.
         """
 
+    def insist[R](self, call: Callable[[], R], go_on: Callable[[], bool]) -> R:
+        """What `call` answers, which asks this store; asked again while the store is away.
+
+        Not in a caller's transaction: that is over when something in it fails.
+
+        Args:
+            go_on: whether another try is worth it.
+
+        Raises:
+            Exception: what the last try raised.
+        """
+
+    def rest(self) -> None:
+        """Give back what others may wait for, while this thread does something else."""
+
     def release(self) -> None:
         """Give back what this thread holds; for threads that do not serve requests."""
 

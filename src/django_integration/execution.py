@@ -7,21 +7,31 @@ import logging
 import os
 import socket
 from asyncio import CancelledError
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
-from inspect import iscoroutinefunction
+from contextvars import copy_context
+from inspect import isawaitable, iscoroutinefunction
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from asgiref.sync import sync_to_async
+from asgiref.sync import async_to_sync, sync_to_async
 from django.tasks.backends.base import BaseTaskBackend
 from django.tasks.base import Task, TaskResultStatus
 from django.tasks.signals import task_finished, task_started
 
 from ..core.deliveries import Delivery
 from ..core.errors import CloudTasksError
-from ..core.outcomes import Cancelled, Failed, LeaseLost, Outcome, Succeeded, Unserializable
+from ..core.outcomes import (
+    Cancelled,
+    EndNotRecorded,
+    Failed,
+    LeaseLost,
+    Outcome,
+    Succeeded,
+    Unserializable,
+)
 from ..core.payload import Json, TaskPayload
+from ..core.ports import ResultStore
 from ..core.records import State
 from .backend import CloudTasksBackend
 from .declaration import Cancellation, CloudTaskContext, is_atomic
@@ -36,6 +46,8 @@ from .results import (
     recorded_result,
     running_result,
 )
+from .threads import in_store_thread, in_used_thread
+from .transactions import commit_leftovers, open_transactions, roll_back_leftovers
 
 if TYPE_CHECKING:
     from django.tasks.base import TaskResult
@@ -50,14 +62,23 @@ def worker_id() -> str:
     return f"{_HOST}:{os.getpid()}"
 
 
-def keeps_results(task: Task[..., Any]) -> bool:
-    """Whether beginning an attempt at the task asks a database."""
+def store_of(task: Task[..., Any]) -> ResultStore | None:
+    """The store that beginning an attempt at the task asks, if it asks one."""
     backend = task.get_backend()
-    return isinstance(backend, CloudTasksBackend) and backend.configuration.results is not None
+    return backend.configuration.results if isinstance(backend, CloudTasksBackend) else None
+
+
+def runs_on_loop(task: Task[..., Any]) -> bool:
+    """Whether `arun` awaits the task on the loop: an atomic one's transaction needs a thread."""
+    return iscoroutinefunction(task.func) and not is_atomic(task)
 
 
 class LeaseLostError(CloudTasksError):
     """Another runner took the task over; undoes the transaction of an atomic task."""
+
+
+class EndNotRecordedError(CloudTasksError):
+    """The store did not take how the attempt ended, for as long as it was worth trying."""
 
 
 @attrs.frozen
@@ -108,24 +129,42 @@ class Execution:
         return [context, *self.result.args]
 
     def run(self) -> Outcome:
-        """Run the task in this thread."""
+        """Run the task in this thread.
+
+        In a context of its own: the language, the time zone and whatever else Django keeps for a
+        thread, and the task changes, is not what the next request of this thread finds.
+        """
+        return copy_context().run(self._run)
+
+    def _run(self) -> Outcome:
         announce(task_started, self.backend, self.result)
         try:
             with self._held():
                 return self._attempt()
         except LeaseLostError:
             return self._lost()
+        except EndNotRecordedError as error:
+            return self._unwritten(error)
 
     def _attempt(self) -> Outcome:
+        callers = open_transactions()
         try:
             with self._transaction():
+                if self.lease and not self._atomic:
+                    self.lease.store.rest()
                 value = self.task.call(*self._arguments, **self.result.kwargs)
+                while isawaitable(value):
+                    value = async_to_sync(_await)(value)
                 kept = mark_successful(self.result, value)
                 if self._atomic:
+                    commit_leftovers(open_transactions())
                     self._keep(kept)
+            commit_leftovers(callers)
         except (KeyboardInterrupt, LeaseLostError):
+            roll_back_leftovers(callers)
             raise
         except BaseException as error:
+            roll_back_leftovers(callers)
             if not self._committed():
                 outcome = self._failed(error)
                 # Inside the handler, where Django's receiver finds the traceback to log.
@@ -145,22 +184,34 @@ class Execution:
 
         An atomic coroutine runs from a thread, too: Django's transactions live in one.
         """
-        if self._atomic or not iscoroutinefunction(self.task.func):
+        if not runs_on_loop(self.task):
             return await sync_to_async(self.run)()
+        # In a context of its own, as `run`; cancelling this cancels that.
+        loop = asyncio.get_running_loop()
+        return await loop.create_task(self._arun(), context=copy_context())
+
+    async def _arun(self) -> Outcome:
         await announce_async(task_started, self.backend, self.result)
         try:
             with self._held():
                 return await self._aattempt()
         except LeaseLostError:
             return self._lost()
+        except EndNotRecordedError as error:
+            return self._unwritten(error)
 
     async def _aattempt(self) -> Outcome:
+        callers = await in_used_thread(open_transactions) or frozenset()
         try:
             value = await self.task.acall(*self._arguments, **self.result.kwargs)
+            while isawaitable(value):
+                value = await value
             kept = mark_successful(self.result, value)
+            await in_used_thread(commit_leftovers, callers)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
+            await in_used_thread(roll_back_leftovers, callers)
             outcome = await self._in_thread_if_leased(self._failed, error)
             await announce_async(task_finished, self.backend, self.result)
             if _is_cancelled(error):
@@ -188,15 +239,29 @@ class Execution:
         Or from a commit whose answer was lost.
         """
         finished = self.result.status == TaskResultStatus.SUCCESSFUL
-        return bool(self.lease and self._atomic and finished and self.lease.has_succeeded())
+        if not (self.lease and self._atomic and finished):
+            return False
+        try:
+            return self.lease.has_succeeded()
+        except Exception as error:
+            raise EndNotRecordedError from error
 
     def _keep(self, value: Json) -> None:
         """Record the success, where results are kept.
 
         Raises:
             LeaseLostError: another runner took over; nothing was recorded.
+            EndNotRecordedError: the store did not take it.
         """
-        if self.lease and not self.lease.succeed(value):
+        if self.lease is None:
+            return
+        try:
+            mine = self.lease.succeed(value)
+        except Exception as error:
+            if self._atomic:
+                raise  # It fails the transaction, and so the attempt.
+            raise EndNotRecordedError from error
+        if not mine:
             raise LeaseLostError
 
     def _failed(self, error: BaseException) -> Outcome:
@@ -204,11 +269,15 @@ class Execution:
 
         Raises:
             LeaseLostError: another runner took over; nothing was recorded.
+            EndNotRecordedError: the store did not take it.
         """
         task_error = mark_failed(self.result, error)
         final = isinstance(error, UnserializableReturnError)
         if self.lease:
-            record = self.lease.fail(task_error, final=final)
+            try:
+                record = self.lease.fail(task_error, final=final)
+            except Exception as fault:
+                raise EndNotRecordedError from fault
             if record is None:
                 raise LeaseLostError from error
             if record.state is State.CANCELLED:
@@ -225,13 +294,26 @@ class Execution:
         )
         return LeaseLost(self.result.id)
 
+    def _unwritten(self, error: EndNotRecordedError) -> Outcome:
+        logger.error(
+            "The task %s ran, but the database did not take how it ended while its lease was "
+            "held: Cloud Tasks delivers it again.",
+            self.result.id,
+            exc_info=error,
+        )
+        return EndNotRecorded(self.result.id)
+
     async def _in_thread_if_leased[**P, R](
         self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs
     ) -> R:
         """Call in a thread what asks the database, and in place what does not."""
         if self.lease:
-            return await sync_to_async(call)(*args, **kwargs)
+            return await in_store_thread(self.lease.store, call, *args, **kwargs)
         return call(*args, **kwargs)
+
+
+async def _await(awaitable: Awaitable[Any]) -> Any:  # noqa: ANN401 - what a task returns
+    return await awaitable
 
 
 def _is_cancelled(error: BaseException) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -29,6 +30,7 @@ from ..core.records import (
     renewed,
     succeeded,
 )
+from ..core.requests import DEFAULT_DISPATCH_DEADLINE
 from .configuration import Configuration
 from .results import new_id
 from .surroundings import current
@@ -94,6 +96,10 @@ class Lease:
         self.record = record
         self._duration = configuration.options.lease
         self._beat: Beat | None = None
+        now = time.monotonic()
+        self._held_until = now + self._duration.total_seconds()
+        deadline = configuration.options.dispatch_deadline or DEFAULT_DISPATCH_DEADLINE
+        self._awaited_until = now + deadline.total_seconds()
         self._cancel_requested = False
 
     @contextmanager
@@ -110,7 +116,7 @@ class Lease:
 
     def has_succeeded(self) -> bool:
         """Whether this attempt's success is recorded."""
-        record = self.store.get(self.record.task_id)
+        record = self.store.insist(lambda: self.store.get(self.record.task_id), self._is_worth_it)
         return (
             record is not None
             and record.state is State.SUCCESSFUL
@@ -123,7 +129,17 @@ class Lease:
         return self._end(lambda record: failed(record, reason, now=now, final=final))
 
     def _end(self, ended: Callable[[TaskRecord], TaskRecord]) -> TaskRecord | None:
-        """Write the end of the attempt, on what others wrote meanwhile; None if it is not ours."""
+        """Write the end of the attempt, on what others wrote meanwhile; None if it is not ours.
+
+        It goes on trying while the database is away, as long as nobody else may run the task and
+        somebody waits for the answer.
+        """
+        return self.store.insist(lambda: self._try_to_end(ended), self._is_worth_it)
+
+    def _is_worth_it(self) -> bool:
+        return time.monotonic() < min(self._held_until, self._awaited_until)
+
+    def _try_to_end(self, ended: Callable[[TaskRecord], TaskRecord]) -> TaskRecord | None:
         record = self.record
         while True:
             then = ended(record)
@@ -157,20 +173,20 @@ class Lease:
         )
 
     def _renew(self) -> None:
-        try:
-            record = self.record
-            while not self.store.renew(
-                record, renewed(record, now=current().clock(), lease=self._duration)
-            ):
-                fresh = self.store.get(record.task_id)
-                if fresh is None or not self._is_mine(fresh):
-                    logger.info("The lease on the task %s is over.", record.task_id)
-                    break
-                record = fresh
-            if record.takes_context:
-                self._look()
-        finally:
-            self.store.release()
+        record = self.record
+        while True:
+            began = time.monotonic()
+            then = renewed(record, now=current().clock(), lease=self._duration)
+            if self.store.renew(record, then):
+                self._held_until = began + self._duration.total_seconds()
+                break
+            fresh = self.store.get(record.task_id)
+            if fresh is None or not self._is_mine(fresh):
+                logger.info("The lease on the task %s is over.", record.task_id)
+                break
+            record = fresh
+        if record.takes_context:
+            self._look()
 
     def _is_mine(self, record: TaskRecord) -> bool:
         return record.state is State.RUNNING and record.token == self.record.token

@@ -9,8 +9,11 @@ from __future__ import annotations
 import json
 import os
 import traceback
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Iterator
+from concurrent.futures import Future
 from datetime import datetime
-from typing import Any
+from io import IOBase
+from typing import Any, cast
 
 import attrs
 from django.dispatch import Signal
@@ -21,7 +24,7 @@ from django.utils import timezone
 from django.utils.json import normalize_json
 from django.utils.module_loading import import_string
 
-from ..core.errors import CloudTasksError
+from ..core.errors import CloudTasksError, UnfinishedWorkError
 from ..core.payload import Json
 from ..core.records import CANCELLED_TEXT, TASK_CANCELLED, State, TaskRecord
 from .moments import to_site
@@ -34,6 +37,9 @@ _LOG_RECEIVERS = {
 
 
 _ENCODER = json.JSONEncoder(allow_nan=False)
+_PROMISES = (Awaitable, Iterator, AsyncIterator, Future)
+_CONTAINERS = (dict, list, tuple, set, frozenset)
+_DEEPEST = 20  # containers in one another
 
 _STATUS = {
     State.READY: TaskResultStatus.READY,
@@ -180,15 +186,38 @@ def mark_successful(result: TaskResult[..., Any], value: object) -> Json:
 
     Raises:
         UnserializableReturnError: JSON cannot carry the value.
+        UnfinishedWorkError: it is, or holds, work that has not run yet.
     """
+    _refuse_promises(value)
     try:
         normalized: Json = normalize_json(value)
         _ENCODER.encode(normalized)  # NaN, or a number of too many digits, gets as far as this
     except Exception as error:
+        _refuse_promises(value, inside=True)
         raise UnserializableReturnError(type(value)) from error
     object.__setattr__(result, "_return_value", normalized)
     _finish(result, TaskResultStatus.SUCCESSFUL)
     return normalized
+
+
+def _refuse_promises(value: object, *, inside: bool = False, depth: int = 0) -> None:
+    """Refuse what has not run, and never will: it must not pass for work that is done.
+
+    Args:
+        inside: look into containers as well.
+    """
+    if isinstance(value, _PROMISES) and not isinstance(value, IOBase):
+        if isinstance(value, Coroutine):
+            value.close()  # Nobody will await it, and Python need not complain of that as well.
+        raise UnfinishedWorkError(
+            f"The task returned a value of the type {type(value).__qualname__}, which is not a "
+            "result but work that has not run. Await it, or make a list of it, and return that."
+        )
+    # Plain containers only: what else there is may do anything when it is looked at.
+    if inside and depth < _DEEPEST and type(value) in _CONTAINERS:
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        for part in cast("Iterable[object]", parts):
+            _refuse_promises(part, inside=True, depth=depth + 1)
 
 
 def mark_failed(result: TaskResult[..., Any], error: BaseException) -> TaskError:

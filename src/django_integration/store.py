@@ -5,22 +5,28 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager
-from datetime import datetime
+from contextlib import contextmanager
+from datetime import datetime, timedelta
 from itertools import batched
 from typing import Any
 
 import attrs
 from django.db import InterfaceError, OperationalError, connections, transaction
-from django.db.models import F, Q, QuerySet
+from django.db.models import BigIntegerField, ExpressionWrapper, F, Q, QuerySet, Value
 
 from ..core.errors import UnreadableRecordError
 from ..core.records import AttemptError, State, TaskRecord, Unreadable
 from .models import StoredTask
 from .moments import from_site, to_site
+from .surroundings import current
+from .transactions import commit_own
+from .transactions import renew as renew_connection
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
 _DELAYS = (0.0, 0.2, 1.0)  # seconds before another try
+_FIRST_DELAY, _LONGEST_DELAY = 0.05, 1.0  # seconds, likewise, where it is worth to insist
+_SHORT = timedelta(seconds=0.2)  # that a transaction may take before leases are extended
+_MICROSECOND = timedelta(microseconds=1)
 _BATCH = 500  # keys in one statement: below what every database takes
 
 
@@ -45,6 +51,7 @@ class DatabaseResultStore:
         # Django 6.0 asks SQLite for its limits before it has a connection.
         connections[self.database].ensure_connection()
         self._rows.bulk_create([row], ignore_conflicts=True)
+        commit_own(connections[self.database])
 
     def get(self, task_id: str) -> TaskRecord | None:
         """See `ResultStore.get`."""
@@ -69,9 +76,10 @@ class DatabaseResultStore:
 
     def renew(self, seen: TaskRecord, then: TaskRecord) -> bool:
         """See `ResultStore.renew`."""
+        self.leave_the_pool()
         if not connections[self.database].features.has_select_for_update_skip_locked:
             return self.replace(seen, then)
-        with self.atomic():
+        with transaction.atomic(using=self.database):
             free = self._as(seen).select_for_update(skip_locked=True).order_by()
             if list(free.values_list("pk", flat=True)):
                 return self.replace(seen, then)
@@ -167,30 +175,102 @@ class DatabaseResultStore:
 
         Not in a transaction: that is gone with its connection.
         """
-        connection = connections[self.database]
-        if connection.in_atomic_block or not connection.get_autocommit():
+        if connections[self.database].in_atomic_block:
             return call()
         for delay in _DELAYS:
             try:
-                return call()
+                return self._committed(call)
             except (OperationalError, InterfaceError):
+                connection = connections[self.database]
                 if connection.is_usable():
                     raise  # It answers, and this is its answer.
                 connection.close()
                 time.sleep(delay)
-        return call()
+        return self._committed(call)
 
-    def atomic(self) -> AbstractContextManager[None]:
-        """See `ResultStore.atomic`."""
-        return transaction.atomic(using=self.database)
+    def insist[R](self, call: Callable[[], R], go_on: Callable[[], bool]) -> R:
+        """See `ResultStore.insist`.
+
+        The first failure of whatever kind may be due to what a task has made of the connection,
+        and so is answered with a new one.
+        """
+        delay, is_new = _FIRST_DELAY, False
+        while True:
+            try:
+                return call()
+            except (OperationalError, InterfaceError):
+                if connections[self.database].in_atomic_block or not go_on():
+                    raise
+            except Exception:
+                if connections[self.database].in_atomic_block or is_new:
+                    raise
+            renew_connection(self.database)
+            is_new = True
+            time.sleep(delay)
+            delay = min(2 * delay, _LONGEST_DELAY)
+
+    def _committed[R](self, call: Callable[[], R]) -> R:
+        """What `call` answers, once what it wrote is committed."""
+        answer = call()
+        commit_own(connections[self.database])
+        return answer
+
+    @contextmanager
+    def atomic(self) -> Iterator[None]:
+        """See `ResultStore.atomic`.
+
+        Where one transaction keeps all others from writing (SQLite), nobody could renew a lease
+        meanwhile. So it renews those that were alive at its beginning, and does so even if what
+        happens inside is undone: before anybody else can write.
+        """
+        connection = connections[self.database]
+        if connection.features.has_select_for_update or connection.in_atomic_block:
+            with transaction.atomic(using=self.database):
+                yield
+            return
+        undone: BaseException | None = None
+        with transaction.atomic(using=self.database):
+            began, clock = current().clock(), time.monotonic()
+            try:
+                with transaction.atomic(using=self.database):
+                    yield
+            except BaseException as error:
+                if connection.needs_rollback or connection.connection is None:
+                    raise  # The transaction is gone as a whole.
+                undone = error
+            held = timedelta(seconds=time.monotonic() - clock)
+            if held > _SHORT:
+                self._extend_leases(began, held)
+        if undone is not None:
+            raise undone
+
+    def _extend_leases(self, began: datetime, held: timedelta) -> None:
+        """Let time stand still for the leases that nobody could renew."""
+        alive = self._rows.filter(status=State.RUNNING.value, lease_expires_at__gt=began)
+        longer = F("lease_expires_at") + Value(held // _MICROSECOND, output_field=BigIntegerField())
+        alive.update(lease_expires_at=ExpressionWrapper(longer, output_field=BigIntegerField()))
 
     def on_commit(self, call: Callable[[], None]) -> None:
         """See `ResultStore.on_commit`."""
         transaction.on_commit(call, using=self.database, robust=True)
 
+    def rest(self) -> None:
+        """See `ResultStore.rest`: a connection of a pool."""
+        connection = connections[self.database]
+        if connection.settings_dict["OPTIONS"].get("pool") and not connection.in_atomic_block:
+            connection.close()
+
     def release(self) -> None:
         """See `ResultStore.release`."""
         connections[self.database].close()
+
+    def leave_the_pool(self) -> None:
+        """Have this thread use a connection of its own, which waits for no others."""
+        connection = connections[self.database]
+        options = dict(connection.settings_dict["OPTIONS"])
+        if options.pop("pool", None):
+            entry = {**connection.settings_dict, "OPTIONS": options}
+            connections[self.database] = type(connection)(entry, self.database)
 
 
 def record_of(row: StoredTask) -> TaskRecord:

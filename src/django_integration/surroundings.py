@@ -7,6 +7,7 @@ other surroundings in their place with `use`.
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -18,6 +19,8 @@ from ..adapters.heartbeat import Heartbeat
 from ..adapters.metadata import NoMetadataServer, metadata_server
 from ..core import detection
 from ..core.ports import MetadataServer, ResultStore, TaskQueue, TokenVerifier
+
+_STORE_THREADS = 4
 
 
 def _grpc_queue(emulator_host: str | None) -> TaskQueue:
@@ -39,6 +42,16 @@ def _database_results(database: str) -> ResultStore:
     from .store import DatabaseResultStore
 
     return DatabaseResultStore(database)
+
+
+def _close_connections() -> None:
+    from django.db import connections
+
+    connections.close_all()
+
+
+def _store_threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_STORE_THREADS, thread_name_prefix="cloud-tasks-store")
 
 
 def _utc_now() -> datetime:
@@ -71,6 +84,7 @@ class Surroundings:
     _tokens: dict[str | None, TokenVerifier] = attrs.field(factory=dict, init=False)
     _metadata: MetadataServer | None = attrs.field(default=None, init=False)
     _results: dict[str, ResultStore] = attrs.field(factory=dict, init=False)
+    _pools: dict[int, ThreadPoolExecutor] = attrs.field(factory=dict, init=False)
     _heartbeats: dict[int, Heartbeat] = attrs.field(factory=dict, init=False)
 
     def queue(self, emulator_host: str | None) -> TaskQueue:
@@ -86,9 +100,16 @@ class Surroundings:
         return _kept(self._results, database, self.make_results, self._lock)
 
     @property
+    def store_threads(self) -> ThreadPoolExecutor:
+        """The threads that read and write records for coroutine tasks; few, for few connections."""
+        return _kept(self._pools, os.getpid(), lambda _: _store_threads(), self._lock)
+
+    @property
     def heartbeat(self) -> Heartbeat:
         """The process's heartbeat; a forked child has another than its parent."""
-        return _kept(self._heartbeats, os.getpid(), lambda _: Heartbeat(), self._lock)
+        return _kept(
+            self._heartbeats, os.getpid(), lambda _: Heartbeat(idle=_close_connections), self._lock
+        )
 
     def platform(self, emulator_host: str | None) -> detection.Platform:
         """What detection asks. Where an emulator is in use nothing is Google Cloud's."""

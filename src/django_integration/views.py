@@ -36,7 +36,8 @@ from .admission import (
     resolve,
 )
 from .backend import backends
-from .execution import Execution, keeps_results, worker_id
+from .execution import Execution, runs_on_loop, store_of, worker_id
+from .threads import in_store_thread
 
 
 class TaskView(View):
@@ -130,10 +131,13 @@ class AsyncExecuteTaskView(TaskView):
         task = await _in_place_if(in_place, resolve, request, admitted, judgements)
         if not isinstance(task, Task):
             return task
-        if keeps_results(task):
-            begun = await sync_to_async(self.begin)(task, admitted)
-        else:
+        store = store_of(task)
+        if store is None:
             begun = self.begin(task, admitted)
+        elif runs_on_loop(task):
+            begun = await in_store_thread(store, self.begin, task, admitted)
+        else:
+            begun = await sync_to_async(self.begin)(task, admitted)
         return await begun.arun() if isinstance(begun, Execution) else begun
 
 
