@@ -178,9 +178,16 @@ class TaskRecord:
         return f"{self.task_id}-{self.dispatch}" if self.dispatch else self.task_id
 
     @property
-    def fence(self) -> tuple[State, str, bool, bool, int]:
+    def fence(self) -> "Fence":
         """What a decision rests on: it is carried out only where this is as it was."""
-        return (self.state, self.token, self.turned_away, self.cancel_requested, self.dispatch)
+        return Fence(
+            state=self.state,
+            token=self.token,
+            turned_away=self.turned_away,
+            cancel_requested=self.cancel_requested,
+            dispatch=self.dispatch,
+            lease_expires_at=self.lease_expires_at,
+        )
 
     def changes_to(self, then: "TaskRecord") -> dict[str, Any]:
         """What differs in `then`, by the names of attributes."""
@@ -207,6 +214,22 @@ class TaskRecord:
         if self.lease_expires_at is None:
             return None
         return self.lease_expires_at + again_after(self.dispatch)
+
+
+@attrs.frozen(kw_only=True)
+class Fence:
+    """The parts of a record that decisions rest on, by the names that they have there.
+
+    The end of the lease is one of them: who takes a task from a runner whose lease is over must
+    not do so when the runner has renewed it meanwhile.
+    """
+
+    state: State
+    token: str
+    turned_away: bool
+    cancel_requested: bool
+    dispatch: int
+    lease_expires_at: datetime | None
 
 
 @attrs.frozen

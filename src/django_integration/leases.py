@@ -86,7 +86,7 @@ class Lease:
     """The claim on a task that runs: renewed while it is held, and what its end is written with.
 
     Attributes:
-        record: as it was claimed.
+        record: as it was claimed, or renewed.
     """
 
     def __init__(
@@ -178,6 +178,7 @@ class Lease:
             began = time.monotonic()
             then = renewed(record, now=current().clock(), lease=self._duration)
             if self.store.renew(record, then):
+                self.record = then
                 self._held_until = began + self._duration.total_seconds()
                 break
             fresh = self.store.get(record.task_id)

@@ -15,7 +15,7 @@ from django.db import InterfaceError, OperationalError, connections, transaction
 from django.db.models import BigIntegerField, ExpressionWrapper, F, Q, QuerySet, Value
 
 from ..core.errors import UnreadableRecordError
-from ..core.records import AttemptError, State, TaskRecord, Unreadable
+from ..core.records import AttemptError, Fence, State, TaskRecord, Unreadable
 from .models import StoredTask
 from .moments import from_site, to_site
 from .surroundings import current
@@ -160,15 +160,8 @@ class DatabaseResultStore:
 
     def _as(self, record: TaskRecord) -> QuerySet[StoredTask]:
         """The row, if its fence is that of the record."""
-        state, token, turned_away, cancel_requested, dispatch = record.fence
-        return self._rows.filter(
-            pk=record.task_id,
-            status=state.value,
-            token=token,
-            turned_away=turned_away,
-            cancel_requested=cancel_requested,
-            dispatch=dispatch,
-        )
+        names = [field.name for field in attrs.fields(Fence)]
+        return self._rows.filter(pk=record.task_id, **_columns(record, names))
 
     def _persistently[R](self, call: Callable[[], R]) -> R:
         """Try again on a new connection where this one broke.
