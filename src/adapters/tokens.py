@@ -27,7 +27,9 @@ GOOGLE_CERTIFICATES = "https://www.googleapis.com/oauth2/v1/certs"
 _CLOCK_SKEW = 10  # seconds by which the clocks of issuer and site may differ
 _LAST_MOMENT = 253_402_300_799  # seconds since the epoch, of the year 9999
 _FETCH_TIMEOUT = 5.0  # seconds in all
-_REFRESH_INTERVAL = 60.0  # between fetches that an unknown key id or a failure causes
+_REFRESH_INTERVAL = 60.0  # seconds between fetches that an unknown key id or a failure causes
+_FIRST_RETRY = 1.0  # seconds after a failure with nothing in hand; doubled by each that follows
+_SHORTEST_LIFETIME = 60.0  # seconds, whatever the answer allows: no fetch for each delivery
 _DEFAULT_LIFETIME = 3600.0
 _MAX_AGE = re.compile(r"max-age=(\d{1,9})")
 _OK = 200
@@ -62,6 +64,7 @@ class CertificateStore:
         self._certificates: Certificates = {}
         self._good_until = float("-inf")
         self._refresh_after = float("-inf")
+        self._failures = 0
 
     def ready(self, key_id: str | None) -> bool:
         """Whether `certificates` will answer without a request."""
@@ -73,7 +76,8 @@ class CertificateStore:
         """The certificates to check a token of that key with; empty if none could be had.
 
         They are fetched again when they are over age or lack the key, but at most once a
-        minute, so that rubbish cannot make the site ask. A failure leaves the old ones in use.
+        minute, so that rubbish cannot make the site ask. A failure leaves the old ones in use;
+        while there are none, the next try comes after 1, 2, 4 seconds and so on.
         """
         # Whoever has old certificates goes on with them while another thread fetches.
         if not self.ready(key_id) and self._lock.acquire(blocking=not self._certificates):
@@ -92,25 +96,37 @@ class CertificateStore:
                 "Certificates for identity tokens could not be fetched; %s.",
                 "the ones in hand stay in use" if self._certificates else "tokens are refused",
             )
-            self._refresh_after = self._clock() + _REFRESH_INTERVAL
+            wait = _REFRESH_INTERVAL
+            if not self._certificates:
+                # Every delivery is refused, and uses up an attempt of its queue.
+                wait = min(_FIRST_RETRY * 2**self._failures, _REFRESH_INTERVAL)
+                self._failures += 1
+            self._refresh_after = self._clock() + wait
             return
+        self._failures = 0
         now = self._clock()
         if now < self._good_until:
             # They were good, and a key was unknown: rubbish, perhaps, which may ask once a minute.
             self._refresh_after = now + _REFRESH_INTERVAL
         self._certificates = fetched.certificates
-        self._good_until = now + fetched.lifetime
+        self._good_until = now + max(fetched.lifetime, _SHORTEST_LIFETIME)
 
 
-def fetch_certificates(url: str) -> FetchedCertificates:
+def fetch_certificates(url: str, *, proxied: bool = True) -> FetchedCertificates:
     """Get certificates by HTTP, in the form of Google's `/oauth2/v1/certs`.
+
+    Args:
+        proxied: whether a proxy of the environment is used; an emulator is never behind one.
 
     Raises:
         OSError, ValueError, google.auth.exceptions.TransportError: no answer, or no certificates.
     """
     import google.auth.transport.requests
+    import requests
 
-    request = google.auth.transport.requests.Request()
+    session = requests.Session()
+    session.trust_env = proxied
+    request = google.auth.transport.requests.Request(session)
     # Its time-out is for each read; a server that drips must not hold requests for longer.
     response = within(_FETCH_TIMEOUT, partial(request, url, timeout=_FETCH_TIMEOUT))
     if response is None:

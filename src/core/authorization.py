@@ -16,6 +16,7 @@ import base64
 import binascii
 import hmac
 import json
+from collections.abc import Sequence
 from enum import Enum
 
 import attrs
@@ -37,14 +38,15 @@ class Policy:
 
     Attributes:
         mode: never `AUTO`.
-        service_account: e-mail that a token must carry; None where no token is demanded.
-        audience: that a token must be for; likewise.
+        service_accounts: e-mails of which a token must carry one: today's, and those that tasks
+            still in their queues were created with. Empty where no token is demanded.
+        audiences: of which a token must be for one; likewise.
         open_without_proof: whether a request that brings no proof at all is let in.
     """
 
     mode: Authentication
-    service_account: str | None = None
-    audience: str | None = None
+    service_accounts: tuple[str, ...] = ()
+    audiences: tuple[str, ...] = ()
     open_without_proof: bool = False
 
 
@@ -93,8 +95,12 @@ def resolve_policy(
     service_account: str | None,
     audience: str | None,
     debug: bool,
+    earlier_service_accounts: Sequence[str] = (),
+    earlier_audiences: Sequence[str] = (),
 ) -> Policy:
     """The policy of a backend.
+
+    The earlier ones count beside today's, never in their place.
 
     Only `auto` opens for requests without proof, and only under DEBUG: who names a mode means it.
     """
@@ -103,8 +109,8 @@ def resolve_policy(
         mode = Authentication.OIDC if service_account else Authentication.SIGNATURE
     return Policy(
         mode=mode,
-        service_account=service_account,
-        audience=audience,
+        service_accounts=(service_account, *earlier_service_accounts) if service_account else (),
+        audiences=(audience, *earlier_audiences) if audience else (),
         open_without_proof=debug and authentication is Authentication.AUTO,
     )
 
@@ -123,11 +129,11 @@ def authorize(
     try:
         if policy.mode is Authentication.OIDC:
             claims = tokens.verify(bearer_token(proof.authorization))
-            if claims.get("aud") != _known(policy.audience):
+            if not _is_one_of(claims.get("aud"), policy.audiences):
                 return Decision(
                     Verdict.UNAUTHENTICATED,
                     f"the token's audience is {_quoted(claims.get('aud'))}, "
-                    f"not {policy.audience!r}",
+                    f"not {_listed(policy.audiences)}",
                 )
             return _judge(claims, policy)
         if proof.body is None:
@@ -192,13 +198,13 @@ def _judge(claims: Claims, policy: Policy) -> Decision:
         return Decision(Verdict.UNAUTHENTICATED, "the token's issuer is not Google")
     if claims.get("email_verified") is not True:
         return Decision(Verdict.FORBIDDEN, "the token's e-mail is not verified")
-    expected = _known(policy.service_account)
-    if claims.get("email") != expected:
+    email = claims.get("email")
+    if not _is_one_of(email, policy.service_accounts):
         return Decision(
             Verdict.FORBIDDEN,
-            f"the token's e-mail is {_quoted(claims.get('email'))}, not {expected!r}",
+            f"the token's e-mail is {_quoted(email)}, not {_listed(policy.service_accounts)}",
         )
-    return Decision(Verdict.GRANTED, f"a token of {expected}")
+    return Decision(Verdict.GRANTED, f"a token of {email}")
 
 
 def _quoted(claim: object) -> str:
@@ -206,10 +212,18 @@ def _quoted(claim: object) -> str:
     return repr(claim)[:200]
 
 
-def _known(value: str | None) -> str:
-    """What a token must say, or a refusal: without it nothing can be proved."""
-    if not value:
+def _is_one_of(claim: object, values: Sequence[str]) -> bool:
+    """Whether a token says what it must.
+
+    Raises:
+        InvalidTokenError: nothing is known that it must say, and so nothing can be proved.
+    """
+    if not values:
         raise InvalidTokenError(
             "this site demands a token but knows no service account or audience to compare it with"
         )
-    return value
+    return isinstance(claim, str) and claim in values
+
+
+def _listed(values: Sequence[str]) -> str:
+    return " or ".join(map(repr, values))

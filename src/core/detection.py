@@ -11,7 +11,8 @@ from functools import partial
 import attrs
 
 from .errors import ConfigurationError
-from .options import is_web_address
+from .names import is_location_id, is_project_id
+from .options import is_email, is_web_address
 from .ports import MetadataServer
 
 type Environment = Mapping[str, str]
@@ -78,13 +79,17 @@ def is_app_engine(environ: Environment) -> bool:
 
 
 def find_project(option: str | None, platform: Platform) -> Detected:
-    """The id of the Google Cloud project."""
+    """The id of the Google Cloud project.
+
+    Raises:
+        ConfigurationError: the environment has something else.
+    """
 
     def app_engine() -> str | None:
         # GAE_APPLICATION is CODE~PROJECT; the code names a region, but not by its name.
         return platform.environ.get("GAE_APPLICATION", "").partition("~")[2] or None
 
-    return _first(
+    found = _first(
         "Google Cloud project",
         "CLOUD_TASKS_PROJECT",
         option,
@@ -93,25 +98,28 @@ def find_project(option: str | None, platform: Platform) -> Detected:
             ("GAE_APPLICATION in the environment", app_engine),
             (
                 "project/project-id of the metadata server",
-                lambda: platform.metadata.get("project/project-id"),
+                lambda: platform.metadata.get("project/project-id", is_project_id),
             ),
             *_beside_emulator(platform, "local-project"),
         ],
     )
+    return _checked(found, is_project_id, "project id: write one such as 'my-project-123'")
 
 
 def find_location(option: str | None, platform: Platform) -> Detected:
-    """The region of the queues: by default that of the app."""
+    """The region of the queues: by default that of the app.
+
+    Raises:
+        ConfigurationError: the environment has something else.
+    """
 
     def region() -> str | None:
-        match = _REGION.fullmatch(platform.metadata.get("instance/region") or "")
-        return match.group(1) if match else None
+        return _last_part(_REGION, platform.metadata.get("instance/region", _is(_REGION)))
 
     def zone() -> str | None:
-        match = _ZONE.fullmatch(platform.metadata.get("instance/zone") or "")
-        return match.group(1) if match else None
+        return _last_part(_ZONE, platform.metadata.get("instance/zone", _is(_ZONE)))
 
-    return _first(
+    found = _first(
         "Cloud Tasks location",
         "CLOUD_TASKS_LOCATION",
         option,
@@ -124,25 +132,33 @@ def find_location(option: str | None, platform: Platform) -> Detected:
             *_beside_emulator(platform, "local"),
         ],
     )
+    return _checked(found, is_location_id, "location: write a region such as 'europe-west1'")
 
 
 def find_service_account(option: str | None, platform: Platform) -> Detected:
-    """The e-mail of the account whose token tasks carry: by default the app's own."""
+    """The e-mail of the account whose token tasks carry: by default the app's own.
 
-    def email() -> str | None:
-        # Off Google's own machines (GKE without an account, say) the entry may be no e-mail.
-        value = platform.metadata.get("instance/service-accounts/default/email")
-        return value if value and "@" in value else None
-
-    return _first(
+    Raises:
+        ConfigurationError: the environment has something else; or this is Cloud Run or App Engine,
+            where there is one, and the metadata server did not tell it.
+    """
+    path = "instance/service-accounts/default/email"
+    found = _first(
         "service account",
         "OIDC_SERVICE_ACCOUNT_EMAIL",
         option,
         [
             *_variables(platform, "OIDC_SERVICE_ACCOUNT_EMAIL"),
-            ("instance/service-accounts/default/email of the metadata server", email),
+            (f"{path} of the metadata server", lambda: platform.metadata.get(path, is_email)),
         ],
     )
+    always_there = is_cloud_run(platform.environ) or is_app_engine(platform.environ)
+    if isinstance(found, Missing) and always_there and not platform.metadata.is_absent:
+        raise ConfigurationError(
+            "The metadata server has no service account for this app, though Cloud Run and App "
+            "Engine always have one. It is asked again in a few seconds."
+        )
+    return _checked(found, is_email, "e-mail address of a service account")
 
 
 def find_handler_host(option: str | None, platform: Platform) -> Detected:
@@ -170,12 +186,12 @@ def find_handler_host(option: str | None, platform: Platform) -> Detected:
 
 def _cloud_run_url(platform: Platform) -> str | None:
     """`https://SERVICE-PROJECT_NUMBER.REGION.run.app`, if its first label fits into DNS."""
-    number = platform.metadata.get("project/numeric-project-id")
-    region = _REGION.fullmatch(platform.metadata.get("instance/region") or "")
+    number = platform.metadata.get("project/numeric-project-id", str.isdecimal)
+    region = _last_part(_REGION, platform.metadata.get("instance/region", _is(_REGION)))
     label = f"{platform.environ['K_SERVICE']}-{number}"
     if not number or not region or len(label) > _LONGEST_LABEL:
         return None
-    return f"https://{label}.{region.group(1)}.run.app"
+    return f"https://{label}.{region}.run.app"
 
 
 def _app_engine_url(platform: Platform) -> Found | None:
@@ -196,6 +212,27 @@ def _app_engine_url(platform: Platform) -> Found | None:
             "TASK_HANDLER_HOST to the app's real address"
         ),
     )
+
+
+def _is(pattern: re.Pattern[str]) -> Callable[[str], bool]:
+    return lambda text: pattern.fullmatch(text) is not None
+
+
+def _last_part(pattern: re.Pattern[str], value: str | None) -> str | None:
+    """The id at the end of a resource name such as `projects/1/regions/europe-west1`."""
+    match = pattern.fullmatch(value or "")
+    return match.group(1) if match else None
+
+
+def _checked(found: Detected, is_valid: Callable[[str], bool], what: str) -> Detected:
+    """What was found, if it can be what it is taken for.
+
+    Raises:
+        ConfigurationError: it cannot.
+    """
+    if isinstance(found, Found) and not is_valid(found.value):
+        raise ConfigurationError(f"{found.value!r} ({found.source}) is no {what}.")
+    return found
 
 
 def _variables(platform: Platform, *names: str) -> list[Source]:

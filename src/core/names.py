@@ -27,6 +27,16 @@ def is_task_id(text: str) -> bool:
     return _TASK_ID.fullmatch(text) is not None
 
 
+def is_project_id(text: str) -> bool:
+    """Whether `text` can be the id, or the number, of a project."""
+    return _PROJECT.fullmatch(text) is not None
+
+
+def is_location_id(text: str) -> bool:
+    """Whether `text` can be the id of a location."""
+    return _LOCATION.fullmatch(text) is not None
+
+
 @attrs.frozen
 class QueueName:
     """`projects/PROJECT/locations/LOCATION/queues/QUEUE`."""

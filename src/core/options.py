@@ -1,7 +1,9 @@
 """`OPTIONS` of a backend: every key typed, unknown ones refused with the nearest known one."""
 
 import difflib
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from enum import Enum
 from typing import Any, Self
@@ -9,9 +11,11 @@ from typing import Any, Self
 import attrs
 
 from .errors import OptionFault, OptionsError
-from .names import is_queue_id
+from .names import is_location_id, is_project_id, is_queue_id
 
 _HIGHEST_PRIORITY = 100
+_EMAIL = re.compile(r"[^@\s<>,;:\"()\[\]\\]+@[A-Za-z0-9.-]+")
+_LONGEST_TIMEOUT = 3600  # seconds
 
 
 class Authentication(Enum):
@@ -39,12 +43,14 @@ class BackendOptions:
     handler_host: str | None = None
     handler_path: str = "/cloudtasks/execute/"
     service_account: str | None = None
+    service_account_fallbacks: tuple[str, ...] = ()
     audience: str | None = None
+    audience_fallbacks: tuple[str, ...] = ()
     authentication: Authentication = Authentication.AUTO
     emulator_host: str | None = None
     dispatch_deadline: timedelta | None = None
     enqueue_timeout: float = 10.0
-    enqueue_on_commit: bool = False
+    enqueue_on_commit: bool | str = False
     name_tasks: bool = True
     priority_queues: Mapping[int, str] = attrs.field(factory=dict)
     results: Results | None = None
@@ -99,10 +105,42 @@ def _text(value: object) -> str:
     raise ValueError("a string that is not empty")
 
 
+def _project(value: object) -> str:
+    if isinstance(value, str) and is_project_id(value):
+        return value
+    raise ValueError("the id of a Google Cloud project, such as 'my-project-123'")
+
+
+def _location(value: object) -> str:
+    if isinstance(value, str) and is_location_id(value):
+        return value
+    raise ValueError("a region, such as 'europe-west1'")
+
+
+def _several(read: Callable[[object], str]) -> Callable[[object], tuple[str, ...]]:
+    """A reader of a list of values."""
+
+    def read_all(value: object) -> tuple[str, ...]:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise ValueError("a list")  # noqa: TRY004 - one kind of fault
+        try:
+            return tuple(map(read, value))
+        except ValueError as error:
+            raise ValueError(f"a list, each of it {error}") from error
+
+    return read_all
+
+
 def _flag(value: object) -> bool:
     if isinstance(value, bool):
         return value
     raise ValueError("True or False")
+
+
+def _on_commit(value: object) -> bool | str:
+    if isinstance(value, bool) or (isinstance(value, str) and value.strip()):
+        return value
+    raise ValueError("True, False, or the alias of a database")
 
 
 def _url(value: object) -> str:
@@ -141,9 +179,14 @@ def is_address(text: str) -> bool:
 
 
 def _email(value: object) -> str:
-    if isinstance(value, str) and "@" in value.strip("@"):
+    if isinstance(value, str) and is_email(value):
         return value
     raise ValueError("the e-mail address of a service account")
+
+
+def is_email(text: str) -> bool:
+    """Whether `text` can be the e-mail address of an account."""
+    return _EMAIL.fullmatch(text) is not None
 
 
 def _authentication(value: object) -> Authentication:
@@ -166,7 +209,8 @@ def _seconds(value: object) -> float:
     if isinstance(value, timedelta):
         return value.total_seconds()
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        with suppress(OverflowError):
+            return float(value)
     raise ValueError("a number of seconds or a timedelta")
 
 
@@ -191,9 +235,9 @@ _lease = _duration(timedelta(seconds=1), timedelta(hours=1), "1 second to 1 hour
 
 def _timeout(value: object) -> float:
     seconds = _seconds(value)
-    if 0 < seconds < float("inf"):
+    if 0 < seconds <= _LONGEST_TIMEOUT:
         return seconds
-    raise ValueError("more than 0 seconds")
+    raise ValueError(f"more than 0 seconds, and at most {_LONGEST_TIMEOUT:,}")
 
 
 def _priority_queues(value: object) -> dict[int, str]:
@@ -218,17 +262,19 @@ def _priority_queues(value: object) -> dict[int, str]:
 
 
 _OPTIONS: Mapping[str, tuple[str, Callable[[object], object]]] = {
-    "CLOUD_TASKS_PROJECT": ("project", _text),
-    "CLOUD_TASKS_LOCATION": ("location", _text),
+    "CLOUD_TASKS_PROJECT": ("project", _project),
+    "CLOUD_TASKS_LOCATION": ("location", _location),
     "TASK_HANDLER_HOST": ("handler_host", _url),
     "TASK_HANDLER_PATH": ("handler_path", _path),
     "OIDC_SERVICE_ACCOUNT_EMAIL": ("service_account", _email),
+    "OIDC_SERVICE_ACCOUNT_EMAIL_FALLBACKS": ("service_account_fallbacks", _several(_email)),
     "OIDC_AUDIENCE": ("audience", _text),
+    "OIDC_AUDIENCE_FALLBACKS": ("audience_fallbacks", _several(_text)),
     "AUTHENTICATION": ("authentication", _authentication),
     "EMULATOR_HOST": ("emulator_host", _address),
     "DISPATCH_DEADLINE": ("dispatch_deadline", _deadline),
     "ENQUEUE_TIMEOUT": ("enqueue_timeout", _timeout),
-    "ENQUEUE_ON_COMMIT": ("enqueue_on_commit", _flag),
+    "ENQUEUE_ON_COMMIT": ("enqueue_on_commit", _on_commit),
     "NAME_TASKS": ("name_tasks", _flag),
     "PRIORITY_QUEUES": ("priority_queues", _priority_queues),
     "RESULTS": ("results", _results),

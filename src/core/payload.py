@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, date, datetime
 from typing import Any, Self
 
 import attrs
@@ -76,23 +76,32 @@ class TaskPayload:
         if self.recorded:
             document["recorded"] = True
         try:
-            return _ENCODER.encode(document).encode()
-        except UnicodeEncodeError:
-            # A lone surrogate has no UTF-8, but JSON can escape it.
-            return _ASCII_ENCODER.encode(document).encode()
+            try:
+                body = _utf8(document)
+            except TypeError:
+                # Keys that are bytes, which Django takes and the encoder does not ask about.
+                plain = {"args": _with_text_keys(self.args), "kwargs": _with_text_keys(self.kwargs)}
+                body = _utf8({**document, **plain})
+            if not self._is_plain():
+                _CHECKING_DECODER.decode(body.decode())
         except (TypeError, ValueError, RecursionError) as error:
             raise TypeError(
                 f"The arguments of {self.task_path} cannot be sent as JSON: {error}"
             ) from error
+        return body
 
     def carried(self, body: bytes) -> tuple[list[Any], dict[str, Any]]:
         """Positional and keyword arguments as the task will get them out of the encoded `body`."""
-        if _PLAIN_TYPES.issuperset(map(type, self.args)) and _PLAIN_TYPES.issuperset(
-            map(type, self.kwargs.values())
-        ):
+        if self._is_plain():
             return list(self.args), dict(self.kwargs)
         document = _DECODER.decode(body.decode())
         return document["args"], document["kwargs"]
+
+    def _is_plain(self) -> bool:
+        """Whether no argument is a container, or of a type that JSON does not have."""
+        return _PLAIN_TYPES.issuperset(map(type, self.args)) and _PLAIN_TYPES.issuperset(
+            map(type, self.kwargs.values())
+        )
 
     @classmethod
     def decode(cls, body: bytes) -> Self:
@@ -179,12 +188,47 @@ def _finite(text: str) -> float:
     return number
 
 
+def _without_doubles(pairs: list[tuple[str, object]]) -> None:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        double = next(name for name in names if names.count(name) > 1)
+        raise ValueError(
+            f"two keys of a mapping are both {double!r} in JSON, and one would be lost"
+        )
+
+
 _DECODER = json.JSONDecoder()
+_CHECKING_DECODER = json.JSONDecoder(object_pairs_hook=_without_doubles)
 _STRICT_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 _ENCODER = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_carry
 )
 _ASCII_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"), default=_carry)
+
+
+def _utf8(document: Mapping[str, object]) -> bytes:
+    try:
+        return _ENCODER.encode(document).encode()
+    except UnicodeEncodeError:
+        # A lone surrogate has no UTF-8, but JSON can escape it.
+        return _ASCII_ENCODER.encode(document).encode()
+
+
+def _with_text_keys(value: object) -> object:
+    """The value with keys that are bytes as text, as Django's own normalization has them."""
+    if isinstance(value, Mapping):
+        # Pairs first: two keys that become one must be told of, not lost here.
+        pairs = [
+            (key.decode() if isinstance(key, bytes) else key, _with_text_keys(part))
+            for key, part in value.items()
+        ]
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("two keys of a mapping are the same in JSON, and one would be lost")
+        return dict(pairs)
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
+        return [_with_text_keys(part) for part in value]
+    return value
+
 
 _JSON_TYPES: Mapping[type, str] = {
     str: "a string",
@@ -231,9 +275,12 @@ def _moment(value: Json, faults: list[str]) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        faults.append("enqueued_at must be an ISO 8601 time with its offset from UTC, or null")
-        return None
-    return moment
+        if moment is not None and moment.tzinfo is not None:
+            # A day from the ends of the calendar, which no time zone crosses.
+            in_utc = moment.astimezone(UTC)
+            if date.min < in_utc.date() < date.max:
+                return moment
+    except (ValueError, OverflowError):
+        pass
+    faults.append("enqueued_at must be an ISO 8601 time with its offset from UTC, or null")
+    return None

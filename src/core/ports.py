@@ -131,8 +131,19 @@ class ResultStore(Protocol):
 class MetadataServer(Protocol):
     """Google Cloud's metadata server, or its absence."""
 
-    def get(self, path: str) -> str | None:
-        """The value under `/computeMetadata/v1/` + `path`; None if there is none to be had."""
+    @property
+    def is_absent(self) -> bool:
+        """Whether it is certain that there is none, so that no value will ever come."""
+
+    def get(self, path: str, is_valid: Callable[[str], bool] = bool) -> str | None:
+        """The value under `/computeMetadata/v1/` + `path`; None if there is none to be had.
+
+        Args:
+            is_valid: whether a text can be such a value. What is none is not kept.
+
+        Raises:
+            ConfigurationError: there is a server, and it does not answer, or not with a value.
+        """
 
 
 class TokenVerifier(Protocol):

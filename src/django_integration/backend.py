@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakSet
 
 import attrs
 from asgiref.sync import sync_to_async
 from django.core.checks import CheckMessage
-from django.db import transaction
 from django.tasks import task_backends
 from django.tasks.backends.base import BaseTaskBackend
 from django.tasks.base import DEFAULT_TASK_PRIORITY
+from django.tasks.base import Task as BaseTask
 from django.tasks.exceptions import InvalidTask, TaskResultDoesNotExist
 from django.tasks.signals import task_enqueued
+from django.utils.module_loading import import_string
 
+from ..core.errors import CloudTasksError
 from ..core.names import is_queue_id, is_task_id
 from ..core.outbox import recorded
 from ..core.payload import TaskPayload
 from ..core.ports import ResultStore
 from ..core.records import LONGEST_NAME
 from ..core.requests import TaskRequest, build_task_request
-from ..core.scheduling import is_beyond_horizon
+from ..core.scheduling import is_beyond_horizon, queue_for
 from .configuration import Configuration, configuration_for
 from .declaration import CloudTask, is_atomic
 from .moments import from_site
@@ -40,6 +44,7 @@ from .results import (
 )
 from .signing import sign
 from .surroundings import current
+from .transactions import after_commit, awaited_transactions
 
 if TYPE_CHECKING:
     from django.tasks.base import Task, TaskResult
@@ -71,6 +76,7 @@ class CloudTasksBackend(BaseTaskBackend):
 
     # Shared by all instances, of which Django makes one a thread: a process is told once.
     _told_of_priority: ClassVar[set[str]] = set()
+    _findable: ClassVar[WeakSet[Callable[..., Any]]] = WeakSet()
 
     def __init__(self, alias: str, params: dict[str, Any]) -> None:
         super().__init__(alias, params)
@@ -87,11 +93,19 @@ class CloudTasksBackend(BaseTaskBackend):
             InvalidTask: the task cannot be executed by this backend.
         """
         super().validate_task(task)
-        if not is_queue_id(task.queue_name):
+        if inspect.isgeneratorfunction(task.func) or inspect.isasyncgenfunction(task.func):
             raise InvalidTask(
-                f"{task.queue_name!r} cannot be a Cloud Tasks queue: use 1 to 100 letters, "
-                "digits and hyphens."
+                f"{task.module_path} is a generator, and calling it runs nothing of its body. "
+                "Return a value, and do not yield."
             )
+        thresholds = self.configuration.options.priority_queues
+        queue = queue_for(task.queue_name, priority=task.priority, thresholds=thresholds)
+        for name in (task.queue_name, queue):
+            if not is_queue_id(name):
+                raise InvalidTask(
+                    f"{name!r} cannot be a Cloud Tasks queue: use 1 to 100 letters, digits and "
+                    "hyphens."
+                )
         # The options, not the store: tasks are declared while Django still loads its models.
         keeps_results = self.configuration.options.results is not None
         if keeps_results and len(task.module_path) > LONGEST_NAME:
@@ -106,6 +120,9 @@ class CloudTasksBackend(BaseTaskBackend):
         self, task: Task[P, R], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> TaskResult[P, R]:
         """Put the task into its queue; with ENQUEUE_ON_COMMIT once the transaction is committed.
+
+        What fails after the commit is logged: it cannot be raised without keeping the site's own
+        hooks from being called.
 
         With RESULTS it is recorded in the caller's transaction, and sent once that is committed.
         From then on it is not lost: what Cloud Tasks does not take now, the relay sends later,
@@ -122,8 +139,8 @@ class CloudTasksBackend(BaseTaskBackend):
         prepared = self._prepare(configuration, task, args, kwargs)
         if configuration.results:
             self._record(configuration, configuration.results, prepared)
-        elif configuration.options.enqueue_on_commit:
-            transaction.on_commit(partial(self._create, configuration, prepared))
+        elif awaited := self._awaited(configuration):
+            after_commit(awaited, partial(self._create_late, configuration, prepared))
         else:
             self._create(configuration, prepared)
         return prepared.result
@@ -190,6 +207,7 @@ class CloudTasksBackend(BaseTaskBackend):
     ) -> _Prepared[TaskResult[P, R]]:
         """Everything about an enqueue but the call, so that what can be wrong is wrong here."""
         self.validate_task(task)
+        self._demand_findable(task)
         route = configuration.route
         if task.priority != DEFAULT_TASK_PRIORITY and not route.thresholds:
             self._tell_of_priority()
@@ -220,6 +238,32 @@ class CloudTasksBackend(BaseTaskBackend):
         )
         result = ready_result(task, payload.task_id, *payload.carried(body), alias=self.alias)
         return _Prepared(result, request, payload, now)
+
+    def _demand_findable(self, task: Task[..., Any]) -> None:
+        """Refuse a task that no worker could find by its path. Looked up once for each function.
+
+        Raises:
+            InvalidTask: with what stands there instead.
+        """
+        if task.func in self._findable:
+            return
+        if task.func.__module__ == "__main__":
+            raise InvalidTask(
+                f"{task.module_path} is in the program that runs here, which no worker can "
+                "import. Move it into a module."
+            )
+        try:
+            found = import_string(task.module_path)
+        except ImportError:
+            found = None
+        if not isinstance(found, BaseTask) or found.func is not task.func:
+            raise InvalidTask(
+                f"No worker can find this task: {task.module_path} is "
+                f"{'nothing that can be imported' if found is None else repr(found)[:100]}. "
+                "Declare it at the top level of a module, with @task as the outermost decorator, "
+                "under the name of its function."
+            )
+        self._findable.add(task.func)
 
     def _record[**P, R](
         self,
@@ -256,6 +300,30 @@ class CloudTasksBackend(BaseTaskBackend):
         configuration.queue.create(prepared.request, timeout=configuration.options.enqueue_timeout)
         mark_enqueued(prepared.result, prepared.enqueued_at)
         announce(task_enqueued, type(self), prepared.result)
+
+    @staticmethod
+    def _awaited(configuration: Configuration) -> list[str]:
+        """The transactions that an enqueue waits for, as ENQUEUE_ON_COMMIT says."""
+        on_commit = configuration.options.enqueue_on_commit
+        if not on_commit:
+            return []
+        return awaited_transactions(None if on_commit is True else str(on_commit))
+
+    def _create_late[**P, R](
+        self, configuration: Configuration, prepared: _Prepared[TaskResult[P, R]]
+    ) -> None:
+        """Create a task after the commit, when nobody is there to be told of a failure.
+
+        What it raised would keep the other hooks of the same transaction from being called.
+        """
+        try:
+            self._create(configuration, prepared)
+        except CloudTasksError:
+            logger.exception(
+                "The task %s (%s) was not enqueued after the commit.",
+                prepared.payload.task_id,
+                prepared.payload.task_path,
+            )
 
     def _tell_of_priority(self) -> None:
         if self.alias not in self._told_of_priority:

@@ -7,7 +7,6 @@ from functools import cached_property
 
 from django.conf import settings
 
-from ..adapters.metadata import NoMetadataServer
 from ..core.authorization import Policy, resolve_policy
 from ..core.detection import (
     Detected,
@@ -61,6 +60,8 @@ class Configuration:
         """Until when recorded tasks are left to the relay, because Cloud Tasks did not answer."""
         self._surroundings = surroundings
         self._policies: dict[bool, Policy] = {}
+        self._route: Route | None = None
+        self._known_account: str | None = None
 
     @cached_property
     def options(self) -> BackendOptions:
@@ -109,27 +110,24 @@ class Configuration:
         complete = all(given) and (
             self.options.service_account or self.options.authentication in _WITHOUT_TOKEN
         )
-        return not (
-            "route" in vars(self)
-            or self._policies
-            or complete
-            or isinstance(self._platform.metadata, NoMetadataServer)
-        )
+        return not (self._route or self._policies or complete or self._platform.metadata.is_absent)
 
-    @cached_property
+    @property
     def route(self) -> Route:
         """Where the tasks go.
 
         Raises:
             ConfigurationError: a part of it is neither set nor detected.
         """
+        if self._route is not None:
+            return self._route
         options = self.options
         account = self._service_account
         oidc = None
         if account:
             audience = options.audience or _value(self._handler_host)
             oidc = OidcToken(service_account_email=account, audience=audience)
-        return Route(
+        route = Route(
             project=_value(find_project(options.project, self._platform)),
             location=_value(find_location(options.location, self._platform)),
             url=_value(self._handler_host) + options.handler_path,
@@ -138,6 +136,9 @@ class Configuration:
             thresholds=options.priority_queues,
             name_tasks=options.name_tasks,
         )
+        if self._is_settled:
+            self._route = route
+        return route
 
     @property
     def policy(self) -> Policy:
@@ -153,25 +154,42 @@ class Configuration:
             if account and not audience:
                 host = self._handler_host
                 audience = host.value if isinstance(host, Found) else None
-            policy = self._policies[settings.DEBUG] = resolve_policy(
+            policy = resolve_policy(
                 self.options.authentication,
                 service_account=account,
                 audience=audience,
                 debug=settings.DEBUG,
+                earlier_service_accounts=self.options.service_account_fallbacks,
+                earlier_audiences=self.options.audience_fallbacks,
             )
+            if self._is_settled:
+                self._policies[settings.DEBUG] = policy
         return policy
 
     @cached_property
     def _platform(self) -> Platform:
         return self._surroundings.platform(self.emulator_host)
 
-    @cached_property
+    @property
+    def _is_settled(self) -> bool:
+        """Whether the account will not become another: an account that is missing now may not be.
+
+        A metadata server that is there may tell it the next time it is asked.
+        """
+        return (
+            self._known_account is not None
+            or self.options.authentication in _WITHOUT_TOKEN
+            or self._platform.metadata.is_absent
+        )
+
+    @property
     def _service_account(self) -> str | None:
         """The account whose token tasks carry; None where the mode demands no token."""
-        if self.options.authentication in _WITHOUT_TOKEN:
-            return None
+        if self._known_account or self.options.authentication in _WITHOUT_TOKEN:
+            return self._known_account
         found = find_service_account(self.options.service_account, self._platform)
         if isinstance(found, Found):
+            self._known_account = found.value
             return found.value
         if self.options.authentication is Authentication.AUTO:
             return None

@@ -34,7 +34,9 @@ def _google_tokens(emulator_host: str | None) -> TokenVerifier:
 
     url = f"http://{emulator_host}/oauth2/v1/certs" if emulator_host else tokens.GOOGLE_CERTIFICATES
     return tokens.GoogleTokenVerifier(
-        tokens.CertificateStore(partial(tokens.fetch_certificates, url))
+        tokens.CertificateStore(
+            partial(tokens.fetch_certificates, url, proxied=emulator_host is None)
+        )
     )
 
 

@@ -9,9 +9,10 @@ it rolled back. Either way the next user of the connection finds it as it was.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
-from django.db import connections
+from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from ..core.errors import UncommittedWorkError
@@ -61,6 +62,42 @@ def roll_back_leftovers(callers: Collection[str]) -> None:
     for connection in _connections():
         if connection.alias not in callers and _is_open(connection):
             _reset(connection)
+
+
+def awaited_transactions(database: str | None = None) -> list[str]:
+    """The aliases of the transactions that work begun in this thread now belongs to.
+
+    Args:
+        database: the alias of the one that is meant; None for all that are open.
+    """
+    if database is not None:
+        return [database] if _is_in_transaction(connections[database]) else []
+    connected = _connections()
+    # A transaction that a TestCase put around a test is never committed; Django's helpers for tests
+    # call what waits for that of the default database.
+    waiting = [c.alias for c in connected if _is_in_transaction(c) and not _is_of_a_test(c)]
+    is_default = [c.alias for c in connected if c.alias == DEFAULT_DB_ALIAS and c.in_atomic_block]
+    return waiting or is_default
+
+
+def after_commit(awaited: Sequence[str], call: Callable[[], None]) -> None:
+    """Call once those transactions are committed; a rollback of any of them drops the call."""
+    if awaited:
+        rest = partial(after_commit, awaited[1:], call)
+        transaction.on_commit(rest, using=awaited[0], robust=True)
+    else:
+        call()
+
+
+def _is_in_transaction(connection: BaseDatabaseWrapper) -> bool:
+    """Whether Django has this connection in a transaction, by a block or by hand."""
+    by_hand = connection.connection is not None and not connection.autocommit
+    return connection.in_atomic_block or by_hand
+
+
+def _is_of_a_test(connection: BaseDatabaseWrapper) -> bool:
+    blocks = connection.atomic_blocks
+    return bool(blocks) and all(getattr(block, "_from_testcase", False) for block in blocks)
 
 
 def commit_own(connection: BaseDatabaseWrapper) -> None:

@@ -1,19 +1,21 @@
 """Enqueueing over real gRPC, to a real emulator or to a server that fails on demand."""
 
 import asyncio
+import dataclasses
 import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import grpc
 import pytest
+from asgiref.sync import async_to_sync
 from django.db import transaction
-from django.tasks import TaskResultStatus
+from django.tasks import TaskResultStatus, task
 from django.tasks.exceptions import InvalidTask
 from django.tasks.signals import task_enqueued
 from django.test import override_settings
@@ -36,6 +38,7 @@ from django_tasks_cloud_tasks.django_integration.surroundings import Surrounding
 from django_tasks_cloud_tasks.emulator.background import BackgroundEmulator
 from django_tasks_cloud_tasks.emulator.server import Emulator
 from google.cloud.tasks_v2.types import CreateTaskRequest
+from pytest_django import DjangoDbBlocker
 
 from tests import tasks
 
@@ -241,6 +244,56 @@ def test_on_commit_a_rollback_leaves_no_task(cloud_tasks: CapturedTasks, awaited
         assert result.enqueued_at is not None
         enqueue(3, 3)
         assert len(cloud_tasks.pending) == 2, "outside of a transaction at once"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_on_commit_a_failure_is_told_and_keeps_nobody_from_going_on(
+    cloud_tasks: CapturedTasks, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create, called = cloud_tasks._queue.create, []
+
+    def refuse_one(request: Any, **more: Any) -> None:
+        if b"[1,1]" in request.body:
+            raise QueueNotFoundError("The queue does not exist")
+        create(request, **more)
+
+    monkeypatch.setattr(cloud_tasks._queue, "create", refuse_one)
+    with with_options(ENQUEUE_ON_COMMIT=True):
+        with transaction.atomic():
+            lost = tasks.add.enqueue(1, 1)
+            transaction.on_commit(lambda: called.append("the site's own"))
+            tasks.add.enqueue(2, 2)
+        assert called == ["the site's own"]
+        assert [task.payload.args for task in cloud_tasks.pending] == [[2, 2]]
+        (told,) = [r for r in caplog.records if r.levelname == "ERROR"]
+        assert lost.id in told.getMessage()
+        with pytest.raises(QueueNotFoundError):
+            tasks.add.enqueue(1, 1)
+
+
+@pytest.mark.parametrize("option", [True, "sqlite-file"])
+def test_on_commit_follows_the_database_that_is_meant(
+    cloud_tasks: CapturedTasks,
+    sqlite_file: str,
+    option: object,
+    django_db_blocker: DjangoDbBlocker,
+) -> None:
+    with django_db_blocker.unblock(), with_options(ENQUEUE_ON_COMMIT=option):
+        with transaction.atomic(using=sqlite_file):
+            tasks.add.enqueue(1, 1)
+            with transaction.atomic(using="default"):
+                tasks.add.enqueue(2, 2)
+            assert cloud_tasks.pending == [], "the other transaction is still open"
+        assert len(cloud_tasks.pending) == 2
+        with transaction.atomic(using=sqlite_file):
+            with transaction.atomic(using="default"):
+                tasks.add.enqueue(3, 3)
+            transaction.set_rollback(True, using=sqlite_file)
+        assert len(cloud_tasks.pending) == 2, "what is rolled back leaves no task"
+        with transaction.atomic(using="default"):
+            tasks.add.enqueue(4, 4)
+            assert len(cloud_tasks.pending) == (2 if option is True else 3)
+        assert len(cloud_tasks.pending) == 3
 
 
 @pytest.mark.django_db(transaction=True)
@@ -491,3 +544,102 @@ def test_the_wire_format(cloud_tasks: CapturedTasks) -> None:
         "takes_context": True,
     }
     assert task.request.url == "http://testserver/cloudtasks/execute/"
+
+
+# Tasks that no worker could find.
+
+
+def _send() -> None:
+    """A function that is not itself the task."""
+
+
+send = task(_send)
+
+
+class Letters:
+    @staticmethod
+    @task
+    def post() -> None:
+        """A task that is part of a class."""
+
+
+def logged(declared: Any) -> Any:
+    def wrapper(*args: Any) -> Any:
+        return declared.enqueue(*args)
+
+    return wrapper
+
+
+@task
+def printed() -> None:
+    """A task that another decorator hides."""
+
+
+hidden, printed = printed, logged(printed)
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [send, Letters.post, hidden, task(lambda: None)],
+    ids=["another name", "a static method", "hidden", "a lambda"],
+)
+def test_a_task_that_no_worker_could_find_is_refused(
+    cloud_tasks: CapturedTasks, declared: Any
+) -> None:
+    for enqueue in (declared.enqueue, async_to_sync(declared.aenqueue)):
+        with pytest.raises(InvalidTask, match="No worker can find this task: tests"):
+            enqueue()
+    assert cloud_tasks.pending == []
+
+
+def test_a_task_of_the_program_itself_is_refused(cloud_tasks: CapturedTasks) -> None:
+    declared = task(_send)
+    main = dataclasses.replace(declared, func=_in_main)
+    with pytest.raises(InvalidTask, match="Move it into a module"):
+        main.enqueue()
+
+
+def _in_main() -> None:
+    """As if the program that runs had declared it."""
+
+
+_in_main.__module__ = "__main__"
+
+
+def generates() -> Iterator[int]:
+    yield 1
+
+
+async def generates_async() -> AsyncIterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize("function", [generates, generates_async])
+def test_a_generator_is_no_task(function: Callable[[], object]) -> None:
+    with pytest.raises(InvalidTask, match="is a generator"):
+        task(function)
+
+
+def test_a_queue_that_priority_makes_too_long_is_refused(cloud_tasks: CapturedTasks) -> None:
+    with (
+        with_options(PRIORITY_QUEUES={50: "{queue}-urgent"}),
+        pytest.raises(InvalidTask, match="cannot be a Cloud Tasks queue"),
+    ):
+        tasks.add.using(queue_name="q" * 100, priority=60).enqueue(1, 2)
+
+
+# Sites that keep naive times.
+
+
+@pytest.mark.parametrize("activated", [None, "Pacific/Auckland", "America/Los_Angeles"])
+def test_a_naive_time_is_the_sites_whatever_zone_is_activated(
+    cloud_tasks: CapturedTasks, activated: str | None
+) -> None:
+    with override_settings(USE_TZ=False, TIME_ZONE="Europe/Berlin"):
+        due = datetime(2030, 1, 1, 12)  # noqa: DTZ001 - naive is the point
+        with timezone.override(activated), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(current(), "clock", lambda: datetime(2029, 12, 31, tzinfo=UTC))
+            result = tasks.add.using(run_after=due).enqueue(1, 2)
+        (pending,) = cloud_tasks.pending
+        assert pending.request.schedule_time == datetime(2030, 1, 1, 11, tzinfo=UTC)
+        assert result.enqueued_at == datetime(2029, 12, 31, 1)  # noqa: DTZ001 - likewise

@@ -5,7 +5,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
+import attrs
 import pytest
 from django_tasks_cloud_tasks import detect_gcp_project, is_app_engine, is_cloud_run
 from django_tasks_cloud_tasks.adapters.metadata import (
@@ -14,6 +16,9 @@ from django_tasks_cloud_tasks.adapters.metadata import (
     metadata_server,
 )
 from django_tasks_cloud_tasks.core.errors import ConfigurationError
+from django_tasks_cloud_tasks.core.names import is_project_id
+from django_tasks_cloud_tasks.core.options import Authentication
+from django_tasks_cloud_tasks.django_integration.configuration import Configuration
 from django_tasks_cloud_tasks.django_integration.surroundings import Surroundings, use
 
 FLAVOR = b"Metadata-Flavor: Google\r\n"
@@ -77,11 +82,9 @@ def test_a_value_that_the_server_lacks_does_not_hide_the_others() -> None:
 
 
 RUBBISH = {
-    "an error": response(b"no", b"500 Internal Server Error"),
     "another flavour": response(b"x", headers=b"Metadata-Flavor: Acme\r\n"),
     "no flavour": response(b"<html>Log in</html>", headers=b""),
     "no HTTP": b"\x00\x01\x02rubbish\r\n\r\n",
-    "no UTF-8": response(b"\xff\xfe"),
     "nothing": b"",
 }
 
@@ -132,8 +135,128 @@ def test_the_environment_says_where_it_is() -> None:
         assert not is_app_engine()
 
 
-def test_only_off_google_cloud_is_it_given_up_on() -> None:
+@attrs.define
+class Clock:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+NO_VALUE = {
+    "an error": response(b"no", b"503 Service Unavailable"),
+    "another error": response(b"no", b"500 Internal Server Error"),
+    "no UTF-8": response(b"\xff\xfe"),
+    "something else": response(b"<html>"),
+    "nothing": response(b""),
+}
+
+
+@pytest.mark.parametrize("kind", NO_VALUE)
+def test_a_server_that_answers_is_there_and_is_asked_again_for_a_value(kind: str) -> None:
+    answers = [NO_VALUE[kind], response(b"my-shop")]
+    clock = Clock()
+    with answering(lambda _: answers.pop(0)) as (host, asked):
+        server = HttpMetadataServer(host, clock=clock)
+        for _ in range(3):
+            with pytest.raises(ConfigurationError, match="It is asked again in a few seconds"):
+                server.get("project/project-id", is_project_id)
+        assert len(asked) == 1, "not each time"
+        clock.now = 6
+        assert server.get("project/project-id", is_project_id) == "my-shop"
+        assert not server.is_absent
+
+
+def test_what_is_missing_for_a_moment_is_asked_for_again() -> None:
+    answers = [response(b"", b"404 Not Found"), response(b"my-shop")]
+    clock = Clock()
+    with answering(lambda _: answers.pop(0)) as (host, _):
+        server = HttpMetadataServer(host, clock=clock)
+        assert server.get("project/project-id") is None
+        clock.now = 6
+        assert server.get("project/project-id") == "my-shop"
+
+
+def test_a_silence_is_remembered_only_where_this_cannot_be_google_cloud(tmp_path: Path) -> None:
+    google, other, hidden = tmp_path / "google", tmp_path / "other", tmp_path / "none"
+    google.write_text("Google Compute Engine\n")
+    other.write_text("Standard PC\n")
+    pod = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
     with hanging() as host:
-        cloud_run = {"K_SERVICE": "s", "K_REVISION": "r", "GCE_METADATA_HOST": host}
-        assert metadata_server(cloud_run)._expected  # type: ignore[union-attr]
-        assert not metadata_server({"GCE_METADATA_HOST": host})._expected  # type: ignore[union-attr]
+        at_host = {"GCE_METADATA_HOST": host}
+        cases: list[tuple[dict[str, str], Path, bool]] = [
+            ({"K_SERVICE": "s", "K_REVISION": "r", **at_host}, other, True),
+            (at_host, other, True),
+            ({}, google, True),
+            (pod, google, True),
+            (pod, hidden, True),
+            (pod, other, False),
+            ({}, other, False),
+            ({}, hidden, False),
+        ]
+        for environ, product, there in cases:
+            server = metadata_server(environ, product)
+            assert isinstance(server, HttpMetadataServer)
+            server._host, server._budget = host, 0.05
+            if there:
+                with pytest.raises(ConfigurationError, match="set NO_GCE_CHECK=true"):
+                    server.get("a")
+            else:
+                assert server.get("a") is None
+            assert server.is_absent is not there
+
+
+# What a site makes of it.
+
+
+EMAIL = b"shop@my-shop.iam.gserviceaccount.com"
+PASSING = {
+    "silence": None,
+    "an error": response(b"no", b"503 Service Unavailable"),
+    "nothing there": response(b"", b"404 Not Found"),
+    "no e-mail": response(b"default"),
+}
+
+
+@pytest.mark.parametrize("kind", PASSING)
+@pytest.mark.parametrize("on", ["cloud run", "compute engine"])
+def test_an_identity_that_cannot_be_told_for_a_moment_is_not_forgotten(kind: str, on: str) -> None:
+    told = threading.Event()
+
+    def answer(request: BaseHTTPRequestHandler) -> bytes:
+        if "project-id" in request.path:
+            return response(b"my-shop")
+        if "email" not in request.path:
+            return response(b"projects/1/regions/europe-west1")
+        passing = PASSING[kind]
+        if told.is_set():
+            return response(EMAIL)
+        if passing is None:
+            told.wait(10)
+            return b""
+        return passing
+
+    with answering(answer) as (host, _):
+        clock = Clock()
+        server = HttpMetadataServer(host, expected=True, budget=0.2, clock=clock)
+        environ = {"K_SERVICE": "s", "K_REVISION": "r"} if on == "cloud run" else {}
+        options = {"TASK_HANDLER_HOST": "https://shop.example.com"}
+        runtime = Surroundings(environ=environ, make_metadata=lambda _: server)
+        with use(runtime):
+            configuration = Configuration(options, runtime)
+            if on == "compute engine" and kind == "nothing there":
+                # A machine may have no account; it may have one the next time.
+                assert configuration.route.oidc is None
+                assert configuration.policy.mode is Authentication.SIGNATURE
+            else:
+                for _ in range(2):
+                    with pytest.raises(ConfigurationError):
+                        _ = configuration.route
+                    with pytest.raises(ConfigurationError):
+                        _ = configuration.policy
+            told.set()
+            clock.now = 6
+            assert configuration.route.oidc is not None
+            assert configuration.route.oidc.service_account_email == EMAIL.decode()
+            assert configuration.policy.mode is Authentication.OIDC
+            assert not configuration.may_block

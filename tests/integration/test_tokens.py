@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import attrs
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
@@ -283,6 +284,36 @@ def test_without_certificates_tokens_are_refused() -> None:
         with pytest.raises(InvalidTokenError, match="no certificates"):
             refusing.verify(SIGNER.token())
     assert certificates.fetched == 1
+
+
+def test_one_failure_at_the_start_costs_seconds_and_not_a_minute() -> None:
+    certificates = Certificates()
+    certificates.reachable = False
+    fetched = []
+    for now in range(16):
+        certificates.now = now
+        assert certificates.store.certificates("the-key") == {}
+        fetched.append(certificates.fetched)
+    assert fetched == [1, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 4, 4, 4, 4, 5], "after 1, 2, 4, 8 seconds"
+    certificates.reachable = True
+    certificates.now = 31
+    assert "the-key" in certificates.store.certificates("the-key")
+
+
+def test_answers_that_may_not_be_kept_are_kept_for_a_minute() -> None:
+    """`max-age=0` must not mean a fetch for each delivery."""
+    fetches: list[None] = []
+    now = [0.0]
+
+    def fetch() -> FetchedCertificates:
+        fetches.append(None)
+        return attrs.evolve(SIGNER.certificates(), lifetime=0)
+
+    store = CertificateStore(fetch, clock=lambda: now[0])
+    for moment in (0, 1, 59, 61):
+        now[0] = moment
+        assert "the-key" in store.certificates("the-key")
+    assert len(fetches) == 2
 
 
 def test_while_one_thread_fetches_the_others_go_on_with_what_is_in_hand() -> None:

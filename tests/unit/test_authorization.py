@@ -55,8 +55,8 @@ class Signatures:
 def policy(mode: Authentication, *, open_without_proof: bool = False) -> Policy:
     return Policy(
         mode=mode,
-        service_account=EMAIL,
-        audience=AUDIENCE,
+        service_accounts=(EMAIL,),
+        audiences=(AUDIENCE,),
         open_without_proof=open_without_proof,
     )
 
@@ -133,8 +133,8 @@ def test_oidc_refuses_everything_else(authorization: str | None) -> None:
 
 def test_a_site_that_knows_no_account_or_audience_grants_nothing() -> None:
     for demanded in (
-        attrs.evolve(OIDC, service_account=None),
-        attrs.evolve(OIDC, audience=None),
+        attrs.evolve(OIDC, service_accounts=()),
+        attrs.evolve(OIDC, audiences=()),
     ):
         assert judge(demanded, "Bearer a.b.c") is Verdict.UNAUTHENTICATED
         assert judge(demanded, "Bearer a.b.c", aud=None, email=None) is Verdict.UNAUTHENTICATED
@@ -253,3 +253,38 @@ def test_headers_are_tokens_or_refused(header: str) -> None:
     assert token.count(".") == 2
     with pytest.raises(InvalidTokenError):
         claims_without_signature(token)
+
+
+OLD_AUDIENCE, OLD_EMAIL = "https://old.example.com", "old@shop.iam.gserviceaccount.com"
+
+
+@pytest.mark.parametrize("audience", [AUDIENCE, OLD_AUDIENCE])
+@pytest.mark.parametrize("email", [EMAIL, OLD_EMAIL])
+def test_tasks_that_were_queued_under_an_earlier_name_are_let_in(audience: str, email: str) -> None:
+    found = resolve_policy(
+        Authentication.OIDC,
+        service_account=EMAIL,
+        audience=AUDIENCE,
+        debug=False,
+        earlier_service_accounts=[OLD_EMAIL],
+        earlier_audiences=[OLD_AUDIENCE],
+    )
+    claims = {**GOOD, "aud": audience, "email": email}
+    proof = Proof(body=b"body", authorization="Bearer a.b.c")
+    assert authorize(found, proof, tokens=Tokens(claims), signatures=Signatures()).granted
+    for wrong in ({"aud": "https://evil.example.com"}, {"email": "evil@evil.example.com"}):
+        tokens = Tokens({**claims, **wrong})
+        assert not authorize(found, proof, tokens=tokens, signatures=Signatures()).granted
+
+
+def test_earlier_names_alone_open_nothing() -> None:
+    found = resolve_policy(
+        Authentication.OIDC,
+        service_account=EMAIL,
+        audience=None,
+        debug=False,
+        earlier_audiences=[OLD_AUDIENCE],
+    )
+    tokens = Tokens({**GOOD, "aud": OLD_AUDIENCE})
+    proof = Proof(body=b"body", authorization="Bearer a.b.c")
+    assert not authorize(found, proof, tokens=tokens, signatures=Signatures()).granted

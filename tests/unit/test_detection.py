@@ -1,6 +1,6 @@
 """Where the app runs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import attrs
 import pytest
@@ -26,9 +26,12 @@ class Metadata:
     values: Mapping[str, str] = attrs.field(factory=dict)
     asked: list[str] = attrs.field(factory=list)
 
-    def get(self, path: str) -> str | None:
+    is_absent = False
+
+    def get(self, path: str, is_valid: Callable[[str], bool] = bool) -> str | None:
         self.asked.append(path)
-        return self.values.get(path)
+        value = self.values.get(path)
+        return value if value is not None and is_valid(value) else None
 
 
 CLOUD_RUN = {
@@ -208,3 +211,28 @@ def test_an_error_names_every_source_that_was_tried() -> None:
         "GCLOUD_PROJECT in the environment, GCP_PROJECT in the environment, "
         "GAE_APPLICATION in the environment, project/project-id of the metadata server."
     )
+
+
+@pytest.mark.parametrize(
+    ("find", "variable", "value", "wanted"),
+    [
+        (find_project, "GOOGLE_CLOUD_PROJECT", "my shop", "no project id"),
+        (find_project, "GOOGLE_CLOUD_PROJECT", "projects/my-shop", "no project id"),
+        (find_location, "CLOUD_TASKS_LOCATION", "europe west1", "no location"),
+        (find_service_account, "OIDC_SERVICE_ACCOUNT_EMAIL", "default", "no e-mail"),
+        (find_service_account, "OIDC_SERVICE_ACCOUNT_EMAIL", "a@b\nc", "no e-mail"),
+    ],
+)
+def test_what_the_environment_says_wrongly_is_told(
+    find: Callable[[str | None, Platform], Detected], variable: str, value: str, wanted: str
+) -> None:
+    platform = Platform(environ={variable: value}, metadata=Metadata())
+    with pytest.raises(ConfigurationError, match=f"{variable} in the environment.* is {wanted}"):
+        find(None, platform)
+
+
+def test_cloud_run_without_an_account_is_a_moment_of_the_metadata_server() -> None:
+    silent = Metadata({"instance/service-accounts/default/email": "default"})
+    with pytest.raises(ConfigurationError, match="always have one"):
+        find_service_account(None, Platform(environ=CLOUD_RUN, metadata=silent))
+    assert isinstance(find_service_account(None, Platform(environ={}, metadata=silent)), Missing)

@@ -167,3 +167,46 @@ def test_fields_of_any_type_are_accepted_or_named(document: dict[str, Any]) -> N
     except InvalidPayloadError as error:
         named = {fault.split()[0] for fault in error.faults}
         assert named <= {*document, "task_id", "task_path", "args", "kwargs"}
+
+
+@pytest.mark.parametrize(
+    "mapping",
+    [
+        {1: "a", "1": "b"},
+        {None: 1, "null": 2},
+        {True: 1, "true": 2},
+        {1.0: "a", "1.0": "b"},
+        {b"a": 1, "a": 2},
+        MappingProxyType({1: "a", "1": "b"}),
+    ],
+)
+def test_keys_that_json_makes_one_of_are_refused(mapping: Any) -> None:
+    for sent in (payload(args=[mapping]), payload(kwargs={"a": [{"b": mapping}]})):
+        with pytest.raises(TypeError, match=r"shop\.tasks\.send cannot be sent as JSON: two keys"):
+            sent.encode()
+
+
+def test_keys_that_django_takes_are_taken() -> None:
+    sent = payload(args=[{b"a": 1, 2: [{b"c": {3.5: None}}]}])
+    body = sent.encode()
+    args, _ = sent.carried(body)
+    assert args == [{"a": 1, "2": [{"c": {"3.5": None}}]}]
+    with pytest.raises(TypeError, match="cannot be sent as JSON"):
+        payload(args=[{b"\xff": 1}]).encode()
+    with pytest.raises(TypeError, match="cannot be sent as JSON"):
+        payload(args=[{(1, 2): 1}]).encode()
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "0001-01-01T00:00:00+23:59",
+        "9999-12-31T23:59:59-23:59",
+        "0001-01-01T00:00:00+00:00",
+        "9999-12-31T23:59:59+00:00",
+    ],
+)
+def test_a_moment_at_the_ends_of_the_calendar_is_a_fault(moment: str) -> None:
+    document = json.loads(payload().encode()) | {"enqueued_at": moment}
+    with pytest.raises(InvalidPayloadError, match="enqueued_at must be"):
+        TaskPayload.decode(json.dumps(document).encode())
