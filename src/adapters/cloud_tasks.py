@@ -6,14 +6,13 @@ import it at the first enqueue, never at start-up.
 """
 
 import asyncio
-import os
 import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
 
 import attrs
 import google.auth.exceptions
@@ -25,7 +24,10 @@ from google.cloud.tasks_v2.services.cloud_tasks.transports import (
 )
 from google.cloud.tasks_v2.types import CreateTaskRequest, DeleteTaskRequest, RunTaskRequest
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status as StatusMessage
 
 from ..core.creation import (
     Code,
@@ -42,13 +44,22 @@ from ..core.creation import (
 from ..core.errors import CancelError, EnqueueError, PermissionDeniedError, RunNowError
 from ..core.names import QueueName
 from ..core.requests import TaskRequest
+from .forks import renew_in_children
 
 _SERVICE = "/google.cloud.tasks.v2.CloudTasks/"
-_METHOD = _SERVICE + "CreateTask"
 _POST = 1  # HttpMethod.POST
 _ENDPOINT = CloudTasksGrpcTransport.DEFAULT_HOST + ":443"
-# Attempts are repeated here, where the core decides on it; gRPC's own machinery stays out.
-_OPTIONS = (("grpc.enable_retries", 0),)
+_OPTIONS = (
+    # Attempts are repeated here, where the core decides on it; gRPC's own machinery stays out.
+    ("grpc.enable_retries", 0),
+    # A new channel is a new connection, and a forked child's is not its parent's.
+    ("grpc.use_local_subchannel_pool", 1),
+    # Instances that are frozen between requests find their connections dead: after a while without
+    # a call the next one makes another.
+    ("grpc.client_idle_timeout_ms", 120_000),
+)
+# An emulator is on this machine or beside it, and never behind a proxy.
+_EMULATOR_OPTIONS = (*_OPTIONS, ("grpc.enable_http_proxy", 0))
 _Message = CreateTaskRequest.pb()
 _CONTROLS = {
     Control.DELETE: ("DeleteTask", DeleteTaskRequest.pb()),
@@ -65,24 +76,33 @@ class _Call(Protocol):
     def __call__(self, request: bytes, *, timeout: float, metadata: Metadata) -> Any: ...  # noqa: ANN401 - bytes, or an awaitable of them
 
 
-@attrs.define
-class _SyncClient:
-    channel: grpc.Channel
-    call: _Call
-    pid: int
+@attrs.define(eq=False)
+class _Client:
+    """A channel with the calls that were made over it, by method."""
+
+    channel: grpc.Channel | grpc.aio.Channel
+    create: _Call = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.create = self.method("CreateTask")
+
+    def method(self, name: str) -> _Call:
+        """What calls that method."""
+        call: _Call = self.channel.unary_unary(_SERVICE + name)
+        return call
 
 
-@attrs.define
-class _AsyncClient:
-    channel: grpc.aio.Channel
-    call: _Call
+# What a forked child has of its parent's: it must not be touched there, not even freed.
+_inherited: list[object] = []
 
 
 class GrpcTaskQueue:
     """`TaskQueue` on the service, or on an emulator of it.
 
     One instance serves all threads and event loops of a process, and its forks: the channel is
-    made at the first task, anew in a forked child, and once for each event loop that awaits.
+    made at the first task, anew in a forked child, and once for each event loop that awaits. A
+    channel over which no answer comes is replaced by another; calls that are under way over the
+    old one end by themselves.
 
     Args:
         emulator_host: HOST:PORT of an emulator, reached without TLS and credentials.
@@ -99,40 +119,42 @@ class GrpcTaskQueue:
         self._clock = clock
         self._sleep = sleep
         self._lock = threading.Lock()
-        self._client: _SyncClient | None = None
-        # A channel of the parent must not be touched, not even freed, in a forked child.
-        self._inherited: list[_SyncClient] = []
-        self._async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, _AsyncClient] = (
-            WeakKeyDictionary()
-        )
+        self._client: _Client | None = None
+        self._async_clients: dict[asyncio.AbstractEventLoop, _Client] = {}
+        renew_in_children(self)
+
+    def after_fork_in_child(self) -> None:
+        """See `Forkable`."""
+        _inherited.append((self._client, self._async_clients))
+        self._lock = threading.Lock()
+        self._client = None
+        self._async_clients = {}
 
     def create(self, request: TaskRequest, *, timeout: float) -> None:
         """See `TaskQueue.create`."""
-        client = self._client
-        if client is None or client.pid != os.getpid():
-            client = self._connect()
         decide = partial(self._after_failure, request, timeout)
-        self._repeat(client.call, encode(request), _routing(request), timeout, decide)
+        self._repeat("CreateTask", encode(request), _routing(request), timeout, decide)
 
     async def acreate(self, request: TaskRequest, *, timeout: float) -> None:  # noqa: ASYNC109 - the port's word
         """See `TaskQueue.acreate`."""
-        client = self._async_clients.get(asyncio.get_running_loop())
-        if client is None:
-            client = await self._aconnect()
         message, metadata, began = encode(request), _routing(request), self._clock()
+        loop = asyncio.get_running_loop()
         attempt, remaining = 1, timeout
         while True:
+            client = self._async_clients.get(loop) or await self._aconnect(loop)
             limit = attempt_timeout(remaining=remaining)
             try:
-                await client.call(message, timeout=limit, metadata=metadata)
+                await client.create(message, timeout=limit, metadata=metadata)
             except grpc.RpcError as error:
                 failure = _failure(error, attempt=attempt, elapsed=self._clock() - began)
-                delay = _delay(self._after_failure(request, timeout, failure), error)
+                again = _next_attempt(self._after_failure(request, timeout, failure), error)
             else:
                 return
-            if delay is None:
+            if again is None:
                 return
-            await asyncio.sleep(delay)
+            if again.reconnect and self._async_clients.get(loop) is client:
+                del self._async_clients[loop]
+            await asyncio.sleep(again.delay)
             attempt, remaining = attempt + 1, timeout - (self._clock() - began)
 
     def delete(self, queue: QueueName, task_id: str, *, timeout: float) -> bool:
@@ -147,7 +169,6 @@ class GrpcTaskQueue:
         """Have something done to a task; whether there was one."""
         name = f"{queue}/tasks/{task_id}"
         method, message = _CONTROLS[control]
-        call: _Call = self._connect().channel.unary_unary(_SERVICE + method)
         metadata = (("x-goog-request-params", "name=" + _escaped(name)),)
 
         def decide(failure: Failure) -> _Decision:
@@ -155,11 +176,12 @@ class GrpcTaskQueue:
                 failure, control=control, name=name, timeout=timeout, jitter=_jitter()
             )
 
-        return self._repeat(call, message(name=name).SerializeToString(), metadata, timeout, decide)
+        encoded: bytes = message(name=name).SerializeToString()
+        return self._repeat(method, encoded, metadata, timeout, decide)
 
     def _repeat(
         self,
-        call: _Call,
+        method: str,
         message: bytes,
         metadata: Metadata,
         timeout: float,
@@ -168,40 +190,47 @@ class GrpcTaskQueue:
         """Call until it works, or `decide` ends it; False if there was nothing to call it for."""
         began, attempt, remaining = self._clock(), 1, timeout
         while True:
+            client = self._client or self._connect()
+            call = client.create if method == "CreateTask" else client.method(method)
             limit = attempt_timeout(remaining=remaining)
             try:
                 call(message, timeout=limit, metadata=metadata)
             except grpc.RpcError as error:
                 decision = decide(_failure(error, attempt=attempt, elapsed=self._clock() - began))
-                delay = _delay(decision, error)
+                again = _next_attempt(decision, error)
             else:
                 return True
-            if delay is None:
+            if again is None:
                 return not isinstance(decision, Missing)
-            self._sleep(delay)
+            if again.reconnect:
+                self._forget(client)
+            self._sleep(again.delay)
             attempt, remaining = attempt + 1, timeout - (self._clock() - began)
 
     def close(self) -> None:
         """Close the synchronous channel; the next task opens another."""
         with self._lock:
             client, self._client = self._client, None
-        if client is not None and client.pid == os.getpid():
+        if client is not None:
             client.channel.close()
 
-    def _connect(self) -> _SyncClient:
+    def _forget(self, client: _Client) -> None:
+        """Have the next call make a channel, unless another call has had that done."""
         with self._lock:
-            client = self._client
-            if client is not None and client.pid == os.getpid():
-                return client
-            if client is not None:
-                self._inherited.append(client)
+            if self._client is client:
+                self._client = None
+
+    def _connect(self) -> _Client:
+        with self._lock:
+            if self._client is not None:
+                return self._client
             if self._emulator_host:
-                channel = grpc.insecure_channel(self._emulator_host, options=_OPTIONS)
+                channel = grpc.insecure_channel(self._emulator_host, options=_EMULATOR_OPTIONS)
             else:
                 channel = CloudTasksGrpcTransport.create_channel(
                     _ENDPOINT, credentials=_default_credentials(), options=_OPTIONS
                 )
-            self._client = _SyncClient(channel, channel.unary_unary(_METHOD), os.getpid())
+            self._client = _Client(channel)
             return self._client
 
     def _after_failure(self, request: TaskRequest, timeout: float, failure: Failure) -> _Decision:
@@ -213,9 +242,12 @@ class GrpcTaskQueue:
             emulated=self._emulator_host is not None,
         )
 
-    async def _aconnect(self) -> _AsyncClient:
+    async def _aconnect(self, loop: asyncio.AbstractEventLoop) -> _Client:
+        # A channel keeps its loop, so both would stay for ever.
+        for gone in [kept for kept in list(self._async_clients) if kept.is_closed()]:
+            self._async_clients.pop(gone, None)
         if self._emulator_host:
-            channel = grpc.aio.insecure_channel(self._emulator_host, options=_OPTIONS)
+            channel = grpc.aio.insecure_channel(self._emulator_host, options=_EMULATOR_OPTIONS)
         else:
             # Finding credentials reads files and asks the metadata server: once for each loop.
             credentials = await asyncio.to_thread(_default_credentials)
@@ -223,9 +255,7 @@ class GrpcTaskQueue:
                 _ENDPOINT, credentials=credentials, options=_OPTIONS
             )
         # Another task of this loop may have connected meanwhile; one channel is kept.
-        return self._async_clients.setdefault(
-            asyncio.get_running_loop(), _AsyncClient(channel, channel.unary_unary(_METHOD))
-        )
+        return self._async_clients.setdefault(loop, _Client(channel))
 
 
 def _failure(error: grpc.RpcError, *, attempt: int, elapsed: float) -> Failure:
@@ -236,14 +266,28 @@ def _failure(error: grpc.RpcError, *, attempt: int, elapsed: float) -> Failure:
         details=error.details() or "",
         attempt=attempt,
         elapsed=elapsed,
+        retry_after=_retry_after(error),
     )
 
 
-def _delay(decision: _Decision, error: grpc.RpcError) -> float | None:
-    """Seconds to wait before the next attempt, or None when none is needed."""
+def _retry_after(error: grpc.RpcError) -> float:
+    """The seconds of a `google.rpc.RetryInfo` among the error's details; 0 without one."""
+    metadata: Any = error.trailing_metadata() or ()
+    for name, value in metadata:
+        if name == "grpc-status-details-bin":
+            with suppress(DecodeError):
+                for detail in StatusMessage.FromString(value).details:
+                    info = RetryInfo()
+                    if detail.Unpack(info):
+                        return max(0.0, info.retry_delay.ToTimedelta().total_seconds())
+    return 0.0
+
+
+def _next_attempt(decision: _Decision, error: grpc.RpcError) -> TryAgain | None:
+    """The next attempt, or None when none is needed."""
     match decision:
-        case TryAgain(delay):
-            return delay
+        case TryAgain():
+            return decision
         case GiveUp(reason):
             raise reason from error
     return None

@@ -15,6 +15,7 @@ import attrs
 
 from ..core.detection import is_app_engine, is_cloud_run
 from ..core.errors import ConfigurationError
+from .forks import renew_in_children
 from .patience import within
 
 DEFAULT_HOST = "metadata.google.internal"
@@ -66,6 +67,11 @@ class HttpMetadataServer:
         self._values: dict[str, str] = {}
         self._misses: dict[str, _Miss] = {}
         self.is_absent = False
+        renew_in_children(self)
+
+    def after_fork_in_child(self) -> None:
+        """See `Forkable`."""
+        self._lock = threading.Lock()
 
     def get(self, path: str, is_valid: Callable[[str], bool] = bool) -> str | None:
         """See `MetadataServer.get`.

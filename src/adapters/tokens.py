@@ -18,6 +18,7 @@ import attrs
 
 from ..core.errors import InvalidTokenError
 from ..core.ports import Claims
+from .forks import renew_in_children
 from .patience import within
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,11 @@ class CertificateStore:
         self._good_until = float("-inf")
         self._refresh_after = float("-inf")
         self._failures = 0
+        renew_in_children(self)
+
+    def after_fork_in_child(self) -> None:
+        """See `Forkable`."""
+        self._lock = threading.Lock()
 
     def ready(self, key_id: str | None) -> bool:
         """Whether `certificates` will answer without a request."""

@@ -23,18 +23,44 @@ from .requests import TaskRequest
 from .retries import RetryPolicy
 
 
-class Code(Enum):
-    """Status codes of gRPC that decide what becomes of a creation; all others are OTHER."""
+class Repeat(Enum):
+    """Whether a call that ended with a status is made again."""
 
-    UNAVAILABLE = "UNAVAILABLE"
-    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
-    ABORTED = "ABORTED"
-    INTERNAL = "INTERNAL"
-    ALREADY_EXISTS = "ALREADY_EXISTS"
-    NOT_FOUND = "NOT_FOUND"
-    PERMISSION_DENIED = "PERMISSION_DENIED"
-    UNAUTHENTICATED = "UNAUTHENTICATED"
-    OTHER = "OTHER"
+    NEVER = "never"
+    """The service has understood the call, and refuses it."""
+
+    AGAIN = "again"
+    """It may pass."""
+
+    RECONNECTED = "reconnected"
+    """It may pass, and may be due to the connection: a proxy, a network, or a freeze of the
+    instance can have left one that swallows everything. The next attempt makes another one."""
+
+
+class Code(Enum):
+    """The status codes of gRPC, each with what it means for a call to Cloud Tasks."""
+
+    CANCELLED = Repeat.RECONNECTED, "a stream that was reset, or closed by a fork"
+    UNKNOWN = Repeat.RECONNECTED, "an answer that broke off, or HTTP 408 or 500 of a proxy"
+    INVALID_ARGUMENT = Repeat.NEVER, "the request is wrong"
+    DEADLINE_EXCEEDED = Repeat.RECONNECTED, "no answer in time"
+    NOT_FOUND = Repeat.NEVER, "there is no such queue or task"
+    ALREADY_EXISTS = Repeat.NEVER, "the name is taken"
+    PERMISSION_DENIED = Repeat.NEVER, "the account may not"
+    RESOURCE_EXHAUSTED = Repeat.AGAIN, "a quota, for a minute at most"
+    FAILED_PRECONDITION = Repeat.NEVER, "the queue or the project is not in a state for it"
+    ABORTED = Repeat.AGAIN, "two calls met"
+    OUT_OF_RANGE = Repeat.NEVER, "a value of the request is out of its range"
+    UNIMPLEMENTED = Repeat.NEVER, "the service has no such method"
+    INTERNAL = Repeat.RECONNECTED, "a fault of the service or of the framing on the way"
+    UNAVAILABLE = Repeat.AGAIN, "no connection"
+    DATA_LOSS = Repeat.NEVER, "the service has lost data for good"
+    UNAUTHENTICATED = Repeat.NEVER, "no credentials, or bad ones"
+    OTHER = Repeat.NEVER, "a code that gRPC did not have when this was written"
+
+    def __init__(self, repeat: Repeat, meaning: str) -> None:
+        self.repeat = repeat
+        self.meaning = meaning
 
     @classmethod
     def named(cls, name: str) -> "Code":
@@ -42,7 +68,6 @@ class Code(Enum):
         return cls.__members__.get(name, cls.OTHER)
 
 
-_TRANSIENT = {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.ABORTED, Code.INTERNAL}
 _BACKOFF = RetryPolicy(min_backoff=0.1, max_backoff=2.0, max_doublings=8)
 _SHORTEST_ATTEMPT = 1.0
 
@@ -57,6 +82,7 @@ class Failure:
         details: what the service or the network said.
         attempt: its number, 1 for the first.
         elapsed: seconds since the first attempt began.
+        retry_after: seconds that the service asked to be left alone for (`RetryInfo`).
     """
 
     code: Code
@@ -64,6 +90,7 @@ class Failure:
     details: str
     attempt: int
     elapsed: float
+    retry_after: float = 0.0
 
 
 @attrs.frozen
@@ -73,9 +100,14 @@ class Created:
 
 @attrs.frozen
 class TryAgain:
-    """Repeat the creation after `delay` seconds."""
+    """Make the call again after `delay` seconds.
+
+    Attributes:
+        reconnect: whether over a new connection.
+    """
 
     delay: float
+    reconnect: bool = False
 
 
 @attrs.frozen
@@ -120,9 +152,9 @@ def after_failure(
     repeated = failure.attempt > 1 or request.may_exist
     if failure.code is Code.ALREADY_EXISTS and repeated and request.task_id:
         return Created()
-    delay = _delay(failure, timeout, jitter)
-    if delay is not None:
-        return TryAgain(delay)
+    again = _again(failure, timeout, jitter)
+    if again is not None:
+        return again
     return GiveUp(_error(failure, request, timeout, emulated=emulated))
 
 
@@ -135,9 +167,9 @@ def after_failed_control(
     """
     if failure.code is Code.NOT_FOUND:
         return Missing()
-    delay = _delay(failure, timeout, jitter)
-    if delay is not None:
-        return TryAgain(delay)
+    again = _again(failure, timeout, jitter)
+    if again is not None:
+        return again
     advice = ""
     if failure.code in {Code.PERMISSION_DENIED, Code.UNAUTHENTICATED}:
         role = "taskDeleter" if control is Control.DELETE else "taskRunner"
@@ -145,15 +177,19 @@ def after_failed_control(
     message = (
         f"Cloud Tasks did not {control.value} {name}.{advice} ({failure.status}: {failure.details})"
     )
-    return GiveUp(CancelError(message) if control is Control.DELETE else RunNowError(message))
+    kind = CancelError if control is Control.DELETE else RunNowError
+    return GiveUp(kind(message, unanswered=failure.code.repeat is not Repeat.NEVER))
 
 
-def _delay(failure: Failure, timeout: float, jitter: float) -> float | None:
-    """Seconds before the next attempt, where one may help and there is time for it."""
-    if failure.code not in _TRANSIENT:
+def _again(failure: Failure, timeout: float, jitter: float) -> TryAgain | None:
+    """The next attempt, where one may help and there is time for it."""
+    if failure.code.repeat is Repeat.NEVER:
         return None
-    delay = _BACKOFF.backoff(failure.attempt) * (0.5 + jitter / 2)
-    return delay if failure.elapsed + delay < timeout else None
+    backoff = _BACKOFF.backoff(failure.attempt) * (0.5 + jitter / 2)
+    delay = max(backoff, failure.retry_after)
+    if failure.elapsed + delay >= timeout:
+        return None
+    return TryAgain(delay, reconnect=failure.code.repeat is Repeat.RECONNECTED)
 
 
 def _error(
@@ -180,10 +216,15 @@ def _error(
             f"These credentials may not create tasks in {queue}. Grant their account "
             f"roles/cloudtasks.enqueuer in the project {queue.project}{identity}. {said}"
         )
-    if failure.code in _TRANSIENT:
+    if failure.code.repeat is not Repeat.NEVER:
+        wait = (
+            f"Cloud Tasks asks to be left alone for {failure.retry_after:g} s. "
+            if failure.retry_after
+            else ""
+        )
         return ServiceUnavailableError(
             f"Cloud Tasks did not take the task for {queue} within {timeout:g} s "
-            f"({failure.attempt} attempts). Check the network and, for an emulator, its address; "
-            f"ENQUEUE_TIMEOUT sets how long to try. {said}"
+            f"({failure.attempt} attempts). {wait}Check the network and, for an emulator, its "
+            f"address; ENQUEUE_TIMEOUT sets how long to try. {said}"
         )
     return TaskRejectedError(f"Cloud Tasks refused a task for {queue} {said}")

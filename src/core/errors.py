@@ -6,7 +6,14 @@ import attrs
 
 
 class CloudTasksError(Exception):
-    """Base of everything this package raises on its own account."""
+    """Base of everything this package raises on its own account.
+
+    Attributes:
+        unanswered: whether Cloud Tasks did not answer in time; then the next call would wait as
+            long.
+    """
+
+    unanswered: bool = False
 
 
 class ConfigurationError(CloudTasksError):
@@ -73,12 +80,22 @@ class PermissionDeniedError(EnqueueError):
 class ServiceUnavailableError(EnqueueError):
     """Cloud Tasks did not take the task in time, the retries included."""
 
+    unanswered = True
 
-class CancelError(CloudTasksError):
+
+class ControlError(CloudTasksError):
+    """Nothing could be done to a task that is in its queue."""
+
+    def __init__(self, message: str, *, unanswered: bool = False) -> None:
+        self.unanswered = unanswered
+        super().__init__(message)
+
+
+class CancelError(ControlError):
     """A task could not be cancelled, or it is not known whether it was."""
 
 
-class RunNowError(CloudTasksError):
+class RunNowError(ControlError):
     """Cloud Tasks could not be told to run a task now."""
 
 

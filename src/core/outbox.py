@@ -33,9 +33,6 @@ HEAD_START = timedelta(seconds=15)
 IN_HAND = timedelta(seconds=30)
 """How long a relay has a batch to itself before another one takes it for lost."""
 
-SILENCE = timedelta(seconds=5)
-"""For how long, after Cloud Tasks did not answer, new tasks are left to the relay untried."""
-
 SET_ASIDE = timedelta(hours=1)
 """How long a record that cannot be handled is left alone before the relay tries it again."""
 

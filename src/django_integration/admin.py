@@ -330,6 +330,13 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
                 said = act(row)
             except (CloudTasksError, InvalidTaskBackend, TaskResultDoesNotExist) as error:
                 self.message_user(request, f"{row.pk}: {error}", messages.ERROR)
+                if isinstance(error, CloudTasksError) and error.unanswered:
+                    # Each of the others would wait as long.
+                    left = len(keys) - keys.index(row.pk) - 1
+                    if left:
+                        told = f"Stopped, with {left:,} left as they were: Cloud Tasks is silent."
+                        self.message_user(request, told, messages.WARNING)
+                    break
                 continue
             if said:
                 done.append(said)

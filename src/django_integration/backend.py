@@ -297,7 +297,13 @@ class CloudTasksBackend(BaseTaskBackend):
     def _create[**P, R](
         self, configuration: Configuration, prepared: _Prepared[TaskResult[P, R]]
     ) -> None:
-        configuration.queue.create(prepared.request, timeout=configuration.options.enqueue_timeout)
+        try:
+            configuration.queue.create(
+                prepared.request, timeout=configuration.options.enqueue_timeout
+            )
+        except CloudTasksError as error:
+            configuration.breaker = configuration.breaker.after(error, now=current().clock())
+            raise
         mark_enqueued(prepared.result, prepared.enqueued_at)
         announce(task_enqueued, type(self), prepared.result)
 

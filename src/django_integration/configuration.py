@@ -2,12 +2,12 @@
 
 import logging
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from functools import cached_property
 
 from django.conf import settings
 
 from ..core.authorization import Policy, resolve_policy
+from ..core.breaker import Breaker
 from ..core.detection import (
     Detected,
     Found,
@@ -56,8 +56,7 @@ class Configuration:
 
     def __init__(self, options: Mapping[str, object], surroundings: Surroundings) -> None:
         self.raw = options
-        self.silent_until: datetime | None = None
-        """Until when recorded tasks are left to the relay, because Cloud Tasks did not answer."""
+        self.breaker = Breaker()
         self._surroundings = surroundings
         self._policies: dict[bool, Policy] = {}
         self._route: Route | None = None

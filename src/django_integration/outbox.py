@@ -21,7 +21,6 @@ from ..core.errors import (
 from ..core.outbox import (
     IN_HAND,
     SET_ASIDE,
-    SILENCE,
     Look,
     left_alone,
     put_off,
@@ -64,14 +63,12 @@ def send(
     Returns:
         Why it did not take it, after telling the log; the relay will try again.
     """
-    now, silent_until = current().clock(), configuration.silent_until
-    if unless_silent and silent_until and now < silent_until:
+    if unless_silent and configuration.breaker.is_open(current().clock()):
         message = "Cloud Tasks did not answer a moment ago."
         error: CloudTasksError | None = ServiceUnavailableError(message)
     else:
         error = _create(configuration, record, request)
-        if isinstance(error, ServiceUnavailableError):
-            configuration.silent_until = current().clock() + SILENCE
+        configuration.breaker = configuration.breaker.after(error, now=current().clock())
     _note(store, record, error)
     return error
 
@@ -127,7 +124,7 @@ def _relay_from(
             with _each_for_itself(store, record, errors):
                 _note(store, record, error)
                 errors.append(error)
-        silent = any(isinstance(error, ServiceUnavailableError) for error in answers)
+        silent = any(error is not None and error.unanswered for error in answers)
     failed = sum(error is not None for error in errors)
     more = len(due) == limit and not silent
     return Relayed(len(errors) - failed, failed, more)
@@ -193,7 +190,7 @@ def _note(store: ResultStore, record: TaskRecord, error: CloudTasksError | None)
     if error is None:
         store.replace(record, sent(record, now=current().clock()))
         return
-    level = logging.WARNING if isinstance(error, ServiceUnavailableError) else logging.ERROR
+    level = logging.WARNING if error.unanswered else logging.ERROR
     logger.log(
         level,
         "The task %s (%s) is recorded and waits for the relay: %s",

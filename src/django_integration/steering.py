@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
@@ -10,7 +11,7 @@ from asgiref.sync import sync_to_async
 from django.tasks.base import TaskResult
 from django.tasks.exceptions import TaskResultDoesNotExist
 
-from ..core.errors import CancelError, CloudTasksError, RunNowError
+from ..core.errors import CancelError, CloudTasksError, ControlError, RunNowError
 from ..core.names import QueueName
 from ..core.outbox import anew, may_run_now
 from ..core.ports import ResultStore
@@ -122,14 +123,21 @@ def run_now(configuration: Configuration, store: ResultStore, record: TaskRecord
         return False
     queue = _queue(configuration, record.queue_name, record.priority)
     timeout = configuration.options.enqueue_timeout
-    if record.sent and configuration.queue.run(queue, record.cloud_task_id, timeout=timeout):
+    name = record.cloud_task_id
+    if record.sent and _answered(
+        configuration,
+        lambda: configuration.queue.run(queue, name, timeout=timeout),
+        RunNowError,
+    ):
         return True
     fresh = anew(record, now=now)
     if not store.replace(record, fresh):
         return False  # Somebody has just claimed it.
     error = send(configuration, store, fresh)
     if error:
-        raise RunNowError(f"It will run as soon as the relay can send it. {error}") from error
+        raise RunNowError(
+            f"It will run as soon as the relay can send it. {error}", unanswered=error.unanswered
+        ) from error
     return True
 
 
@@ -159,6 +167,28 @@ def _queue(configuration: Configuration, queue_name: str, priority: int) -> Queu
 
 
 def _delete(configuration: Configuration, queue: QueueName, cloud_task_id: str) -> bool:
-    return configuration.queue.delete(
-        queue, cloud_task_id, timeout=configuration.options.enqueue_timeout
+    timeout = configuration.options.enqueue_timeout
+    return _answered(
+        configuration,
+        lambda: configuration.queue.delete(queue, cloud_task_id, timeout=timeout),
+        CancelError,
     )
+
+
+def _answered(
+    configuration: Configuration, call: Callable[[], bool], refusal: type[ControlError]
+) -> bool:
+    """What Cloud Tasks answers, unless it has just not answered another call.
+
+    Raises:
+        ControlError: of the class `refusal`, if it was not asked; or whatever the call raises.
+    """
+    if configuration.breaker.is_open(current().clock()):
+        raise refusal("Cloud Tasks did not answer a moment ago.", unanswered=True)
+    try:
+        answer = call()
+    except CloudTasksError as error:
+        configuration.breaker = configuration.breaker.after(error, now=current().clock())
+        raise
+    configuration.breaker = configuration.breaker.after(None, now=current().clock())
+    return answer

@@ -15,6 +15,7 @@ from functools import partial
 import attrs
 from django.core.signals import setting_changed
 
+from ..adapters.forks import renew_in_children
 from ..adapters.heartbeat import Heartbeat
 from ..adapters.metadata import NoMetadataServer, metadata_server
 from ..core import detection
@@ -88,6 +89,13 @@ class Surroundings:
     _results: dict[str, ResultStore] = attrs.field(factory=dict, init=False)
     _pools: dict[int, ThreadPoolExecutor] = attrs.field(factory=dict, init=False)
     _heartbeats: dict[int, Heartbeat] = attrs.field(factory=dict, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        renew_in_children(self)
+
+    def after_fork_in_child(self) -> None:
+        """See `Forkable`."""
+        self._lock = threading.Lock()
 
     def queue(self, emulator_host: str | None) -> TaskQueue:
         """The process's queue on the service, or on the emulator at that address."""

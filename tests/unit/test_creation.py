@@ -1,6 +1,7 @@
 """What becomes of a failed creation."""
 
 import attrs
+import grpc
 import pytest
 from django_tasks_cloud_tasks.core import errors
 from django_tasks_cloud_tasks.core.creation import (
@@ -10,6 +11,7 @@ from django_tasks_cloud_tasks.core.creation import (
     Failure,
     GiveUp,
     Missing,
+    Repeat,
     TryAgain,
     after_failed_control,
     after_failure,
@@ -21,7 +23,11 @@ from django_tasks_cloud_tasks.core.requests import OidcToken, TaskRequest
 from hypothesis import given
 from hypothesis import strategies as st
 
-TRANSIENT = [Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.ABORTED, Code.INTERNAL]
+TRANSIENT = [
+    *(Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.ABORTED, Code.INTERNAL),
+    *(Code.CANCELLED, Code.UNKNOWN, Code.RESOURCE_EXHAUSTED),
+]
+RECONNECTED = [Code.DEADLINE_EXCEEDED, Code.INTERNAL, Code.CANCELLED, Code.UNKNOWN]
 
 
 def request(*, named: bool = True, oidc: OidcToken | None = None) -> TaskRequest:
@@ -36,7 +42,7 @@ def request(*, named: bool = True, oidc: OidcToken | None = None) -> TaskRequest
 
 
 def failure(code: Code, attempt: int = 1, elapsed: float = 0.0) -> Failure:
-    return Failure(code=code, status=code.value, details="why", attempt=attempt, elapsed=elapsed)
+    return Failure(code=code, status=code.name, details="why", attempt=attempt, elapsed=elapsed)
 
 
 def decide(
@@ -47,12 +53,31 @@ def decide(
 
 @pytest.mark.parametrize("code", TRANSIENT)
 def test_what_may_pass_is_tried_again_later_and_later(code: Code) -> None:
+    fresh = code in RECONNECTED
     assert [decide(failure(code, attempt)) for attempt in (1, 2, 3)] == [
-        TryAgain(0.1),
-        TryAgain(0.2),
-        TryAgain(0.4),
+        TryAgain(0.1, reconnect=fresh),
+        TryAgain(0.2, reconnect=fresh),
+        TryAgain(0.4, reconnect=fresh),
     ]
-    assert decide(failure(code), jitter=0) == TryAgain(0.05)
+    assert decide(failure(code), jitter=0) == TryAgain(0.05, reconnect=fresh)
+
+
+def test_every_status_of_grpc_is_one_of_those_that_were_thought_of() -> None:
+    assert {code.name for code in grpc.StatusCode} - {"OK"} == {code.name for code in Code} - {
+        "OTHER"
+    }
+    refused = {code for code in Code if code.repeat is Repeat.NEVER}
+    assert refused == set(Code) - set(TRANSIENT)
+    assert {code for code in Code if code.repeat is Repeat.RECONNECTED} == set(RECONNECTED)
+
+
+def test_the_service_is_left_alone_for_as_long_as_it_asks() -> None:
+    asked = attrs.evolve(failure(Code.RESOURCE_EXHAUSTED), retry_after=3.0)
+    assert decide(asked) == TryAgain(3.0)
+    decision = decide(attrs.evolve(asked, retry_after=60.0))
+    assert isinstance(decision, GiveUp)
+    assert isinstance(decision.error, errors.ServiceUnavailableError)
+    assert "asks to be left alone for 60 s" in str(decision.error)
 
 
 @pytest.mark.parametrize("code", TRANSIENT)
@@ -107,7 +132,7 @@ def test_a_task_with_a_token_needs_a_role_on_its_account() -> None:
 
 def test_names_of_codes() -> None:
     assert Code.named("ABORTED") is Code.ABORTED
-    assert Code.named("RESOURCE_EXHAUSTED") is Code.OTHER
+    assert Code.named("A_NEW_ONE") is Code.OTHER
 
 
 @given(st.floats(0.001, 3600))
@@ -139,8 +164,10 @@ def test_a_task_that_is_not_there_is_missing() -> None:
 
 @pytest.mark.parametrize("code", TRANSIENT)
 def test_a_control_that_may_pass_is_tried_again_while_there_is_time(code: Code) -> None:
-    assert control(failure(code, attempt=2)) == TryAgain(0.2)
-    assert isinstance(control(failure(code, elapsed=9.95)), GiveUp)
+    assert control(failure(code, attempt=2)) == TryAgain(0.2, reconnect=code in RECONNECTED)
+    decision = control(failure(code, elapsed=9.95))
+    assert isinstance(decision, GiveUp)
+    assert decision.error.unanswered
 
 
 @pytest.mark.parametrize(

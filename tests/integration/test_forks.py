@@ -1,0 +1,104 @@
+"""Children of a process that enqueues: nothing that it held keeps them from enqueueing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from django_tasks_cloud_tasks.emulator.background import BackgroundEmulator
+from django_tasks_cloud_tasks.emulator.server import Emulator
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# What the programs below have in common: a child ends with 0 if it could do its work in time.
+COMMON = """
+import asyncio, os, signal, sys, threading
+from django_tasks_cloud_tasks.adapters import cloud_tasks, metadata, tokens
+from tests.integration.test_bad_networks import request
+
+queue = cloud_tasks.GrpcTaskQueue(sys.argv[1])
+
+def in_child(work):
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)
+        try:
+            work()
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+"""
+
+
+def run(program: str) -> None:
+    with BackgroundEmulator(
+        lambda: Emulator(queues=["projects/p/locations/l/queues/q"], create_queues=True)
+    ) as emulator:
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", COMMON + program, emulator.address],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            cwd=ROOT,
+        )
+    assert done.returncode == 0, done.stderr
+
+
+def test_children_of_a_process_that_has_enqueued_enqueue_again_and_again() -> None:
+    run(
+        """
+queue.create(request("parent"), timeout=10)
+codes = [
+    in_child(lambda: queue.create(request(f"c{n}"), timeout=10)) for n in range(20)
+] + [
+    in_child(lambda: asyncio.run(queue.acreate(request(f"a{n}"), timeout=10))) for n in range(5)
+]
+assert codes == [0] * 25, codes
+queue.create(request("parent-again"), timeout=10)
+"""
+    )
+
+
+LOCKED = {
+    "the queue": "queue._lock",
+    "the certificates": "store._lock",
+    "the metadata server": "server._lock",
+    "the runtime": "runtime._lock",
+}
+
+
+@pytest.mark.parametrize("what", LOCKED)
+def test_a_lock_that_the_parent_holds_is_free_in_the_child(what: str) -> None:
+    run(
+        f"""
+os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
+from django_tasks_cloud_tasks.django_integration.surroundings import current
+runtime = current()
+store = tokens.CertificateStore(lambda: tokens.FetchedCertificates({{"a": "b"}}, 60))
+server = metadata.HttpMetadataServer("127.0.0.1:1")
+held, let_go = threading.Event(), threading.Event()
+
+def hold():
+    with {LOCKED[what]}:
+        held.set()
+        let_go.wait()
+
+threading.Thread(target=hold, daemon=True).start()
+held.wait()
+
+def work():
+    queue.create(request("child"), timeout=10)
+    assert store.certificates("a")
+    assert server.get("a") is None
+    runtime.queue(sys.argv[1]).create(request("child-2"), timeout=10)
+
+assert in_child(work) == 0
+let_go.set()
+"""
+    )
