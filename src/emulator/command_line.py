@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from ..core.errors import ConfigurationError, InvalidNameError
 from ..core.names import QueueName
@@ -18,6 +19,7 @@ from .server import Emulator
 from .storage import Storage
 
 _HIGHEST_PORT = 65535
+_ONCE_IN = 60.0  # seconds
 _FAULT = 2  # exit code for what the caller has to change
 
 
@@ -27,6 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--host",
         default="localhost",
         help="address to listen on (default: %(default)s, which only this machine reaches)",
+    )
+    parser.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name by which clients reach it, such as that of a container; may be given "
+        "repeatedly",
     )
     parser.add_argument(
         "--port", type=int, default=8123, help="port to listen on (default: %(default)s)"
@@ -88,6 +98,7 @@ def run(
     host: str,
     port: int,
     queue: Sequence[str],
+    allowed_host: Sequence[str] = (),
     auto_create_queues: bool,
     state: Path | None = None,
     chaos: str | None = None,
@@ -107,6 +118,7 @@ def run(
             chaos=None if chaos is None else Chaos.parse(chaos),
             storage=Storage(state) if state else None,
             issuer=oidc_issuer,
+            allowed_hosts=allowed_host,
         )
     except (InvalidNameError, ConfigurationError) as error:
         return _fault(str(error))
@@ -127,6 +139,7 @@ class _CannotListenError(Exception):
 async def _serve(emulator: Emulator, host: str, port: int, say: Callable[[str], None]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_LoopTrouble())
     with suppress(NotImplementedError):
         for signal_number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(signal_number, stop.set)
@@ -150,13 +163,38 @@ async def _serve(emulator: Emulator, host: str, port: int, say: Callable[[str], 
     say("Ended.")
 
 
+class _LoopTrouble:
+    """Tells of what the event loop could not do in one line, and of the same once a minute."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, float] = {}
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if not isinstance(error, OSError):
+            loop.default_exception_handler(context)
+            return
+        message = f"{context['message']}: {error.strerror or error}"
+        if self._told.get(message, float("-inf")) < loop.time() - _ONCE_IN:
+            self._told[message] = loop.time()
+            print(message, file=sys.stderr, flush=True)
+
+
 def _print_text(event: str, facts: dict[str, object]) -> None:
     moment = datetime.now().astimezone().strftime("%H:%M:%S.%f")[:-3]
     told = "  ".join(
-        f"{name}={value:.3f}s" if isinstance(value, float) else f"{name}={value}"
+        f"{name}={value:.3f}s" if isinstance(value, float) else f"{name}={_on_one_line(value)}"
         for name, value in facts.items()
     )
     _say(f"{moment}  {event:<16}  {told}")
+
+
+def _on_one_line(value: object) -> str:
+    """A value as text in which nothing breaks the line, or hides: a URL may hold anything."""
+    text = str(value)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _print_json(event: str, facts: dict[str, object]) -> None:

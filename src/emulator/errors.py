@@ -15,6 +15,8 @@ class Status(Enum):
     FAILED_PRECONDITION = 9
     UNIMPLEMENTED = 12
     INTERNAL = 13
+    UNAVAILABLE = 14
+    PERMISSION_DENIED = 7
 
 
 @attrs.frozen
@@ -92,3 +94,8 @@ def task_gone() -> ApiError:
         "The task no longer exists, though a task with this name existed recently. The task "
         "either successfully completed or was deleted.",
     )
+
+
+def unavailable(message: str) -> ApiError:
+    """The emulator cannot do it now, and may be asked again."""
+    return ApiError(Status.UNAVAILABLE, message)

@@ -39,6 +39,9 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _PREFIX_SIZE = 5  # one byte for compression, four for the length
 _LARGEST_MESSAGE = 4 * 1024 * 1024  # the limit that gRPC servers have by default
 _WINDOW = 8 * 1024 * 1024
+_MOST_STREAMS = 1000  # open at once over one connection
+_MOST_RECEIVED = 64 * 1024 * 1024  # bytes of calls that are not complete, of one connection
+_MOST_UNSENT = 16 * 1024 * 1024  # bytes of answers that one peer leaves no window for
 
 type Headers = list[tuple[bytes, bytes]]
 
@@ -59,11 +62,19 @@ class GrpcProtocol(asyncio.Protocol):
     Args:
         methods: by their path.
         connections: where the transport is forgotten when the connection is lost.
+        idle_timeout: seconds after which the connection is dropped if nothing arrives.
     """
 
-    def __init__(self, methods: Mapping[str, Method], connections: set[asyncio.Transport]) -> None:
+    def __init__(
+        self,
+        methods: Mapping[str, Method],
+        connections: set[asyncio.Transport],
+        idle_timeout: float,
+    ) -> None:
         self._methods = methods
         self._connections = connections
+        self._idle_timeout = idle_timeout
+        self._received = 0  # bytes of requests that are not complete
         self._h2 = H2Connection(
             H2Configuration(
                 client_side=False,
@@ -83,27 +94,58 @@ class GrpcProtocol(asyncio.Protocol):
         """Greet."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what loops give to servers
         self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._heard_at = self._loop.time()
+        self._timer = self._loop.call_later(self._idle_timeout, self._drop_if_idle)
+        self._h2.local_settings.max_concurrent_streams = _MOST_STREAMS
         self._h2.initiate_connection()
         self._h2.increment_flow_control_window(_WINDOW)
         transport.write(self._h2.data_to_send())
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Forget the connection."""
+        self._timer.cancel()
         self._connections.discard(self._transport)
+
+    def pause_writing(self) -> None:
+        """The peer does not read its answers: take no more calls of it."""
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        self._transport.resume_reading()
+
+    def _drop_if_idle(self) -> None:
+        silent = self._loop.time() - self._heard_at
+        if silent < self._idle_timeout:
+            self._timer = self._loop.call_later(self._idle_timeout - silent, self._drop_if_idle)
+            return
+        # A client that is there makes another connection for its next call.
+        self._h2.close_connection()
+        self._transport.write(self._h2.data_to_send())
+        # Not `close`, which would wait for a peer that reads nothing.
+        self._loop.call_soon(self._transport.abort)
 
     def data_received(self, data: bytes) -> None:
         """Answer what is complete."""
+        self._heard_at = self._loop.time()
         try:
-            events = self._h2.receive_data(data)
+            self._take(data)
         except ProtocolError:
             # h2 has prepared the GOAWAY that says why.
             self._transport.write(self._h2.data_to_send())
+            self._transport.close()
+
+    def _take(self, data: bytes) -> None:
+        events = self._h2.receive_data(data)
+        if any(isinstance(event, ConnectionTerminated) for event in events):
+            # The peer is gone with what it asked for in the same breath.
             self._transport.close()
             return
         # A call that is cancelled in the same breath is not made.
         for event in events:
             if isinstance(event, StreamReset):
-                self._requests.pop(event.stream_id, None)
+                self._forget(event.stream_id)
                 self._unsent.pop(event.stream_id, None)
         cancelled = {event.stream_id for event in events if isinstance(event, StreamReset)}
         for event in events:
@@ -121,8 +163,12 @@ class GrpcProtocol(asyncio.Protocol):
         elif isinstance(event, WindowUpdated | RemoteSettingsChanged):
             for stream in list(self._unsent):
                 self._send_on(stream)
-        elif isinstance(event, ConnectionTerminated):
-            self._transport.close()
+
+    def _forget(self, stream: int) -> _Request | None:
+        request = self._requests.pop(stream, None)
+        if request is not None:
+            self._received -= len(request.body)
+        return request
 
     def _receive(self, event: DataReceived) -> None:
         stream, request = event.stream_id, self._requests.get(event.stream_id)
@@ -130,15 +176,20 @@ class GrpcProtocol(asyncio.Protocol):
         if request is None:
             return
         request.body += event.data
+        self._received += len(event.data)
+        error = None
         if len(request.body) > _LARGEST_MESSAGE + _PREFIX_SIZE:
-            del self._requests[stream]
             error = ApiError(Status.RESOURCE_EXHAUSTED, "The message is larger than 4 MiB.")
+        elif self._received > _MOST_RECEIVED:
+            error = ApiError(Status.RESOURCE_EXHAUSTED, "Too many calls are not complete.")
+        if error is not None:
+            self._forget(stream)
             self._h2.send_headers(stream, _RESPONSE + _trailers(error), end_stream=True)
             if event.stream_ended is None:
                 self._h2.reset_stream(stream, ErrorCodes.NO_ERROR)
 
     def _answer(self, stream: int) -> None:
-        request = self._requests.pop(stream, None)
+        request = self._forget(stream)
         if request is None:
             return
         if not request.content_type.startswith(b"application/grpc"):
@@ -154,6 +205,8 @@ class GrpcProtocol(asyncio.Protocol):
         self._send_on(stream)
 
     def _call(self, request: _Request) -> bytes:
+        if sum(map(len, self._unsent.values())) > _MOST_UNSENT:
+            raise ApiError(Status.RESOURCE_EXHAUSTED, "Earlier answers are not read.")
         method = self._methods.get(request.path)
         if method is None:
             raise ApiError(Status.UNIMPLEMENTED, f"Method not found: {request.path[:200]}")

@@ -1,4 +1,7 @@
-"""Who is told of every change: a storage, or nobody."""
+"""Who is told of every change: a storage, or nobody.
+
+A journal may refuse (a full disk): it raises `ApiError`, and what was asked for does not happen.
+"""
 
 from typing import Protocol
 
@@ -6,7 +9,7 @@ from .values import Queue, Task
 
 
 class Journal(Protocol):
-    """Is told of every change, before the call that made it returns."""
+    """Is told of every change before it is made."""
 
     def queue_changed(self, queue: Queue) -> None:
         """A queue was made or changed."""

@@ -40,6 +40,10 @@ class TokenBucket:
         self.tokens -= 1
         return True
 
+    def give_back(self) -> None:
+        """Put the token back that was taken last: nothing was dispatched for it."""
+        self.tokens += 1
+
     def next_token(self, now: int) -> int:
         """When `take` will succeed; `now` if it would at once."""
         self._refill(now)

@@ -72,6 +72,8 @@ _HTTP_STATUS = {
     Status.RESOURCE_EXHAUSTED: 429,
     Status.INTERNAL: 500,
     Status.UNIMPLEMENTED: 501,
+    Status.UNAVAILABLE: 503,
+    Status.PERMISSION_DENIED: 403,
 }
 
 # Parameters that shape the answer and are no fields of a request.

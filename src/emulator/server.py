@@ -11,11 +11,14 @@ from uuid import uuid4
 
 from aiohttp import web
 
+from ..core.errors import ConfigurationError
 from .api import Api
 from .chaos import Chaos
 from .clock import Clock, ManualClock, SystemClock
 from .dispatcher import Answer, Dispatcher
+from .errors import ApiError
 from .grpc_protocol import PREFACE, GrpcProtocol
+from .hosts import AllowedHosts
 from .identity import GOOGLE_ISSUER, TokenIssuer
 from .limits import SECOND
 from .overview import FinishedAttempt, overview
@@ -35,6 +38,9 @@ type Log = Callable[[str, dict[str, object]], None]
 _NO_PATIENCE = 0.1
 
 _LONGEST_TIMER = 60.0  # seconds
+_RETRY = 1.0  # seconds before what is due is tried again where the journal has refused it
+
+_LONGEST_HEAD = 65_536  # bytes of a request before its body
 
 _REMEMBERED = 10_000  # attempts that ended, the latest
 
@@ -52,6 +58,9 @@ class Emulator:
         chaos: the trouble that attempts meet.
         storage: where queues and tasks are kept beyond the emulator's life.
         issuer: the `iss` of identity tokens.
+        allowed_hosts: names, beside loopback's and the address it listens on, under which requests
+            reach the emulator.
+        idle_timeout: seconds after which a connection is dropped over which nothing happens.
     """
 
     def __init__(
@@ -65,9 +74,13 @@ class Emulator:
         chaos: Chaos | None = None,
         storage: Storage | None = None,
         issuer: str = GOOGLE_ISSUER,
+        allowed_hosts: Iterable[str] = (),
+        idle_timeout: float = 300.0,
     ) -> None:
         self._clock = clock or SystemClock()
         self._log = log
+        self._allowed_hosts = tuple(allowed_hosts)
+        self._idle_timeout = idle_timeout
         self._app_engine = app_engine or os.environ.get("APP_ENGINE_EMULATOR_HOST")
         self.chaos = chaos
         self._storage = storage
@@ -79,7 +92,10 @@ class Emulator:
             # A clock that was moved on shall not fall behind what is stored.
             self._clock.move_to(storage.latest())
             storage.restore(self.service, self._clock.now())
-        self._make_initial_queues()
+        try:
+            self._make_initial_queues()
+        except ApiError as error:
+            raise ConfigurationError(f"The queues cannot be made: {error.message}") from error
         self._issuer = TokenIssuer(time=time, issuer=issuer)
         self.changes = asyncio.Event()
         self._api = Api(self.service, self)
@@ -96,10 +112,12 @@ class Emulator:
             OSError: the address is taken, or is none.
         """
         self._loop = asyncio.get_running_loop()
+        self._hosts = AllowedHosts(host, self._allowed_hosts)
         self._runner = web.AppRunner(
-            make_web(self._issuer, Rest(self._api), self),
+            make_web(self._issuer, Rest(self._api), self, self._hosts),
             access_log=None,
             shutdown_timeout=_NO_PATIENCE,
+            keepalive_timeout=self._idle_timeout,
         )
         await self._runner.setup()
         try:
@@ -141,8 +159,13 @@ class Emulator:
         if self._stopping:
             return
         now = self._clock.now()
-        for attempt in self.service.dispatch(queue, now):
-            self.begin(attempt)
+        try:
+            for attempt in self.service.dispatch(queue, now):
+                self.begin(attempt)
+        except ApiError:
+            # The journal refuses, and has said so. What is due stays due.
+            self._timers[queue] = self._loop.call_later(_RETRY, self.touched, queue)
+            return
         when = self.service.next_event(queue, now)
         if when is not None and not isinstance(self._clock, ManualClock):
             # The loop's clock stands still while a laptop sleeps: a long wait is looked at again.
@@ -279,9 +302,10 @@ class Emulator:
 
     def _accept(self) -> asyncio.Protocol:
         return _FirstBytes(
-            lambda: GrpcProtocol(self._api.methods, self._connections),
+            lambda: GrpcProtocol(self._api.methods, self._connections, self._idle_timeout),
             self._http_connection,
             self._connections,
+            self._idle_timeout,
         )
 
     def _http_connection(self) -> asyncio.Protocol:
@@ -299,8 +323,12 @@ def _address(attempt: Attempt) -> str:
 class _FirstBytes(asyncio.Protocol):
     """Looks at how a connection begins, and gives the rest to the protocol that it speaks.
 
+    An HTTP/1.1 connection is given on with the whole head of its first request, so that one that
+    never sends it is dropped here.
+
     Args:
         connections: holds the transports that the server has to close itself.
+        idle_timeout: seconds in which the beginning must arrive.
     """
 
     def __init__(
@@ -308,18 +336,23 @@ class _FirstBytes(asyncio.Protocol):
         grpc: Callable[[], asyncio.Protocol],
         http: Callable[[], asyncio.Protocol],
         connections: set[asyncio.Transport],
+        idle_timeout: float,
     ) -> None:
         self._grpc = grpc
         self._http = http
         self._connections = connections
+        self._idle_timeout = idle_timeout
         self._seen = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what loops give to servers
         self._transport = transport
         self._connections.add(transport)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._idle_timeout, transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        self._timer.cancel()
         self._connections.discard(self._transport)
 
     def data_received(self, data: bytes) -> None:
@@ -328,9 +361,12 @@ class _FirstBytes(asyncio.Protocol):
             protocol = self._grpc()
         elif PREFACE.startswith(self._seen):
             return  # Not enough to tell.
+        elif b"\r\n\r\n" not in self._seen and len(self._seen) < _LONGEST_HEAD:
+            return
         else:
             self._connections.discard(self._transport)  # aiohttp looks after its own.
             protocol = self._http()
+        self._timer.cancel()
         self._transport.set_protocol(protocol)
         protocol.connection_made(self._transport)
         protocol.data_received(self._seen)

@@ -10,10 +10,15 @@ A task waits in its queue's heap by schedule time. Dispatching takes it out; a f
 it back at a later time; deleting it leaves its entry behind, to be skipped when it comes up.
 State is changed in place: at a hundred thousand tasks a copy for every event would be all that
 the emulator does.
+
+What is asked for is journaled first: where the journal refuses, nothing has changed. What has
+happened all the same (an attempt ended, a task is over age) is told to the journal late, by
+`catch_up`, if it refuses at the time.
 """
 
 import heapq
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from ..core.errors import InvalidNameError
 from ..core.names import QueueName, is_task_id
@@ -78,6 +83,7 @@ class Service:
         self._queues: dict[str, Queue] = {}
         self._deleted_queues: dict[str, int] = {}
         self._order = 0
+        self._late: dict[str, Callable[[], None]] = {}
 
     # Queues
 
@@ -118,45 +124,56 @@ class Service:
         queue = self._queues.get(name)
         if queue is None:
             return self.create_queue(name, config, now)
-        if config.limits != queue.config.limits:
-            queue.bucket = _bucket(config.limits, now)
+        before = queue.config
         queue.config = config
-        self._journal.queue_changed(queue)
+        with _or_back(lambda: setattr(queue, "config", before)):
+            self._journal.queue_changed(queue)
+        if config.limits != before.limits:
+            queue.bucket = _bucket(config.limits, now)
         return queue
 
     def delete_queue(self, name: str, now: int) -> None:
         """Delete a queue and its tasks."""
-        queue = self._queues.pop(name, None)
+        queue = self._queues.get(name)
         if queue is None:
             raise not_found()
-        queue.tasks.clear()  # What is under way shall find nothing to come back to.
-        until = self._deleted_queues[name] = now + QUEUE_TOMBSTONE
+        until = now + QUEUE_TOMBSTONE
         self._journal.queue_deleted(name, until)
+        self._deleted_queues[name] = until
+        del self._queues[name]
+        for task in queue.tasks.values():
+            self._late.pop(task.name, None)
+        queue.tasks.clear()  # What is under way shall find nothing to come back to.
 
     def purge_queue(self, name: str, now: int) -> Queue:
         """Delete all tasks of a queue."""
         queue = self.queue(name)
+        before = queue.purge_time
         queue.purge_time = now
+        with _or_back(lambda: setattr(queue, "purge_time", before)):
+            self._journal.queue_changed(queue)
         for task in list(queue.tasks.values()):
             self._remove(queue, task, now)
         queue.waiting.clear()
-        self._journal.queue_changed(queue)
         return queue
 
     def set_state(self, name: str, state: QueueState) -> Queue:
         """Pause or resume a queue."""
         queue = self.queue(name)
+        before = queue.state
         queue.state = state
-        self._journal.queue_changed(queue)
+        with _or_back(lambda: setattr(queue, "state", before)):
+            self._journal.queue_changed(queue)
         return queue
 
     def reset(self) -> None:
         """Forget all queues and tasks; attempts under way end without consequence."""
+        self._journal.emptied()
         for queue in self._queues.values():
             queue.tasks.clear()
         self._queues.clear()
         self._deleted_queues.clear()
-        self._journal.emptied()
+        self._late.clear()
 
     # What a journal kept
 
@@ -209,9 +226,9 @@ class Service:
             deadline=deadline,
             retries=retries,
         )
+        self._journal.task_changed(task)
         queue.tasks[task_id] = task
         self._schedule(queue, task)
-        self._journal.task_changed(task)
         return task
 
     def task(self, name: str, now: int) -> Task:
@@ -244,7 +261,12 @@ class Service:
     # Attempts
 
     def dispatch(self, queue_name: str, now: int) -> Iterator[Attempt]:
-        """Begin every attempt of the queue that is due and within its limits."""
+        """Begin every attempt of the queue that is due and within its limits.
+
+        Raises:
+            ApiError: the journal refuses; what is due stays due.
+        """
+        self.catch_up()
         queue = self._queues.get(queue_name)
         while queue is not None:
             due = self._first(queue, now)
@@ -252,7 +274,20 @@ class Service:
                 return
             if not self._may_begin(queue) or not queue.bucket.take(now):
                 return
-            yield self._begin(queue, queue.tasks[heapq.heappop(queue.waiting)[2]], now)
+            with _or_back(queue.bucket.give_back):
+                attempt = self._begin(queue, queue.tasks[queue.waiting[0][2]], now)
+            heapq.heappop(queue.waiting)
+            yield attempt
+
+    def catch_up(self) -> None:
+        """Tell the journal what it refused to be told when it happened.
+
+        Raises:
+            ApiError: it still refuses.
+        """
+        for name in list(self._late):
+            self._late[name]()
+            del self._late[name]
 
     def next_event(self, queue_name: str, now: int) -> int | None:
         """When `dispatch` will next have something; None until something else happens."""
@@ -294,19 +329,28 @@ class Service:
             attempts=task.dispatch_count,
             since_first=(now - first.dispatch_time) / SECOND,
         ):
-            self._remove(queue, task, now)
+            self._remove(queue, task, now, late=True)
             return
         backoff = round(policy.backoff(task.dispatch_count) * SECOND)
         # No task outlives its retention, however long a wait is asked for.
         task.schedule_time = now + min(max(backoff, retry_after), RETENTION)
         self._schedule(queue, task)
-        self._journal.task_changed(task)
+        self._tell_late(task.name, lambda: self._journal.task_changed(task))
 
     # The inside
 
+    def _tell_late(self, task_name: str, tell: Callable[[], None]) -> None:
+        """Tell the journal what has happened already; later, if it refuses now."""
+        self._late.pop(task_name, None)
+        try:
+            tell()
+        except ApiError:
+            self._late[task_name] = tell
+
     def _add_queue(self, name: str, config: QueueConfig, now: int) -> Queue:
-        queue = self._queues[name] = Queue(name, config, _bucket(config.limits, now))
+        queue = Queue(name, config, _bucket(config.limits, now))
         self._journal.queue_changed(queue)
+        self._queues[name] = queue
         return queue
 
     def _queue_on_demand(self, name: str, now: int) -> Queue:
@@ -335,7 +379,7 @@ class Service:
             if task is not None and task.order == order:
                 if now < task.create_time + RETENTION:
                     return due
-                self._remove(queue, task, now)
+                self._remove(queue, task, now, late=True)
             heapq.heappop(queue.waiting)
         return None
 
@@ -353,15 +397,34 @@ class Service:
             task.execution_count,
             previous,
         )
+        order, first = task.order, task.first_attempt
+
+        def back() -> None:
+            task.order, task.dispatch_count = order, attempt.retry_count
+            task.first_attempt, task.last_attempt = first, previous
+
         task.order = None
         task.dispatch_count += 1
         task.first_attempt = task.first_attempt or record
         task.last_attempt = record
+        with _or_back(back):
+            self._journal.task_changed(task)
+        self._late.pop(task.name, None)
         queue.running += 1
-        self._journal.task_changed(task)
         return attempt
 
-    def _remove(self, queue: Queue, task: Task, now: int) -> None:
+    def _remove(self, queue: Queue, task: Task, now: int, *, late: bool = False) -> None:
+        """Take a task away, and keep its name taken.
+
+        Args:
+            late: whether it goes whatever the journal says.
+        """
+        until = now + TASK_TOMBSTONE
+        if late:
+            self._tell_late(task.name, lambda: self._journal.task_removed(task, until))
+        else:
+            self._journal.task_removed(task, until)
+            self._late.pop(task.name, None)
         task.order = None
         queue.tasks.pop(task.task_id, None)
         # Oldest first, as they were inserted: the ones whose time is over go as others come.
@@ -371,8 +434,17 @@ class Service:
                 break
             del queue.tombstones[oldest]
         queue.tombstones.pop(task.task_id, None)
-        until = queue.tombstones[task.task_id] = now + TASK_TOMBSTONE
-        self._journal.task_removed(task, until)
+        queue.tombstones[task.task_id] = until
+
+
+@contextmanager
+def _or_back(back: Callable[[], None]) -> Iterator[None]:
+    """Undo what was changed for a journal to see, if it refuses."""
+    try:
+        yield
+    except BaseException:
+        back()
+        raise
 
 
 def split_task_name(name: str) -> tuple[str, str]:

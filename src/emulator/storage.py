@@ -4,6 +4,7 @@ Every change is written before the call that made it is answered. What is writte
 process, killed in whatever moment; not the machine's power, for which nothing is synced.
 """
 
+import logging
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +13,15 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 
 from ..core.errors import ConfigurationError
-from .errors import ApiError
+from .errors import ApiError, unavailable
 from .limits import SECOND
 from .queue_messages import read_queue, write_queue
 from .state import Service, split_task_name
 from .task_messages import read_deadline, read_target, read_task_retries, write_task
 from .values import AttemptRecord, Queue, QueueState, Task
 from .wire import FULL, QueueMessage, TaskMessage
+
+logger = logging.getLogger(__name__)
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS queues (name TEXT PRIMARY KEY, stored BLOB NOT NULL);
@@ -48,6 +51,7 @@ class Storage:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._refuses = False
         try:
             self._database = sqlite3.connect(
                 path, isolation_level=None, check_same_thread=False, timeout=0
@@ -119,8 +123,9 @@ class Storage:
     def queue_changed(self, queue: Queue) -> None:
         """See `Journal`."""
         stored = write_queue(queue).SerializeToString()
-        self._database.execute("REPLACE INTO queues VALUES (?, ?)", [queue.name, stored])
-        self._database.execute("DELETE FROM deleted_queues WHERE name = ?", [queue.name])
+        with self._at_once():
+            self._database.execute("REPLACE INTO queues VALUES (?, ?)", [queue.name, stored])
+            self._database.execute("DELETE FROM deleted_queues WHERE name = ?", [queue.name])
 
     def queue_deleted(self, name: str, until: int) -> None:
         """See `Journal`."""
@@ -137,19 +142,18 @@ class Storage:
     def task_changed(self, task: Task) -> None:
         """See `Journal`."""
         last = task.last_attempt
-        self._database.execute(
-            "REPLACE INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                task.name,
-                write_task(task, FULL).SerializeToString(),
-                task.schedule_time,
-                task.create_time,
-                task.execution_count,
-                task.first_attempt.dispatch_time if task.first_attempt else None,
-                last.status if last else None,
-                last.answered if last else None,
-            ],
-        )
+        row = [
+            task.name,
+            write_task(task, FULL).SerializeToString(),
+            task.schedule_time,
+            task.create_time,
+            task.execution_count,
+            task.first_attempt.dispatch_time if task.first_attempt else None,
+            last.status if last else None,
+            last.answered if last else None,
+        ]
+        with self._writing():
+            self._database.execute("REPLACE INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
 
     def task_removed(self, task: Task, until: int) -> None:
         """See `Journal`."""
@@ -166,13 +170,32 @@ class Storage:
     @contextmanager
     def _at_once(self) -> Iterator[None]:
         """All of it or nothing, wherever the process is killed."""
-        self._database.execute("BEGIN")
+        with self._writing():
+            self._database.execute("BEGIN")
+            try:
+                yield
+                self._database.execute("COMMIT")
+            except BaseException:
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Refuse a change that cannot be written: a full disk, a file that is gone.
+
+        The log has a line when that begins, and one when it ends.
+        """
         try:
             yield
-        except BaseException:
-            self._database.execute("ROLLBACK")
-            raise
-        self._database.execute("COMMIT")
+        except sqlite3.Error as error:
+            if not self._refuses:
+                self._refuses = True
+                logger.error("The state file %s cannot be written: %s", self._path, error)  # noqa: TRY400 - one line
+            raise unavailable(f"The state file cannot be written: {error}.") from error
+        if self._refuses:
+            self._refuses = False
+            logger.warning("The state file %s can be written again.", self._path)
 
 
 def _read(

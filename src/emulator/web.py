@@ -7,12 +7,14 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
+from aiohttp.typedefs import Handler, Middleware
 
+from .hosts import AllowedHosts
 from .identity import TokenIssuer
 from .rest import Rest
 
 _LARGEST_BODY = 150 * 1024 * 1024  # bytes: a batch of the largest tasks, in base64
+_PUBLIC = ("/oauth2/", "/.well-known/")
 _HOUR = {"Cache-Control": "public, max-age=3600"}
 _FURTHEST = 10 * 366 * 86_400  # seconds that a clock is moved on at once
 _HEARTBEAT = 30.0  # seconds after which a page that went away is noticed
@@ -37,9 +39,13 @@ class Controls(Protocol):
         """The time, in nanoseconds since the epoch."""
 
 
-def make_web(issuer: TokenIssuer, rest: Rest, controls: Controls) -> web.Application:
+def make_web(
+    issuer: TokenIssuer, rest: Rest, controls: Controls, hosts: AllowedHosts
+) -> web.Application:
     """The application for HTTP/1.1, in the places where Google has the same."""
-    application = web.Application(client_max_size=_LARGEST_BODY, middlewares=[_own_pages_only])
+    application = web.Application(
+        client_max_size=_LARGEST_BODY, middlewares=[_own_names_only(hosts), _own_pages_only]
+    )
     add = application.router.add_route
     add("*", "/v2/{path:.*}", rest.handle)
 
@@ -108,6 +114,21 @@ def make_web(issuer: TokenIssuer, rest: Rest, controls: Controls) -> web.Applica
     return application
 
 
+def _own_names_only(hosts: AllowedHosts) -> Middleware:
+    """Refuse requests that name another host than this one, but for keys, which are public."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        named = request.headers.get("Host")
+        is_public = request.path.startswith(_PUBLIC) or request.match_info.http_exception
+        if named is not None and not is_public and not hosts.allows(named):
+            why = f"The emulator does not answer as {named[:100]!r}; see --allowed-host."
+            return web.json_response({"error": why}, status=403)
+        return await handler(request)
+
+    return middleware
+
+
 @web.middleware
 async def _own_pages_only(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuse what another site's page sends: it could have anything on this machine called."""
@@ -120,6 +141,6 @@ async def _own_pages_only(request: web.Request, handler: Handler) -> web.StreamR
 async def _seconds(request: web.Request) -> float | None:
     try:
         seconds = float((await request.json())["advance"])
-    except (ValueError, KeyError, TypeError, OverflowError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     return seconds if 0 <= seconds <= _FURTHEST else None

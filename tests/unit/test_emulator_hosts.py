@@ -1,0 +1,38 @@
+"""Which names of itself the emulator answers to."""
+
+import pytest
+from django_tasks_cloud_tasks.emulator.hosts import AllowedHosts
+
+EVERYWHERE = "::"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *("localhost", "localhost:8123", "LOCALHOST:8123", "localhost."),
+        *("127.0.0.1", "127.0.0.1:8123", "127.1.2.3:1", "[::1]", "[::1]:8123", "shop.localhost:1"),
+    ],
+)
+def test_loopback_is_answered_wherever_it_listens(header: str) -> None:
+    for listens_on in ("localhost", EVERYWHERE, "10.0.0.7"):
+        assert AllowedHosts(listens_on).allows(header)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *("evil.example", "evil.example:8123", "localhost.evil.example", "evillocalhost", ""),
+        *("127.0.0.1.evil.example:8123", "10.0.0.7:8123", "[2001:db8::1]:8123", "localhost@evil"),
+    ],
+)
+def test_other_names_are_not(header: str) -> None:
+    assert not AllowedHosts().allows(header)
+
+
+def test_the_address_it_listens_on_is_answered_and_names_that_are_given() -> None:
+    assert AllowedHosts("10.0.0.7").allows("10.0.0.7:8123")
+    assert not AllowedHosts("10.0.0.7").allows("10.0.0.8:8123")
+    everywhere = AllowedHosts(EVERYWHERE, ["emulator"])
+    assert everywhere.allows("10.0.0.7:8123"), "nobody can make a bare address their own"
+    assert everywhere.allows("Emulator:8123")
+    assert not everywhere.allows("evil.example:8123")

@@ -1,0 +1,177 @@
+"""A journal that refuses, as on a full disk: what was asked for does not happen."""
+
+from collections.abc import Callable
+
+import attrs
+import pytest
+from django_tasks_cloud_tasks.core.retries import RetryPolicy
+from django_tasks_cloud_tasks.emulator.errors import ApiError, Status, unavailable
+from django_tasks_cloud_tasks.emulator.limits import SECOND
+from django_tasks_cloud_tasks.emulator.state import RETENTION, Service
+from django_tasks_cloud_tasks.emulator.targets import HttpTarget
+from django_tasks_cloud_tasks.emulator.values import Queue, QueueConfig, QueueState, Task
+
+QUEUE = "projects/p/locations/l/queues/q"
+START = 1_767_225_600 * SECOND
+TARGET = HttpTarget(url="http://localhost/")
+
+
+@attrs.define
+class Disk:
+    """A journal that keeps names, until it is full."""
+
+    is_full: bool = False
+    tasks: dict[str, int] = attrs.field(factory=dict)
+    queues: dict[str, QueueState] = attrs.field(factory=dict)
+
+    def _write(self) -> None:
+        if self.is_full:
+            raise unavailable("the disk is full")
+
+    def queue_changed(self, queue: Queue) -> None:
+        self._write()
+        self.queues[queue.name] = queue.state
+
+    def queue_deleted(self, name: str, until: int) -> None:
+        self._write()
+        del self.queues[name]
+        self.tasks.clear()
+
+    def task_changed(self, task: Task) -> None:
+        self._write()
+        self.tasks[task.task_id] = task.dispatch_count
+
+    def task_removed(self, task: Task, until: int) -> None:
+        self._write()
+        self.tasks.pop(task.task_id, None)
+
+    def emptied(self) -> None:
+        self._write()
+        self.tasks.clear()
+        self.queues.clear()
+
+
+@pytest.fixture
+def disk() -> Disk:
+    return Disk()
+
+
+@pytest.fixture
+def service(disk: Disk) -> Service:
+    made = Service(new_id=lambda: "new", journal=disk, create_queues=True)
+    made.create_queue(QUEUE, QueueConfig(), START)
+    create(made, "a")
+    create(made, "b", after=60)
+    return made
+
+
+def create(service: Service, task_id: str | None, *, after: int = 0, queue: str = QUEUE) -> Task:
+    when = START + after * SECOND
+    return service.create_task(
+        queue, task_id, TARGET, schedule_time=when, deadline=600 * SECOND, now=START
+    )
+
+
+def shown(service: Service) -> object:
+    """Everything that a caller can see."""
+    return [
+        (
+            queue.name,
+            queue.state,
+            queue.config,
+            queue.purge_time,
+            queue.running,
+            round(queue.bucket.tokens, 3),
+            [
+                (task.name, task.schedule_time, task.dispatch_count, task.last_attempt)
+                for task in service.tasks(queue.name)
+            ],
+        )
+        for queue in service.queues()
+    ]
+
+
+ASKED: dict[str, Callable[[Service], object]] = {
+    "create": lambda of: create(of, "c"),
+    "create without an id": lambda of: create(of, None),
+    "create in a queue on demand": lambda of: create(of, "c", queue=QUEUE + "2"),
+    "create a queue": lambda of: of.create_queue(QUEUE + "3", QueueConfig(), START),
+    "update a queue": lambda of: of.update_queue(
+        QUEUE, QueueConfig(retries=RetryPolicy(max_attempts=1)), START
+    ),
+    "pause": lambda of: of.set_state(QUEUE, QueueState.PAUSED),
+    "purge": lambda of: of.purge_queue(QUEUE, START),
+    "delete a queue": lambda of: of.delete_queue(QUEUE, START),
+    "delete": lambda of: of.delete_task(f"{QUEUE}/tasks/a", START),
+    "run": lambda of: of.run_task(f"{QUEUE}/tasks/b", START),
+    "dispatch": lambda of: list(of.dispatch(QUEUE, START)),
+    "reset": lambda of: of.reset(),
+}
+
+
+@pytest.mark.parametrize("what", ASKED)
+def test_what_the_journal_refuses_does_not_happen_and_happens_later(
+    service: Service, disk: Disk, what: str
+) -> None:
+    before = shown(service)
+    disk.is_full = True
+    for _ in range(2):
+        with pytest.raises(ApiError) as raised:
+            ASKED[what](service)
+        assert raised.value.status is Status.UNAVAILABLE
+        assert shown(service) == before
+    disk.is_full = False
+    ASKED[what](service)
+    assert shown(service) != before
+
+
+def test_an_attempt_that_ended_has_ended_and_the_journal_learns_of_it_later(
+    service: Service, disk: Disk
+) -> None:
+    (attempt,) = service.dispatch(QUEUE, START)
+    disk.is_full = True
+    service.finish(attempt, 200, START)
+    assert [task.task_id for task in service.tasks(QUEUE)] == ["b"]
+    assert "a" in disk.tasks
+    with pytest.raises(ApiError):
+        list(service.dispatch(QUEUE, START))
+    disk.is_full = False
+    assert list(service.dispatch(QUEUE, START)) == []
+    assert list(disk.tasks) == ["b"]
+
+
+def test_a_failed_attempt_comes_again_though_the_journal_refused_its_end(
+    service: Service, disk: Disk
+) -> None:
+    (attempt,) = service.dispatch(QUEUE, START)
+    disk.is_full = True
+    service.finish(attempt, 500, START)
+    later = START + SECOND
+    with pytest.raises(ApiError):
+        list(service.dispatch(QUEUE, later))
+    disk.is_full = False
+    (again,) = service.dispatch(QUEUE, later)
+    assert (again.task.task_id, again.retry_count) == ("a", 1)
+    assert disk.tasks["a"] == 2
+
+
+def test_what_is_over_age_goes_though_the_journal_refuses(service: Service, disk: Disk) -> None:
+    disk.is_full = True
+    late = START + RETENTION
+    assert service.next_event(QUEUE, late) is None
+    assert service.tasks(QUEUE) == []
+    disk.is_full = False
+    service.catch_up()
+    assert disk.tasks == {}
+
+
+def test_a_deletion_is_not_undone_by_what_the_journal_learns_late(
+    service: Service, disk: Disk
+) -> None:
+    (attempt,) = service.dispatch(QUEUE, START)
+    disk.is_full = True
+    service.finish(attempt, 500, START)
+    disk.is_full = False
+    service.delete_task(f"{QUEUE}/tasks/a", START)
+    service.catch_up()
+    assert list(disk.tasks) == ["b"]
