@@ -13,6 +13,7 @@ class Order(models.Model):
     task_id = models.CharField(max_length=50, primary_key=True)
     kind = models.CharField(max_length=20)
     number = models.IntegerField()
+    queue = models.CharField(max_length=20, default="default")
 
     objects: ClassVar[models.Manager[Any]] = models.Manager()
 
@@ -22,7 +23,7 @@ class Order(models.Model):
         app_label = "tests"
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.number}"
+        return f"{self.kind} {self.number} in {self.queue}"
 
 
 class Counter(models.Model):

@@ -56,7 +56,7 @@ def cluster() -> Iterator[dict[str, Any]]:
             stdout=subprocess.DEVNULL,
         )
         control = [str(binaries / "pg_ctl"), "-D", str(data), "-w"]
-        # Durability is not what is tested: what is killed here is never PostgreSQL itself.
+        # What is committed survives a crash of PostgreSQL without it; only power cuts do not matter.
         options = f"-c listen_addresses='' -k {folder} -c fsync=off -c max_connections=200"
         subprocess.run(
             [*control, "-l", str(folder / "log"), "-o", options, "start"],
@@ -78,6 +78,21 @@ def cluster() -> Iterator[dict[str, Any]]:
                 user=user,
                 stdout=subprocess.DEVNULL,
             )
+
+
+def restart(entry: dict[str, Any]) -> None:
+    """End the cluster of that entry as a crash does, and start it again."""
+    binaries = programs()
+    assert binaries is not None
+    folder = Path(entry["HOST"])
+    control = [str(binaries / "pg_ctl"), "-D", str(folder / "data"), "-w", "-m", "immediate"]
+    # pg_ctl remembers the options of the latest start.
+    subprocess.run(
+        [*control, "-l", str(folder / "log"), "restart"],
+        check=True,
+        user=_user(),
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def _user() -> str | None:

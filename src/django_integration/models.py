@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from ..core.records import LONGEST_NAME, State
 
@@ -54,6 +55,17 @@ class InstantField(models.Field):  # type: ignore[type-arg]  # generic in the st
         return moment.isoformat() if moment else None
 
 
+class ExactCharField(models.CharField):  # type: ignore[type-arg]  # generic in the stubs only
+    """Text that is the same only to the letter: MySQL and MariaDB take A for a otherwise."""
+
+    def db_parameters(self, connection: BaseDatabaseWrapper) -> dict[str, Any]:
+        """With a binary collation where the default one folds case."""
+        parameters: dict[str, Any] = super().db_parameters(connection)  # type: ignore[assignment]  # the stubs: a narrower type
+        if connection.vendor == "mysql":
+            parameters["collation"] = "utf8mb4_bin"
+        return parameters
+
+
 class StoredTask(models.Model):
     """A task and what became of it; `TaskRecord` tells what the fields mean.
 
@@ -61,10 +73,10 @@ class StoredTask(models.Model):
     that a task can be given. Read it through `get_result()`, or with the properties below.
     """
 
-    task_id = models.CharField("id", max_length=LONGEST_NAME, primary_key=True)
-    task_path = models.CharField("task", max_length=LONGEST_NAME)
-    queue_name = models.CharField("queue", max_length=100)
-    backend = models.CharField(max_length=100)
+    task_id = ExactCharField("id", max_length=LONGEST_NAME, primary_key=True)
+    task_path = ExactCharField("task", max_length=LONGEST_NAME)
+    queue_name = ExactCharField("queue", max_length=100)
+    backend = ExactCharField(max_length=100)
     priority = models.SmallIntegerField(default=0)
     takes_context = models.BooleanField(default=False)
     arguments_json = models.TextField("arguments")

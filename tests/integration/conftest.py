@@ -23,7 +23,7 @@ from google.cloud.tasks_v2.services.cloud_tasks.transports import (
 from pytest_django import DjangoDbBlocker
 from selenium import webdriver
 
-from tests import postgres
+from tests import mariadb, postgres
 from tests.integration import databases
 from tests.integration.refusals import LOCATION, QUEUE, START
 
@@ -86,7 +86,18 @@ def postgres_cluster(django_db_blocker: DjangoDbBlocker) -> Iterator[str]:
         yield "postgres-cluster"
 
 
-@pytest.fixture(params=["sqlite_file", "postgres_cluster"])
+@pytest.fixture(scope="session")
+def mariadb_server(django_db_blocker: DjangoDbBlocker) -> Iterator[str]:
+    """The alias of a database in a server of the tests' own."""
+    databases.demand_mariadb()
+    with ExitStack() as stack:
+        entry = stack.enter_context(mariadb.server())
+        with django_db_blocker.unblock():
+            stack.enter_context(databases.reachable("mariadb-server", entry))
+        yield "mariadb-server"
+
+
+@pytest.fixture(params=["sqlite_file", "postgres_cluster", "mariadb_server"])
 def database(request: pytest.FixtureRequest, django_db_blocker: DjangoDbBlocker) -> Iterator[str]:
     """The alias of each, with an empty table of tasks, for tests that use threads."""
     alias: str = request.getfixturevalue(request.param)

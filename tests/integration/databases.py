@@ -1,4 +1,4 @@
-"""Databases that tests bring along: SQLite in a file, and PostgreSQL where it is installed.
+"""Databases that tests bring along: SQLite in a file, PostgreSQL and MariaDB where they are.
 
 The site's own one is in memory, and threads of theirs cannot share that.
 """
@@ -13,8 +13,9 @@ import pytest
 from django.core.management import call_command
 from django.db import connections
 
-from tests import postgres
+from tests import mariadb, postgres
 
+NO_MARIADB = "no MariaDB: install its server programs (Debian: mariadb-server)"
 NO_POSTGRES = "no PostgreSQL: install its server programs (Debian: postgresql)"
 
 
@@ -52,3 +53,12 @@ def demand_postgres() -> None:
         if os.environ.get("REQUIRE_POSTGRES"):
             pytest.fail(NO_POSTGRES)
         pytest.skip(NO_POSTGRES)
+
+
+def demand_mariadb() -> None:
+    """Skip the test where there is no MariaDB, unless there must be one."""
+    if mariadb.programs() is None:
+        if os.environ.get("REQUIRE_MARIADB"):
+            pytest.fail(NO_MARIADB)
+        pytest.skip(NO_MARIADB)
+    mariadb.use_driver()

@@ -1,4 +1,4 @@
-"""Leases between real threads and real connections, on SQLite and on PostgreSQL, in real time."""
+"""Leases between real threads and real connections, on every database, in real time."""
 
 from __future__ import annotations
 
@@ -228,9 +228,13 @@ def test_a_broken_connection_does_not_cost_a_task_its_success(
 
     def during() -> str:
         connection = connections[database]
-        if connection.vendor == "postgresql":
+        ends = {
+            "postgresql": "SELECT pg_terminate_backend(pg_backend_pid())",
+            "mysql": "KILL CONNECTION_ID()",
+        }
+        if connection.vendor in ends:
             with pytest.raises(OperationalError), connection.cursor() as cursor:
-                cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+                cursor.execute(ends[connection.vendor])
         else:
             connection.connection.interrupt()
         broken.append(None)

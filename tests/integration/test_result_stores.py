@@ -1,4 +1,4 @@
-"""The contract of `ResultStore`, kept by every store: in memory, on SQLite, on PostgreSQL."""
+"""The contract of `ResultStore`, kept by every store: in memory, on SQLite, PostgreSQL, MariaDB."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ MINUTE = timedelta(minutes=1)
 FINISHED = [State.SUCCESSFUL, State.FAILED, State.CANCELLED]
 
 
-@pytest.fixture(params=["memory", "sqlite_file", "postgres_cluster"])
+@pytest.fixture(params=["memory", "sqlite_file", "postgres_cluster", "mariadb_server"])
 def store(
     request: pytest.FixtureRequest, django_db_blocker: DjangoDbBlocker
 ) -> Iterator[ResultStore]:
@@ -362,3 +362,13 @@ def test_what_fails_after_a_commit_is_logged_and_hinders_nobody(
     (told,) = [r for r in caplog.records if r.exc_info]
     assert told.exc_info
     assert told.exc_info[0] is ZeroDivisionError
+
+
+def test_ids_are_the_same_only_to_the_letter(store: ResultStore) -> None:
+    for task_id in ("abc", "ABC", "Abc"):
+        assert store.get(task_id) is None
+        store.add(record(task_id, args=[task_id]))
+    for task_id in ("abc", "ABC", "Abc"):
+        kept = store.get(task_id)
+        assert kept is not None
+        assert kept.args == [task_id]

@@ -3,14 +3,18 @@
 import json
 import os
 
+from tests.mariadb import use_driver
 from tests.settings import *  # noqa: F403 - the same site, but for what follows
 
 DATABASES = {"default": json.loads(os.environ["STORM_DATABASE"])}
+if "mysql" in DATABASES["default"]["ENGINE"]:
+    use_driver()
 LOGGING_CONFIG = None
 ROOT_URLCONF = "tests.storm.urls"
 TASKS = {
     "stored": {
         "BACKEND": "django_tasks_cloud_tasks.CloudTasksBackend",
+        "QUEUES": [],
         "OPTIONS": {
             "CLOUD_TASKS_PROJECT": "storm",
             "CLOUD_TASKS_LOCATION": "sea",

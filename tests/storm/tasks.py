@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from django.db import connection, transaction
 from django.db.models import F
 from django_tasks_cloud_tasks import CloudTaskContext, task
 
@@ -46,6 +47,22 @@ def enqueues_another(context: CloudTaskContext, number: int) -> int:
 
 
 @task(backend="stored", takes_context=True)
+def leaves_open(context: CloudTaskContext, number: int) -> int:
+    """Each time in another way: a transaction that is not committed, or no connection at all."""
+    if number % 4 == 0:
+        transaction.set_autocommit(False)
+    elif number % 4 == 1:
+        with connection.cursor() as cursor:
+            cursor.execute("BEGIN")
+    elif number % 4 == 2:
+        transaction.atomic().__enter__()
+    Mark.objects.create(name=context.task_result.id)
+    if number % 4 == 3:
+        connection.close()
+    return number * 2
+
+
+@task(backend="stored", takes_context=True)
 def plain(context: CloudTaskContext, number: int) -> int:
     Mark.objects.create(name=context.task_result.id)
     return number * 2
@@ -53,6 +70,9 @@ def plain(context: CloudTaskContext, number: int) -> int:
 
 KINDS: dict[str, Any] = {
     made.name: made
-    for made in (atomic, fails_at_first, outlasts_its_lease, enqueues_another, plain)
+    for made in (atomic, fails_at_first, outlasts_its_lease, enqueues_another, leaves_open, plain)
 }
-ATOMIC = [name for name in KINDS if name != "plain"]
+ATOMIC = [name for name in KINDS if name not in {"plain", "leaves_open"}]
+
+QUEUES: dict[str, int] = {"default": -1, "few": 3, "one": 1}
+"""The attempts that each queue makes of a task; -1 without end."""

@@ -15,13 +15,28 @@ class Migration(migrations.Migration):
             fields=[
                 (
                     "task_id",
-                    models.CharField(
+                    django_tasks_cloud_tasks.django_integration.models.ExactCharField(
                         max_length=255, primary_key=True, serialize=False, verbose_name="id"
                     ),
                 ),
-                ("task_path", models.CharField(max_length=255, verbose_name="task")),
-                ("queue_name", models.CharField(max_length=100, verbose_name="queue")),
-                ("backend", models.CharField(max_length=100)),
+                (
+                    "task_path",
+                    django_tasks_cloud_tasks.django_integration.models.ExactCharField(
+                        max_length=255, verbose_name="task"
+                    ),
+                ),
+                (
+                    "queue_name",
+                    django_tasks_cloud_tasks.django_integration.models.ExactCharField(
+                        max_length=100, verbose_name="queue"
+                    ),
+                ),
+                (
+                    "backend",
+                    django_tasks_cloud_tasks.django_integration.models.ExactCharField(
+                        max_length=100
+                    ),
+                ),
                 ("priority", models.SmallIntegerField(default=0)),
                 ("takes_context", models.BooleanField(default=False)),
                 ("arguments_json", models.TextField(verbose_name="arguments")),
