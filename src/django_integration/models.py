@@ -60,7 +60,7 @@ class ExactCharField(models.CharField):  # type: ignore[type-arg]  # generic in 
 
     def db_parameters(self, connection: BaseDatabaseWrapper) -> dict[str, Any]:
         """With a binary collation where the default one folds case."""
-        parameters: dict[str, Any] = super().db_parameters(connection)  # type: ignore[assignment]  # the stubs: a narrower type
+        parameters: dict[str, Any] = super().db_parameters(connection)
         if connection.vendor == "mysql":
             parameters["collation"] = "utf8mb4_bin"
         return parameters
