@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .backend import CloudTasksBackend
 
 _APP = "django_tasks_cloud_tasks.django_integration"
+_SQLITE_TIMEOUT = 5.0  # seconds, unless its OPTIONS say otherwise
+_LEASE_TO_TIMEOUT = 1.5  # a renewal begins at a third of the lease, and may wait for the rest
 _READ_COMMITTED = 2  # as psycopg numbers the levels
 _PRIORITY_QUEUES = "PRIORITY_QUEUES"
 
@@ -113,10 +115,7 @@ def _check_queue_names(
 def _check_urls(options: BackendOptions, where: str) -> Iterator[CheckMessage]:
     from .views import TaskView
 
-    try:
-        view = resolve_url(options.handler_path).func
-    except (Resolver404, ImproperlyConfigured, AttributeError):
-        view = None  # Nothing there, or no ROOT_URLCONF at all.
+    view = _view_at(options.handler_path)
     if not issubclass(getattr(view, "view_class", object), TaskView):
         yield Warning(
             f"{where}: no view executes tasks at {options.handler_path}, where Cloud Tasks will "
@@ -181,7 +180,9 @@ def _check_results(
             id="django_tasks_cloud_tasks.E007",
         )
     else:
-        yield from _check_database(settings.DATABASES[database], database, where)
+        entry = settings.DATABASES[database]
+        yield from _check_transactions(entry, database, where)
+        yield from _check_connections(entry, database, options, where)
     for other in backends():
         # Each pair once: the later alias tells.
         if other.alias >= backend.alias:
@@ -199,12 +200,26 @@ def _check_results(
             )
 
 
-def _check_database(entry: Mapping[str, Any], database: str, where: str) -> Iterator[CheckMessage]:
-    """What keeps atomic tasks from succeeding while their leases are renewed."""
+def _is_shared_file(entry: Mapping[str, Any]) -> bool:
+    """Whether the database is one of SQLite's that several processes can use."""
+    is_sqlite = "sqlite" in str(entry.get("ENGINE", ""))
+    return is_sqlite and "memory" not in str(entry.get("NAME", ""))
+
+
+def _check_transactions(
+    entry: Mapping[str, Any], database: str, where: str
+) -> Iterator[CheckMessage]:
+    """What keeps records from being committed, or atomic tasks from succeeding."""
     engine, options = str(entry.get("ENGINE", "")), entry.get("OPTIONS", {})
-    shared_file = "sqlite" in engine and "memory" not in str(entry.get("NAME", ""))
+    if entry.get("AUTOCOMMIT", True) is False:
+        yield Error(
+            f"{where}: DATABASES[{database!r}] has AUTOCOMMIT off: what is recorded about tasks "
+            "would be committed with whatever comes next, or never.",
+            hint="Remove AUTOCOMMIT, or name another database in RESULTS_DATABASE.",
+            id="django_tasks_cloud_tasks.E009",
+        )
     mode = str(options.get("transaction_mode", "")).upper()
-    if shared_file and mode not in {"IMMEDIATE", "EXCLUSIVE"}:
+    if _is_shared_file(entry) and mode not in {"IMMEDIATE", "EXCLUSIVE"}:
         yield Warning(
             f"{where}: in DATABASES[{database!r}] transactions take their lock when they first "
             "write: too late, if somebody else has written since they began.",
@@ -212,13 +227,64 @@ def _check_database(entry: Mapping[str, Any], database: str, where: str) -> Iter
             id="django_tasks_cloud_tasks.W005",
         )
     level = options.get("isolation_level")
-    if "postgresql" in engine and level is not None and int(level) > _READ_COMMITTED:
+    strict = (
+        int(level) > _READ_COMMITTED
+        if "postgresql" in engine and level is not None
+        else "mysql" in engine and str(level).lower() in {"repeatable read", "serializable"}
+    )
+    if strict:
         yield Warning(
             f"{where}: DATABASES[{database!r}] is stricter than READ COMMITTED: atomic tasks fail "
             "when their lease is renewed while they run.",
             hint="Remove isolation_level from its OPTIONS, or keep atomic tasks short.",
             id="django_tasks_cloud_tasks.W006",
         )
+
+
+def _check_connections(
+    entry: Mapping[str, Any], database: str, options: BackendOptions, where: str
+) -> Iterator[CheckMessage]:
+    """What keeps leases from being renewed, or connections from being enough."""
+    own = entry.get("OPTIONS", {})
+    lease, busy = options.lease.total_seconds(), float(own.get("timeout", _SQLITE_TIMEOUT))
+    if _is_shared_file(entry) and lease < _LEASE_TO_TIMEOUT * busy:
+        yield Warning(
+            f"{where}: LEASE is {lease:g} s, and whoever writes to DATABASES[{database!r}] may "
+            f"wait {busy:g} s for others: a lease can end while its renewal waits.",
+            hint=f"Set LEASE to {_LEASE_TO_TIMEOUT * busy:g} or more, or its timeout to less.",
+            id="django_tasks_cloud_tasks.W007",
+        )
+    if entry.get("CONN_MAX_AGE", 0) != 0 and _is_served_by_the_async_view(options):
+        yield Warning(
+            f"{where}: DATABASES[{database!r}] keeps connections (CONN_MAX_AGE), and tasks are "
+            "executed over ASGI, where each request has a thread of its own: they pile up.",
+            hint="Set CONN_MAX_AGE to 0; for PostgreSQL, use the option 'pool' instead.",
+            id="django_tasks_cloud_tasks.W008",
+        )
+    pool = own.get("pool")
+    size = pool.get("max_size") or pool.get("min_size", 2) if isinstance(pool, Mapping) else None
+    if size == 1:
+        yield Warning(
+            f"{where}: the pool of DATABASES[{database!r}] has one connection: while an atomic "
+            "task holds it, nothing else in its process can reach the database.",
+            hint="Set max_size to as many as the process has threads that run tasks.",
+            id="django_tasks_cloud_tasks.W009",
+        )
+
+
+def _is_served_by_the_async_view(options: BackendOptions) -> bool:
+    from .views import AsyncExecuteTaskView
+
+    view = _view_at(options.handler_path)
+    return issubclass(getattr(view, "view_class", object), AsyncExecuteTaskView)
+
+
+def _view_at(path: str) -> object:
+    """The view at that path; None if there is none, or no ROOT_URLCONF at all."""
+    try:
+        return resolve_url(path).func
+    except (Resolver404, ImproperlyConfigured, AttributeError):
+        return None
 
 
 def _check_https(options: BackendOptions, where: str) -> Iterator[CheckMessage]:

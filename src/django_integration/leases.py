@@ -146,8 +146,8 @@ class Lease:
             if self.store.replace(record, then):
                 return then
             fresh = self.store.get(record.task_id)
-            if fresh is None or not self._is_mine(fresh):
-                return None
+            if fresh is None or not self._is_mine(fresh) or fresh.fence == record.fence:
+                return None  # Somebody else's, or this transaction cannot see how it changed.
             record = fresh
 
     def cancel_requested(self) -> bool:

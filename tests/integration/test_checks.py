@@ -130,13 +130,57 @@ def test_results_need_the_app() -> None:
             },
             ["W006"],
         ),
+        ({"ENGINE": "django.db.backends.mysql", "NAME": "db"}, []),
+        (
+            {
+                "ENGINE": "django.db.backends.mysql",
+                "NAME": "db",
+                "OPTIONS": {"isolation_level": "REPEATABLE READ"},
+            },
+            ["W006"],
+        ),
+        ({"ENGINE": "django.db.backends.postgresql", "NAME": "db", "AUTOCOMMIT": False}, ["E009"]),
+        (
+            {
+                "ENGINE": "django.db.backends.sqlite3",
+                "NAME": "db.sqlite3",
+                "OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 41},
+            },
+            ["W007"],
+        ),
+        (
+            {
+                "ENGINE": "django.db.backends.postgresql",
+                "NAME": "db",
+                "OPTIONS": {"pool": {"min_size": 1, "max_size": 1}},
+            },
+            ["W009"],
+        ),
+        (
+            {
+                "ENGINE": "django.db.backends.postgresql",
+                "NAME": "db",
+                "OPTIONS": {"pool": True},
+                "CONN_MAX_AGE": 60,
+            },
+            [],
+        ),
     ],
 )
-def test_databases_that_make_atomic_tasks_fail_are_told(
+def test_databases_that_make_recorded_tasks_fail_are_told(
     entry: dict[str, Any], ids: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settings, "DATABASES", {**settings.DATABASES, "records": entry})
     assert found({"RESULTS": "database", "RESULTS_DATABASE": "records"}) == ids
+
+
+def test_kept_connections_and_asgi_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = {"ENGINE": "django.db.backends.postgresql", "NAME": "db", "CONN_MAX_AGE": None}
+    monkeypatch.setattr(settings, "DATABASES", {**settings.DATABASES, "records": entry})
+    options = {"RESULTS": "database", "RESULTS_DATABASE": "records"}
+    assert found(options) == []
+    path = {"TASK_HANDLER_PATH": "/async/cloudtasks/execute/"}
+    assert found({**options, **path}) == ["W008"]
 
 
 def test_results_of_all_backends_are_in_one_database() -> None:
