@@ -3,12 +3,13 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import datetime
 from typing import Any, Self
 
 import attrs
 
 from .errors import InvalidPayloadError
+from .scheduling import is_in_calendar
 
 type Json = bool | int | float | str | list[Json] | dict[str, Json] | None
 
@@ -275,12 +276,9 @@ def _moment(value: Json, faults: list[str]) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(value) if isinstance(value, str) else None
-        if moment is not None and moment.tzinfo is not None:
-            # A day from the ends of the calendar, which no time zone crosses.
-            in_utc = moment.astimezone(UTC)
-            if date.min < in_utc.date() < date.max:
-                return moment
-    except (ValueError, OverflowError):
-        pass
+    except ValueError:
+        moment = None
+    if moment is not None and moment.tzinfo is not None and is_in_calendar(moment):
+        return moment
     faults.append("enqueued_at must be an ISO 8601 time with its offset from UTC, or null")
     return None

@@ -28,7 +28,7 @@ from ..core.payload import TaskPayload
 from ..core.ports import ResultStore
 from ..core.records import LONGEST_NAME
 from ..core.requests import TaskRequest, build_task_request
-from ..core.scheduling import is_beyond_horizon, queue_for
+from ..core.scheduling import is_beyond_horizon, is_in_calendar, queue_for
 from .configuration import Configuration, configuration_for
 from .declaration import CloudTask, is_atomic
 from .moments import from_site
@@ -213,6 +213,8 @@ class CloudTasksBackend(BaseTaskBackend):
             self._tell_of_priority()
         now = current().clock()
         run_after = from_site(task.run_after)
+        if run_after is not None and not is_in_calendar(run_after):
+            raise InvalidTask(f"run_after is {run_after}, and no time in every time zone.")
         if configuration.results and is_beyond_horizon(run_after, now=now):
             run_after = None  # The request is made for its size only: the relay sends another.
         payload = TaskPayload(

@@ -10,6 +10,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,17 @@ from typing import Any
 import pytest
 from django_tasks_cloud_tasks.emulator.background import BackgroundEmulator
 from django_tasks_cloud_tasks.emulator.clock import ManualClock
+from django_tasks_cloud_tasks.emulator.errors import unavailable
 from django_tasks_cloud_tasks.emulator.server import Emulator
 from django_tasks_cloud_tasks.emulator.storage import Storage
+from django_tasks_cloud_tasks.emulator.values import QueueState, Task
 from google.cloud import tasks_v2
 from h2.connection import H2Connection
 from h2.events import StreamEnded, StreamReset
 
 from tests.integration.refusals import LOCATION, QUEUE, START
 from tests.integration.test_emulator_program import emulator as program
+from tests.integration.test_emulator_program import handler
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -334,6 +338,41 @@ def test_on_a_full_disk_tasks_are_refused_and_due_ones_come_when_there_is_room(
         assert sorted(names()) == ["kept", "refused"]
     told = [record.getMessage() for record in caplog.records if "state file" in record.getMessage()]
     assert len(told) == 2, "one line when it begins, and one when it ends"
+
+
+def test_what_is_due_on_a_full_disk_comes_when_there_is_room_without_a_call(
+    tmp_path: Path,
+) -> None:
+    """On the machine's own clock."""
+    storage = Storage(tmp_path / "state")
+    with (
+        handler() as (url, called),
+        BackgroundEmulator(lambda: Emulator(storage=storage, queues=[QUEUE])) as running,
+    ):
+        task = {"httpRequest": {"url": url}}
+        assert ask(running, "POST", f"/v2/{QUEUE}:pause")[0] == 200
+        created = ask(running, "POST", f"/v2/{QUEUE}/tasks", json.dumps({"task": task}).encode())
+        assert created[0] == 200
+        refused = threading.Event()
+
+        async def fill_up() -> None:
+            write = storage.task_changed
+
+            def refuse(task: Task) -> None:
+                if refused.is_set():
+                    write(task)
+                    return
+                refused.set()
+                raise unavailable("the disk is full")
+
+            storage.task_changed = refuse  # type: ignore[method-assign]  # for this one moment
+            emulator = running.emulator
+            emulator.service.set_state(QUEUE, QueueState.RUNNING)
+            emulator.touched(QUEUE)
+
+        running.call(fill_up())
+        assert refused.is_set()
+        assert called.wait(20)
 
 
 def test_a_restart_on_a_full_disk_ends_with_a_line(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import attrs
@@ -20,7 +20,7 @@ from django.core import serializers
 from django.db import IntegrityError, connection, transaction
 from django.dispatch import Signal
 from django.tasks import TaskResult, TaskResultStatus
-from django.tasks.exceptions import TaskResultDoesNotExist, TaskResultMismatch
+from django.tasks.exceptions import InvalidTask, TaskResultDoesNotExist, TaskResultMismatch
 from django.tasks.signals import task_enqueued, task_finished, task_started
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
@@ -1039,3 +1039,20 @@ def test_with_a_store_little_is_asked(database_view: Site) -> None:
         with CaptureQueriesContext(connection) as queries:
             result.refresh()
         assert statements(queries) == ["SELECT"]
+
+
+@pytest.mark.parametrize(
+    "due",
+    [
+        datetime.max.replace(tzinfo=UTC),
+        datetime.max.replace(tzinfo=timezone(timedelta(hours=-23))),
+        datetime.min.replace(tzinfo=timezone(timedelta(hours=23))),
+    ],
+    ids=str,
+)
+def test_a_task_cannot_be_due_at_the_ends_of_the_calendar(site: Site, due: datetime) -> None:
+    with pytest.raises(InvalidTask, match="no time in every time zone"):
+        recorded_tasks.does.using(run_after=due).enqueue("a")
+    almost = datetime(9999, 12, 30, tzinfo=UTC)
+    result = recorded_tasks.does.using(run_after=almost).enqueue("a")
+    assert site.record(result.id).run_after == almost
