@@ -49,8 +49,8 @@ from tests.storm.tasks import ATOMIC, KINDS, QUEUES
 
 LOCATION = "projects/storm/locations/sea"
 VICTIMS = ["worker"] * 3 + ["relay", "enqueuer", "emulator", "site", "database"]
-# Seconds for everything to end, once nobody is killed any more. What a queue of one attempt has given
-# up for a lost runner is sent again after one minute, and after two more.
+# Seconds for everything to end, once nobody is killed any more. What a queue of one attempt has
+# given up for a lost runner is sent again after one minute, and after two more.
 CALM = 300.0
 
 
