@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 SITE = HERE / "site"
 DATA = HERE.parent / ".demo"
-PATIENCE = 60.0  # seconds for all tasks together
+PATIENCE = 120.0  # seconds for all tasks together
 
 
 def free_port(wanted: int) -> int:
@@ -59,7 +59,7 @@ def running(name: str, *command: str, log: Path) -> Iterator[subprocess.Popen[by
 
 def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     """Until something answers at `url`."""
-    until = time.monotonic() + 30
+    until = time.monotonic() + PATIENCE
     while True:
         try:
             with urllib.request.urlopen(url, timeout=2):

@@ -239,7 +239,7 @@ class GrpcTaskQueue:
             request=request,
             timeout=timeout,
             jitter=_jitter(),
-            emulated=self._emulator_host is not None,
+            emulator=self._emulator_host,
         )
 
     async def _aconnect(self, loop: asyncio.AbstractEventLoop) -> _Client:
@@ -267,6 +267,7 @@ def _failure(error: grpc.RpcError, *, attempt: int, elapsed: float) -> Failure:
         attempt=attempt,
         elapsed=elapsed,
         retry_after=_retry_after(error),
+        refused="Connection refused" in (error.details() or ""),
     )
 
 

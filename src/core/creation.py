@@ -82,6 +82,7 @@ class Failure:
         details: what the service or the network said.
         attempt: its number, 1 for the first.
         elapsed: seconds since the first attempt began.
+        refused: whether nobody listens at the address.
         retry_after: seconds that the service asked to be left alone for (`RetryInfo`).
     """
 
@@ -91,6 +92,7 @@ class Failure:
     attempt: int
     elapsed: float
     retry_after: float = 0.0
+    refused: bool = False
 
 
 @attrs.frozen
@@ -140,22 +142,30 @@ def after_failure(
     request: TaskRequest,
     timeout: float,
     jitter: float,
-    emulated: bool = False,
+    emulator: str | None = None,
 ) -> Created | TryAgain | GiveUp[EnqueueError]:
     """What to do after a failed attempt.
 
     Args:
         timeout: seconds that all attempts together may take.
         jitter: 0 to 1, at random, so that clients that failed together do not return together.
-        emulated: whether an emulator was asked: then the advice is another.
+        emulator: the address of the emulator that was asked, if one was: then the advice is
+            another, and nobody waits for a program that is not running.
     """
     repeated = failure.attempt > 1 or request.may_exist
     if failure.code is Code.ALREADY_EXISTS and repeated and request.task_id:
         return Created()
+    if emulator and failure.refused:
+        return GiveUp(
+            ServiceUnavailableError(
+                f"No emulator listens at {emulator}. Start it: python manage.py "
+                f"cloudtasks_emulator --port {emulator.rpartition(':')[2]} --auto-create-queues"
+            )
+        )
     again = _again(failure, timeout, jitter)
     if again is not None:
         return again
-    return GiveUp(_error(failure, request, timeout, emulated=emulated))
+    return GiveUp(_error(failure, request, timeout, emulated=emulator is not None))
 
 
 def after_failed_control(

@@ -39,11 +39,20 @@ class Missing:
     option: str
     tried: tuple[str, ...]
 
-    def error(self) -> ConfigurationError:
-        """The exception for code that cannot do without the value."""
+    def error(self, *, emulated: bool = False) -> ConfigurationError:
+        """The exception for code that cannot do without the value.
+
+        Args:
+            emulated: whether an emulator is in use already.
+        """
+        laptop = (
+            "beside an emulator any value will do"
+            if emulated
+            else "on a laptop start the emulator and set CLOUD_TASKS_EMULATOR_HOST, and nothing is "
+            "missing"
+        )
         return ConfigurationError(
-            f"No {self.what} found. Set {self.option} in the OPTIONS of the backend; on a "
-            "laptop start the emulator and set CLOUD_TASKS_EMULATOR_HOST, and nothing is missing. "
+            f"No {self.what} found. Set {self.option} in the OPTIONS of the backend; {laptop}. "
             f"Tried: {', '.join(self.tried)}."
         )
 
@@ -178,8 +187,8 @@ def find_handler_host(option: str | None, platform: Platform) -> Detected:
         return found
     if not is_web_address(found.value):
         raise ConfigurationError(
-            f"{found.value!r} ({found.source}) is no task handler host: write a URL such as "
-            "'https://app.example.com'."
+            f"{found.value!r} ({found.source}) is no task handler host: write a URL without a "
+            "path, such as 'https://app.example.com'."
         )
     return attrs.evolve(found, value=found.value.rstrip("/"))
 

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from enum import Enum
@@ -58,13 +58,16 @@ class BackendOptions:
     lease: timedelta = timedelta(seconds=60)
 
     @classmethod
-    def from_mapping(cls, options: Mapping[str, object]) -> Self:
+    def from_mapping(cls, options: Mapping[str, object], beside: Collection[str] = ()) -> Self:
         """Read the `OPTIONS` of a backend.
+
+        Args:
+            beside: keys of the entry in `TASKS` that stand beside `OPTIONS`, and mean nothing.
 
         Raises:
             OptionsError: with every fault found.
         """
-        faults: list[OptionFault] = []
+        faults = [OptionFault(str(name), _beside(name)) for name in beside]
         values: dict[str, Any] = {}
         for name, value in options.items():
             if name not in _OPTIONS:
@@ -87,6 +90,15 @@ class BackendOptions:
         if faults:
             raise OptionsError(faults)
         return read_options
+
+
+def _beside(name: object) -> str:
+    if name in _OPTIONS:
+        return f"{name!r} stands beside OPTIONS, where nobody reads it; move it into OPTIONS"
+    near = difflib.get_close_matches(str(name).upper(), ["BACKEND", "QUEUES", "OPTIONS"], n=1)
+    return f"{name!r} is no key of an entry of TASKS" + (
+        f"; did you mean {near[0]!r}?" if near else "; there are BACKEND, OPTIONS, QUEUES"
+    )
 
 
 def _unknown(name: object) -> str:
@@ -146,17 +158,17 @@ def _on_commit(value: object) -> bool | str:
 def _url(value: object) -> str:
     if isinstance(value, str) and is_web_address(value):
         return value.rstrip("/")
-    raise ValueError("a URL such as 'https://app.example.com'")
+    raise ValueError("a URL without a path, such as 'https://app.example.com'")
 
 
 def is_web_address(text: str) -> bool:
-    """Whether `text` starts with http:// or https:// and a host, and has nothing that splits it."""
+    """Whether `text` is http:// or https:// and a host, with a port or not, and nothing more."""
     scheme, separator, rest = text.partition("://")
     return (
         scheme in {"http", "https"}
         and bool(separator)
-        and bool(rest.strip("/"))
-        and not any(c in "?#" or c.isspace() for c in rest)
+        and bool(rest.rstrip("/"))
+        and not any(c in "/?#" or c.isspace() for c in rest.rstrip("/"))
     )
 
 

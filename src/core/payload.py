@@ -22,9 +22,12 @@ def _carry(value: object) -> object:
         return dict(value)
     if isinstance(value, Sequence):
         return list(value)
+    raise TypeError(f"{_short(value)} is a {type(value).__qualname__}, and JSON has none")
+
+
+def _short(value: object) -> str:
     shown = repr(value)
-    shown = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
-    raise TypeError(f"{shown} is a {type(value).__qualname__}, and JSON has none")
+    return shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
 
 
 @attrs.frozen(kw_only=True)
@@ -87,9 +90,24 @@ class TaskPayload:
                 _CHECKING_DECODER.decode(body.decode())
         except (TypeError, ValueError, RecursionError) as error:
             raise TypeError(
-                f"The arguments of {self.task_path} cannot be sent as JSON: {error}"
+                f"The arguments of {self.task_path} cannot be sent as JSON: "
+                f"{self._culprit() or error}"
             ) from error
         return body
+
+    def _culprit(self) -> str | None:
+        """Which argument JSON cannot carry, and what to pass instead, where that is known."""
+        named: list[tuple[str, object]] = [
+            *((f"argument {number}", value) for number, value in enumerate(self.args, 1)),
+            *((f"argument {name!r}", value) for name, value in self.kwargs.items()),
+        ]
+        for name, value in named:
+            found = _strange(value)
+            if found is not None:
+                path, part = found
+                what = f"{name}{path}: {_short(part)} is a {type(part).__qualname__}"
+                return f"{what}; pass {_instead_of(part)} instead"
+        return None
 
     def carried(self, body: bytes) -> tuple[list[Any], dict[str, Any]]:
         """Positional and keyword arguments as the task will get them out of the encoded `body`."""
@@ -176,6 +194,7 @@ _TYPES = tuple(kind for kind, _ in _FIELDS.values())
 
 _LONGEST_TEXT = 1000
 _SHOWN = 80  # characters of a value in an error
+_DEEPEST = 20  # containers in one another that are looked through for an error
 
 
 def _refuse_constant(name: str) -> Json:
@@ -213,6 +232,61 @@ def _utf8(document: Mapping[str, object]) -> bytes:
     except UnicodeEncodeError:
         # A lone surrogate has no UTF-8, but JSON can escape it.
         return _ASCII_ENCODER.encode(document).encode()
+
+
+def _strange(value: object, path: str = "", depth: int = 0) -> tuple[str, object] | None:
+    """The first part of a value that JSON has no type for, and where in the value it is."""
+    if value is None or isinstance(value, bool | int | str) or depth > _DEEPEST:
+        return None
+    if isinstance(value, float):
+        return None if math.isfinite(value) else (path, value)
+    if isinstance(value, bytes):
+        try:
+            value.decode()
+        except UnicodeDecodeError:
+            return path, value
+        return None
+    if isinstance(value, Mapping):
+        parts = [(f"{path}[{key!r}]", part) for key, part in value.items()]
+    elif isinstance(value, Sequence):
+        parts = [(f"{path}[{number}]", part) for number, part in enumerate(value)]
+    else:
+        return path, value
+    found = (_strange(part, where, depth + 1) for where, part in parts)
+    return next((one for one in found if one is not None), None)
+
+
+def _instead_of(value: object) -> str:
+    """What can be passed in place of a value, by its type. Nothing but types is looked at."""
+    names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(value).__mro__}
+    if "django.db.models.base.Model" in names:
+        return "its pk, and get the object in the task,"
+    if "enum.Enum" in names:
+        return "its .value"
+    for known, advice in _ADVICE.items():
+        if known in names:
+            return advice
+    if attrs.has(type(value)) or hasattr(type(value), "__dataclass_fields__"):
+        return "asdict() of it"
+    return "text, numbers, lists and dicts"
+
+
+_ADVICE: Mapping[str, str] = {
+    "datetime.date": "isoformat() of it",
+    "datetime.time": "isoformat() of it",
+    "datetime.timedelta": "total_seconds() of it",
+    "uuid.UUID": "str() of it",
+    "decimal.Decimal": "str() of it",
+    "pathlib.PurePath": "str() of it",
+    "pathlib._local.PurePath": "str() of it",
+    "django.utils.functional.Promise": "str() of it",
+    "builtins.set": "a list of it, sorted if the order matters,",
+    "builtins.frozenset": "a list of it, sorted if the order matters,",
+    "builtins.bytes": "base64 of it, as text,",
+    "builtins.float": "None, or a number that is finite,",
+    "builtins.complex": "its two parts",
+    "django.db.models.query.QuerySet": "a list of the pks in it",
+}
 
 
 def _with_text_keys(value: object) -> object:

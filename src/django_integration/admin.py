@@ -17,7 +17,7 @@ from django.contrib.admin.utils import quote
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db import connections
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.tasks.exceptions import InvalidTaskBackend, TaskResultDoesNotExist
@@ -174,7 +174,9 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
                 if by_id.exists():
                     return by_id, False
         # Arguments are kept as JSON, where many a letter is written with an escape.
-        return queryset.filter(arguments_json__icontains=json.dumps(term)[1:-1]), False
+        found = Q(arguments_json__icontains=json.dumps(term)[1:-1])
+        # Few letters begin many an id, and are as likely to be meant for the arguments.
+        return queryset.filter(found | Q(pk__startswith=term) if is_task_id(term) else found), False
 
     @admin.display(description="attempts")
     def attempts(self, row: StoredTask) -> int | None:
@@ -329,7 +331,8 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
             try:
                 said = act(row)
             except (CloudTasksError, InvalidTaskBackend, TaskResultDoesNotExist) as error:
-                self.message_user(request, f"{row.pk}: {error}", messages.ERROR)
+                # A word first: Django begins a message with a capital letter, and ids have none.
+                self.message_user(request, f"Task {row.pk}: {error}", messages.ERROR)
                 if isinstance(error, CloudTasksError) and error.unanswered:
                     # Each of the others would wait as long.
                     left = len(keys) - keys.index(row.pk) - 1
@@ -342,7 +345,7 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
                 done.append(said)
                 self.log_change(request, row, said)
             else:
-                self.message_user(request, f"{row.pk} {otherwise}.", messages.WARNING)
+                self.message_user(request, f"Task {row.pk} {otherwise}.", messages.WARNING)
         if done:
             told = f"{done[0]}." if len(done) == 1 else f"Done for {len(done)}."
             self.message_user(request, told, messages.SUCCESS)

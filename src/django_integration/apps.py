@@ -3,11 +3,14 @@
 from django.apps import AppConfig
 from django.core import checks
 
+APP = "django_tasks_cloud_tasks.django_integration"
+"""The name of the app; `django_tasks_cloud_tasks` in INSTALLED_APPS leads to it."""
+
 
 class CloudTasksConfig(AppConfig):
     """Brings the management commands and the checks of `check --deploy`."""
 
-    name = "django_tasks_cloud_tasks.django_integration"
+    name = APP
     label = "django_tasks_cloud_tasks"
     verbose_name = "Cloud Tasks"
 

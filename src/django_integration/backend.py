@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -12,16 +13,17 @@ from weakref import WeakSet
 
 import attrs
 from asgiref.sync import sync_to_async
+from django.apps import apps
 from django.core.checks import CheckMessage
 from django.tasks import task_backends
 from django.tasks.backends.base import BaseTaskBackend
-from django.tasks.base import DEFAULT_TASK_PRIORITY
+from django.tasks.base import DEFAULT_TASK_PRIORITY, TASK_MAX_PRIORITY, TASK_MIN_PRIORITY
 from django.tasks.base import Task as BaseTask
 from django.tasks.exceptions import InvalidTask, TaskResultDoesNotExist
 from django.tasks.signals import task_enqueued
 from django.utils.module_loading import import_string
 
-from ..core.errors import CloudTasksError
+from ..core.errors import CloudTasksError, ConfigurationError
 from ..core.names import is_queue_id, is_task_id
 from ..core.outbox import recorded
 from ..core.payload import TaskPayload
@@ -29,6 +31,7 @@ from ..core.ports import ResultStore
 from ..core.records import LONGEST_NAME
 from ..core.requests import TaskRequest, build_task_request
 from ..core.scheduling import is_beyond_horizon, is_in_calendar, queue_for
+from .apps import APP
 from .configuration import Configuration, configuration_for
 from .declaration import CloudTask, is_atomic
 from .moments import from_site
@@ -62,6 +65,16 @@ class _Prepared[R]:
     enqueued_at: datetime
 
 
+class Offered:
+    """What a backend offers if its OPTIONS say so. On the class, which has none: False."""
+
+    def __init__(self, ask: Callable[[CloudTasksBackend], bool]) -> None:
+        self._ask = ask
+
+    def __get__(self, backend: CloudTasksBackend | None, owner: type) -> bool:
+        return False if backend is None else self._ask(backend)
+
+
 class CloudTasksBackend(BaseTaskBackend):
     """Puts tasks into Google Cloud Tasks queues, which call the app back to execute them.
 
@@ -70,7 +83,8 @@ class CloudTasksBackend(BaseTaskBackend):
 
     supports_defer = True
     supports_async_task = True
-    supports_priority = True
+    supports_priority = Offered(lambda backend: bool(backend.configuration.options.priority_queues))
+    supports_get_result = Offered(lambda backend: backend.configuration.options.results is not None)
 
     task_class = CloudTask
 
@@ -80,11 +94,12 @@ class CloudTasksBackend(BaseTaskBackend):
 
     def __init__(self, alias: str, params: dict[str, Any]) -> None:
         super().__init__(alias, params)
+        self._beside = frozenset(params) - {"BACKEND", "QUEUES", "OPTIONS"}
 
     @cached_property
     def configuration(self) -> Configuration:
         """What follows from this entry of `TASKS`."""
-        return configuration_for(self.alias, self.options)
+        return configuration_for(self.alias, self.options, self._beside)
 
     def validate_task(self, task: Task[..., Any]) -> None:
         """Refuse what Django refuses, and queue names that Cloud Tasks does not take.
@@ -92,7 +107,22 @@ class CloudTasksBackend(BaseTaskBackend):
         Raises:
             InvalidTask: the task cannot be executed by this backend.
         """
-        super().validate_task(task)
+        if task.run_after is not None and not isinstance(task.run_after, datetime):
+            raise InvalidTask(
+                f"run_after must be a datetime, not {task.run_after!r}. For a delay write "
+                "timezone.now() + timedelta(...)."
+            )
+        if task.priority != DEFAULT_TASK_PRIORITY and not self.supports_priority:
+            # Django refuses what nothing orders. Here it travels along, and is told once.
+            self._validate_priority(task)
+            # Not `replace`, which would validate it as well.
+            plain = object.__new__(type(task))
+            for field in dataclasses.fields(task):
+                object.__setattr__(plain, field.name, getattr(task, field.name))
+            object.__setattr__(plain, "priority", DEFAULT_TASK_PRIORITY)
+            super().validate_task(plain)
+        else:
+            super().validate_task(task)
         if inspect.isgeneratorfunction(task.func) or inspect.isasyncgenfunction(task.func):
             raise InvalidTask(
                 f"{task.module_path} is a generator, and calling it runs nothing of its body. "
@@ -108,12 +138,24 @@ class CloudTasksBackend(BaseTaskBackend):
                 )
         # The options, not the store: tasks are declared while Django still loads its models.
         keeps_results = self.configuration.options.results is not None
+        if keeps_results:
+            demand_app()
         if keeps_results and len(task.module_path) > LONGEST_NAME:
             raise InvalidTask(f"{task.module_path} is too long to be recorded.")
         if is_atomic(task) and not keeps_results:
             raise InvalidTask(
                 f"{task.module_path} cannot be atomic: the backend {self.alias!r} keeps no "
                 "results. Set RESULTS to 'database'."
+            )
+
+    @staticmethod
+    def _validate_priority(task: Task[..., Any]) -> None:
+        """Refuse what is no priority, in the way that Django does."""
+        lowest, highest = TASK_MIN_PRIORITY, TASK_MAX_PRIORITY
+        if int(task.priority) != task.priority or not lowest <= task.priority <= highest:
+            raise InvalidTask(
+                f"priority must be a whole number between {lowest} and {highest}, not "
+                f"{task.priority!r}."
             )
 
     def enqueue[**P, R](
@@ -167,11 +209,6 @@ class CloudTasksBackend(BaseTaskBackend):
         mark_enqueued(prepared.result, prepared.enqueued_at)
         await announce_async(task_enqueued, type(self), prepared.result)
         return prepared.result
-
-    @property
-    def supports_get_result(self) -> bool:  # type: ignore[override]  # as RESULTS says
-        """Whether results are kept."""
-        return self.configuration.options.results is not None
 
     def get_result(self, result_id: str) -> TaskResult[..., Any]:
         """What became of a task of this backend.
@@ -342,6 +379,19 @@ class CloudTasksBackend(BaseTaskBackend):
                 "to queues of their own. (Said once.)",
                 self.alias,
             )
+
+
+def demand_app() -> None:
+    """Refuse to go on without the app: the checks, the commands and the table come with it.
+
+    Raises:
+        ConfigurationError: it is not in INSTALLED_APPS.
+    """
+    if apps.apps_ready and not apps.is_installed(APP):
+        raise ConfigurationError(
+            "'django_tasks_cloud_tasks' is not in INSTALLED_APPS. Add it: it brings the checks, "
+            "the commands, and the table that RESULTS needs."
+        )
 
 
 def backends() -> list[CloudTasksBackend]:

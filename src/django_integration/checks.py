@@ -20,12 +20,12 @@ from ..core.detection import Found, Platform, find_handler_host, is_app_engine, 
 from ..core.errors import ConfigurationError, OptionsError
 from ..core.names import is_queue_id
 from ..core.options import Authentication, BackendOptions
+from .apps import APP
 from .surroundings import current
 
 if TYPE_CHECKING:
     from .backend import CloudTasksBackend
 
-_APP = "django_tasks_cloud_tasks.django_integration"
 _SQLITE_TIMEOUT = 5.0  # seconds, unless its OPTIONS say otherwise
 _LEASE_TO_TIMEOUT = 1.5  # a renewal begins at a third of the lease, and may wait for the rest
 _READ_COMMITTED = 2  # as psycopg numbers the levels
@@ -56,7 +56,7 @@ def check_backend(backend: CloudTasksBackend) -> list[CheckMessage]:
     try:
         # What the environment says for the two that it may say wrongly.
         _ = backend.configuration.emulator_host
-        find_handler_host(options.handler_host, _settings_only())
+        find_handler_host(options.handler_host, _settings_only(backend))
     except ConfigurationError as error:
         return [
             Error(
@@ -68,7 +68,7 @@ def check_backend(backend: CloudTasksBackend) -> list[CheckMessage]:
     return [
         *_check_queue_names(backend, options, where),
         *_check_urls(options, where),
-        *_check_audience(options, where),
+        *_check_audience(backend, options, where),
         *_check_emulator(options, where),
         *_check_results(backend, options, where),
     ]
@@ -82,17 +82,18 @@ def check_deployment(**kwargs: Any) -> list[CheckMessage]:  # noqa: ARG001, ANN4
     for backend in backends():
         try:
             options = backend.configuration.options
-            find_handler_host(options.handler_host, _settings_only())
+            find_handler_host(options.handler_host, _settings_only(backend))
         except ConfigurationError:
             continue  # `check_backend` has told of it.
         where = f"TASKS[{backend.alias!r}]"
-        found += [*_check_https(options, where), *_check_open_door(options, where)]
+        found += [*_check_https(backend, options, where), *_check_open_door(options, where)]
     return found
 
 
-def _settings_only() -> Platform:
+def _settings_only(backend: CloudTasksBackend) -> Platform:
     """The environment without a metadata server: checks ask nothing over the network."""
-    return Platform(environ=current().environ, metadata=NoMetadataServer())
+    emulated = backend.configuration.emulator_host is not None
+    return Platform(environ=current().environ, metadata=NoMetadataServer(), emulated=emulated)
 
 
 def _check_queue_names(
@@ -129,13 +130,15 @@ def _check_urls(options: BackendOptions, where: str) -> Iterator[CheckMessage]:
         )
 
 
-def _check_audience(options: BackendOptions, where: str) -> Iterator[CheckMessage]:
+def _check_audience(
+    backend: CloudTasksBackend, options: BackendOptions, where: str
+) -> Iterator[CheckMessage]:
     environ = current().environ
     demands_token = options.authentication is Authentication.OIDC or (
         options.authentication is Authentication.AUTO and options.service_account
     )
     known = options.audience or isinstance(
-        find_handler_host(options.handler_host, _settings_only()), Found
+        find_handler_host(options.handler_host, _settings_only(backend)), Found
     )
     # On these platforms the handler host is detected when it is needed.
     if demands_token and not (known or is_cloud_run(environ) or is_app_engine(environ)):
@@ -166,7 +169,7 @@ def _check_results(
 
     if options.results is None:
         return
-    if not apps.is_installed(_APP):
+    if not apps.is_installed(APP):
         yield Error(
             f"{where}: RESULTS is set, and the app that has the table is not installed.",
             hint="Add 'django_tasks_cloud_tasks' to INSTALLED_APPS, and migrate.",
@@ -287,8 +290,10 @@ def _view_at(path: str) -> object:
         return None
 
 
-def _check_https(options: BackendOptions, where: str) -> Iterator[CheckMessage]:
-    host = find_handler_host(options.handler_host, _settings_only())
+def _check_https(
+    backend: CloudTasksBackend, options: BackendOptions, where: str
+) -> Iterator[CheckMessage]:
+    host = find_handler_host(options.handler_host, _settings_only(backend))
     if isinstance(host, Found) and not host.value.startswith("https://"):
         yield Warning(
             f"{where}: tasks and their proofs travel unencrypted to {host.value} ({host.source}).",

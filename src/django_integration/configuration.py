@@ -30,7 +30,9 @@ _EMULATOR_VARIABLE = "CLOUD_TASKS_EMULATOR_HOST"
 _WITHOUT_TOKEN = {Authentication.SIGNATURE, Authentication.NONE}
 
 
-def configuration_for(alias: str, options: Mapping[str, object]) -> "Configuration":
+def configuration_for(
+    alias: str, options: Mapping[str, object], beside: frozenset[str] = frozenset()
+) -> "Configuration":
     """The configuration of a backend, shared by the process.
 
     Django makes a backend for each thread, and under ASGI for each request: what was looked up
@@ -39,7 +41,7 @@ def configuration_for(alias: str, options: Mapping[str, object]) -> "Configurati
     kept = current().configurations
     configuration = kept.get(alias)
     if not isinstance(configuration, Configuration) or configuration.raw != options:
-        configuration = kept[alias] = Configuration(options, current())
+        configuration = kept[alias] = Configuration(options, current(), beside)
     return configuration
 
 
@@ -54,8 +56,14 @@ class Configuration:
     Properties raise `OptionsError` for faulty options.
     """
 
-    def __init__(self, options: Mapping[str, object], surroundings: Surroundings) -> None:
+    def __init__(
+        self,
+        options: Mapping[str, object],
+        surroundings: Surroundings,
+        beside: frozenset[str] = frozenset(),
+    ) -> None:
         self.raw = options
+        self._beside = beside
         self.breaker = Breaker()
         self._surroundings = surroundings
         self._policies: dict[bool, Policy] = {}
@@ -65,7 +73,7 @@ class Configuration:
     @cached_property
     def options(self) -> BackendOptions:
         """The options, checked."""
-        return BackendOptions.from_mapping(self.raw)
+        return BackendOptions.from_mapping(self.raw, self._beside)
 
     @cached_property
     def emulator_host(self) -> str | None:
@@ -192,7 +200,7 @@ class Configuration:
             return found.value
         if self.options.authentication is Authentication.AUTO:
             return None
-        raise found.error()
+        raise found.error(emulated=self.emulator_host is not None)
 
     @cached_property
     def _handler_host(self) -> Detected:

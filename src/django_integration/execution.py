@@ -6,10 +6,12 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from asyncio import CancelledError
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import copy_context
+from datetime import timedelta
 from inspect import isawaitable, iscoroutinefunction
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,7 @@ from ..core.outcomes import (
 from ..core.payload import Json, TaskPayload
 from ..core.ports import ResultStore
 from ..core.records import State
+from ..core.requests import DEFAULT_DISPATCH_DEADLINE
 from .backend import CloudTasksBackend
 from .declaration import Cancellation, CloudTaskContext, is_atomic
 from .leases import Lease, claim_task
@@ -139,7 +142,7 @@ class Execution:
     def _run(self) -> Outcome:
         announce(task_started, self.backend, self.result)
         try:
-            with self._held():
+            with self._timed(), self._held():
                 return self._attempt()
         except LeaseLostError:
             return self._lost()
@@ -193,7 +196,7 @@ class Execution:
     async def _arun(self) -> Outcome:
         await announce_async(task_started, self.backend, self.result)
         try:
-            with self._held():
+            with self._timed(), self._held():
                 return await self._aattempt()
         except LeaseLostError:
             return self._lost()
@@ -226,6 +229,29 @@ class Execution:
     @property
     def _atomic(self) -> bool:
         return is_atomic(self.task)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Tell of an attempt that outlasts what Cloud Tasks waits for: it has come again."""
+        began = time.monotonic()
+        yield
+        took, deadline = time.monotonic() - began, self._deadline()
+        if took > deadline.total_seconds():
+            logger.warning(
+                "The task %s (%s) took %.1f s, longer than Cloud Tasks waits for it (%g s): it was "
+                "delivered again meanwhile. Set DISPATCH_DEADLINE to more, up to 30 minutes.",
+                self.result.id,
+                self.task.module_path,
+                took,
+                deadline.total_seconds(),
+            )
+
+    def _deadline(self) -> timedelta:
+        backend = self.task.get_backend()
+        own = isinstance(backend, CloudTasksBackend) and (
+            backend.configuration.options.dispatch_deadline
+        )
+        return own or DEFAULT_DISPATCH_DEADLINE
 
     def _held(self) -> AbstractContextManager[None]:
         return self.lease.held() if self.lease else nullcontext()

@@ -35,7 +35,7 @@ from .admission import (
     relay,
     resolve,
 )
-from .backend import backends
+from .backend import backends, demand_app
 from .execution import Execution, runs_on_loop, store_of, worker_id
 from .threads import in_store_thread
 
@@ -52,6 +52,7 @@ class TaskView(View):
         It answers to Cloud Tasks, not to browsers: no CSRF token, no login. And no transaction
         around it: a task that fails is answered, not raised, so ATOMIC_REQUESTS would commit it.
         """
+        demand_app()
         view = login_not_required(super().as_view(**initkwargs))
         for database in settings.DATABASES:
             view = transaction.non_atomic_requests(using=database)(view)

@@ -90,7 +90,11 @@ class Dispatcher:
                 after = _retry_after(response.headers.get(hdrs.RETRY_AFTER, ""))
                 return Answer(response.status, after)
         except TimeoutError:
-            return Answer(AttemptResult.TIMEOUT)
+            why = (
+                f"no answer within the dispatch deadline, {attempt.task.deadline / SECOND:g} s; "
+                "DISPATCH_DEADLINE in OPTIONS sets it"
+            )
+            return Answer(AttemptResult.TIMEOUT, detail=why)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # ValueError: an address that the API accepts but no client can call, such as a port
             # that is no number.

@@ -89,12 +89,14 @@ def make_web(
             headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
         )
         await response.prepare(request)
-        while True:
-            await response.write(b"data: changed\n\n")
-            controls.changes.clear()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(controls.changes.wait(), _HEARTBEAT)
-            await asyncio.sleep(_PAUSE)
+        with suppress(ConnectionError):  # The page was closed.
+            while True:
+                await response.write(b"data: changed\n\n")
+                controls.changes.clear()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(controls.changes.wait(), _HEARTBEAT)
+                await asyncio.sleep(_PAUSE)
+        return response
 
     async def dashboard(_: web.Request) -> web.Response:
         page = (files(__package__) / "dashboard.html").read_text(encoding="utf-8")

@@ -137,8 +137,8 @@ def test_a_task_is_cancelled_run_now_and_run_again(site: Site, chief: Client) ->
     assert messages(act(chief, "cancel", key)) == ["Cancelled."]
     assert site.record(key).state is State.CANCELLED
     assert site.queue.requests == []
-    assert messages(act(chief, "cancel", key)) == [f"{key} had ended."]
-    assert messages(act(chief, "run_now", key)) == [f"{key} was not waiting."]
+    assert messages(act(chief, "cancel", key)) == [f"Task {key} had ended."]
+    assert messages(act(chief, "run_now", key)) == [f"Task {key} was not waiting."]
     (said,) = messages(act(chief, "run_again", key))
     (request,) = site.queue.requests
     assert said == f"Run again as {request.task_id}."
@@ -166,7 +166,7 @@ def test_a_task_that_waits_for_the_relay_is_sent_to_run_now(site: Site, chief: C
     key = recorded_tasks.does.enqueue("a").id
     (said,) = messages(act(chief, "run_now", key))
     later = "It will run as soon as the relay can send it."
-    assert said == f"{key}: {later} Cloud Tasks does not answer"
+    assert said == f"Task {key}: {later} Cloud Tasks does not answer"
     site.queue.down = None
     assert messages(act(chief, "run_now", key)) == ["Sent to run now."]
     assert site.deliver()[0] == 200
@@ -225,7 +225,7 @@ def test_a_running_task_is_asked_to_stop(site: Site, chief: Client) -> None:
     key = recorded_tasks.knows.enqueue("a").id
 
     def during(context: Any) -> bool:
-        assert messages(act(chief, "run_now", key)) == [f"{key} was not waiting."]
+        assert messages(act(chief, "run_now", key)) == [f"Task {key} was not waiting."]
         assert messages(act(chief, "cancel", key)) == ["Asked to stop."]
         stopped: bool = context.cancelled
         return stopped

@@ -6,9 +6,12 @@ import pytest
 from django.conf import settings
 from django.core import checks
 from django.test import override_settings
+from django_tasks_cloud_tasks import ConfigurationError, ExecuteTaskView
 from django_tasks_cloud_tasks.adapters.metadata import NoMetadataServer
 from django_tasks_cloud_tasks.django_integration.surroundings import Surroundings, use
 from psycopg import IsolationLevel
+
+from tests import recorded_tasks
 
 GOOD = {"TASK_HANDLER_HOST": "https://app.example.com"}
 ACCOUNT = {"OIDC_SERVICE_ACCOUNT_EMAIL": "tasks@p.iam.gserviceaccount.com"}
@@ -205,3 +208,41 @@ def test_results_of_all_backends_are_in_one_database() -> None:
         messages = checks.run_checks()
     told = [m for m in messages if str(m.id).endswith("E008")]
     assert [("'c'" in m.msg, "'a'" in m.msg or "'b'" in m.msg) for m in told] == [(True, True)] * 2
+
+
+def test_options_beside_options_are_told() -> None:
+    entry = {
+        "BACKEND": "django_tasks_cloud_tasks.CloudTasksBackend",
+        "OPTIONS": GOOD,
+        "NAME_TASKS": False,
+        "QUEUE": ["default"],
+    }
+    surroundings = Surroundings(environ={}, make_metadata=lambda _: NoMetadataServer())
+    with use(surroundings), override_settings(TASKS={"default": entry}):
+        messages = checks.run_checks()
+    told = sorted(m.msg for m in messages if m.id == "django_tasks_cloud_tasks.E001")
+    assert "'NAME_TASKS' stands beside OPTIONS, where nobody reads it" in told[0]
+    assert "'QUEUE' is no key of an entry of TASKS; did you mean 'QUEUES'?" in told[1]
+
+
+def test_a_token_beside_an_emulator_needs_no_further_setting() -> None:
+    emulator = {"CLOUD_TASKS_EMULATOR_HOST": "localhost:8123"}
+    assert found(ACCOUNT, environ=emulator, DEBUG=True) == []
+
+
+def test_urls_without_the_app_are_told_before_anything_runs() -> None:
+    without = [app for app in settings.INSTALLED_APPS if app != "django_tasks_cloud_tasks"]
+    with (
+        override_settings(INSTALLED_APPS=without),
+        pytest.raises(ConfigurationError, match="is not in INSTALLED_APPS"),
+    ):
+        ExecuteTaskView.as_view()
+
+
+def test_results_without_the_app_are_told_before_anything_is_enqueued() -> None:
+    without = [app for app in settings.INSTALLED_APPS if app != "django_tasks_cloud_tasks"]
+    with (
+        override_settings(INSTALLED_APPS=without),
+        pytest.raises(ConfigurationError, match="is not in INSTALLED_APPS"),
+    ):
+        recorded_tasks.does.enqueue("a")

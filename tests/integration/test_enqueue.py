@@ -15,12 +15,13 @@ import grpc
 import pytest
 from asgiref.sync import async_to_sync
 from django.db import transaction
-from django.tasks import TaskResultStatus, task
+from django.tasks import TaskResultStatus, task, task_backends
 from django.tasks.exceptions import InvalidTask
 from django.tasks.signals import task_enqueued
 from django.test import override_settings
 from django.utils import timezone
 from django_tasks_cloud_tasks import (
+    CloudTasksBackend,
     ConfigurationError,
     EnqueueError,
     PayloadTooLargeError,
@@ -41,6 +42,7 @@ from google.cloud.tasks_v2.types import CreateTaskRequest
 from pytest_django import DjangoDbBlocker
 
 from tests import tasks
+from tests.models import Mark
 
 OPTIONS = {
     "CLOUD_TASKS_PROJECT": "test-project",
@@ -435,9 +437,19 @@ class Elapsing:
         self.now += seconds
 
 
+def test_an_emulator_that_does_not_run_is_told_at_once() -> None:
+    queue = GrpcTaskQueue("127.0.0.1:1", sleep=lambda _: pytest.fail("it waits"))
+    request = TaskRequest(
+        queue=QueueName("p", "l", "q"), task_id="1", url="http://a/", headers={}, body=b"{}"
+    )
+    for create in (queue.create, async_to_sync(queue.acreate)):
+        with pytest.raises(ServiceUnavailableError, match="cloudtasks_emulator --port 1"):
+            create(request, timeout=600)
+
+
 def test_an_unreachable_service_is_tried_until_the_time_is_up() -> None:
     clock = Elapsing()
-    queue = GrpcTaskQueue("127.0.0.1:1", clock=clock, sleep=clock.sleep)
+    queue = GrpcTaskQueue("name.invalid:443", clock=clock, sleep=clock.sleep)
     request = TaskRequest(
         queue=QueueName("p", "l", "q"), task_id="1", url="http://a/", headers={}, body=b"{}"
     )
@@ -643,3 +655,34 @@ def test_a_naive_time_is_the_sites_whatever_zone_is_activated(
         (pending,) = cloud_tasks.pending
         assert pending.request.schedule_time == datetime(2030, 1, 1, 11, tzinfo=UTC)
         assert result.enqueued_at == datetime(2029, 12, 31, 1)  # noqa: DTZ001 - likewise
+
+
+def test_a_delay_in_place_of_a_time_gets_a_sentence(cloud_tasks: CapturedTasks) -> None:
+    delay: Any = timedelta(minutes=5)
+    with pytest.raises(InvalidTask, match=r"For a delay write timezone\.now\(\) \+ timedelta"):
+        tasks.add.using(run_after=delay)
+
+
+def test_a_model_instance_is_named_with_its_pk(cloud_tasks: CapturedTasks) -> None:
+    with pytest.raises(TypeError, match="is a Mark; pass its pk"):
+        tasks.add.enqueue(Mark(name="a"), 1)  # type: ignore[arg-type]  # that is the fault
+
+
+def offered() -> tuple[bool, bool]:
+    backend = task_backends["default"]
+    return backend.supports_priority, backend.supports_get_result
+
+
+def test_what_a_backend_offers_follows_from_its_options() -> None:
+    assert not CloudTasksBackend.supports_priority
+    assert not CloudTasksBackend.supports_get_result
+    with with_options():
+        assert offered() == (False, False)
+    with with_options(PRIORITY_QUEUES={50: "urgent"}, RESULTS="database"):
+        assert offered() == (True, True)
+
+
+@pytest.mark.parametrize("priority", [101, -101, 0.5])
+def test_what_is_no_priority_is_refused_where_nothing_orders_too(priority: Any) -> None:
+    with pytest.raises(InvalidTask, match="priority"):
+        tasks.add.using(priority=priority)

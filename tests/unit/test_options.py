@@ -102,6 +102,7 @@ def test_what_cannot_be_said_of_results_is_refused(name: str, value: object) -> 
         ("TASK_HANDLER_HOST", "ftp://app.example.com", "a URL"),
         ("TASK_HANDLER_HOST", "https://", "a URL"),
         ("TASK_HANDLER_HOST", "https://a.b/?c", "a URL"),
+        ("TASK_HANDLER_HOST", "https://a.b/cloudtasks/execute/", "a URL without a path"),
         ("TASK_HANDLER_PATH", "execute/", "a path"),
         ("OIDC_SERVICE_ACCOUNT_EMAIL", "tasks", "the e-mail address"),
         ("OIDC_AUDIENCE", None, "a string"),

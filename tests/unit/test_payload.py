@@ -1,11 +1,17 @@
 """The wire format."""
 
+import dataclasses
+import enum
 import json
 import math
-from datetime import UTC, datetime
+import uuid
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any
 
+import attrs
 import pytest
 from django_tasks_cloud_tasks.core.errors import InvalidPayloadError
 from django_tasks_cloud_tasks.core.payload import TaskPayload
@@ -210,3 +216,56 @@ def test_a_moment_at_the_ends_of_the_calendar_is_a_fault(moment: str) -> None:
     document = json.loads(payload().encode()) | {"enqueued_at": moment}
     with pytest.raises(InvalidPayloadError, match="enqueued_at must be"):
         TaskPayload.decode(json.dumps(document).encode())
+
+
+@attrs.frozen
+class Point:
+    x: int
+
+
+@dataclasses.dataclass
+class Size:
+    width: int
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+@pytest.mark.parametrize(
+    ("value", "advice"),
+    [
+        (datetime(2026, 1, 1, tzinfo=UTC), "isoformat()"),
+        (date(2026, 1, 1), "isoformat()"),
+        (time(12), "isoformat()"),
+        (timedelta(1), "total_seconds()"),
+        (uuid.UUID(int=1), "str()"),
+        (Decimal("1.5"), "str()"),
+        (PurePosixPath("/a"), "str()"),
+        ({1}, "a list"),
+        (frozenset({1}), "a list"),
+        (b"\xff", "base64"),
+        (math.nan, "finite"),
+        (Point(1), "asdict()"),
+        (Size(1), "asdict()"),
+        (Colour.RED, ".value"),
+        (object(), "text, numbers, lists and dicts"),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
+)
+def test_an_argument_that_json_cannot_carry_is_named_with_what_to_pass(
+    value: object, advice: str
+) -> None:
+    kind = type(value).__qualname__
+    cases = {
+        "argument 2": payload(args=[1, value]),
+        "argument 1[0]['a']": payload(args=[[{"a": value}]]),
+        "argument 'due'": payload(kwargs={"by": 1, "due": value}),
+    }
+    for named, sent in cases.items():
+        with pytest.raises(TypeError) as raised:
+            sent.encode()
+        said = str(raised.value)
+        assert f"shop.tasks.send cannot be sent as JSON: {named}: " in said
+        assert f" is a {kind}; pass " in said
+        assert advice in said
