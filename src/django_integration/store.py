@@ -11,7 +11,7 @@ from itertools import batched
 from typing import Any
 
 import attrs
-from django.db import InterfaceError, OperationalError, connections, transaction
+from django.db import IntegrityError, InterfaceError, OperationalError, connections, transaction
 from django.db.models import BigIntegerField, ExpressionWrapper, F, Q, QuerySet, Value
 
 from ..core.errors import UnreadableRecordError
@@ -27,6 +27,7 @@ _DELAYS = (0.0, 0.2, 1.0)  # seconds before another try
 _FIRST_DELAY, _LONGEST_DELAY = 0.05, 1.0  # seconds, likewise, where it is worth to insist
 _SHORT = timedelta(seconds=0.2)  # that a transaction may take before leases are extended
 _MICROSECOND = timedelta(microseconds=1)
+_DUPLICATE_KEY = 1062  # of MySQL and MariaDB
 _BATCH = 500  # keys in one statement: below what every database takes
 
 
@@ -50,8 +51,20 @@ class DatabaseResultStore:
         row = StoredTask(**_columns(record, attrs.fields_dict(TaskRecord)))
         # Django 6.0 asks SQLite for its limits before it has a connection.
         connections[self.database].ensure_connection()
-        self._rows.bulk_create([row], ignore_conflicts=True)
+        if connections[self.database].vendor == "mysql":
+            self._insert_strictly(row)
+        else:
+            self._rows.bulk_create([row], ignore_conflicts=True)
         commit_own(connections[self.database])
+
+    def _insert_strictly(self, row: StoredTask) -> None:
+        """Insert it, unless it is there: MySQL's INSERT IGNORE would cut what is too long."""
+        try:
+            with transaction.atomic(using=self.database):
+                row.save(using=self.database, force_insert=True)
+        except IntegrityError as error:
+            if error.args[:1] != (_DUPLICATE_KEY,):
+                raise
 
     def get(self, task_id: str) -> TaskRecord | None:
         """See `ResultStore.get`."""

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import attrs
 import pytest
+from django.db import DataError
 from django_tasks_cloud_tasks.adapters.memory import MemoryResultStore
 from django_tasks_cloud_tasks.core.ports import ResultStore
 from django_tasks_cloud_tasks.core.records import (
@@ -106,6 +107,28 @@ def test_a_record_that_is_there_stays(store: ResultStore) -> None:
     found = store.get("one")
     assert found is not None
     assert found.args == ["first"]
+
+
+@pytest.mark.parametrize("name", ["task_path", "backend", "queue_name", "token"])
+def test_what_is_too_long_is_not_cut(store: ResultStore, name: str) -> None:
+    long = record(**{name: "x" * 300})
+    try:
+        store.add(long)
+    except DataError:
+        assert store.get("one") is None
+    else:
+        assert store.get("one") == long
+
+
+def test_a_record_that_is_there_does_not_harm_a_transaction(store: ResultStore) -> None:
+    store.add(record())
+    with store.atomic():
+        store.add(record("two"))
+        store.add(record(args=["another"]))
+        store.add(record("three"))
+    assert store.get("one") == record()
+    assert store.get("two") is not None
+    assert store.get("three") is not None
 
 
 def test_a_record_is_replaced_whole(store: ResultStore) -> None:
