@@ -82,6 +82,13 @@ class DatabaseResultStore:
             tries += 1
             if self._as(seen).update(**columns):
                 return True
+            if connections[self.database].in_atomic_block and self._as(seen).exists():
+                # MySQL's REPEATABLE READ: it writes to what is, and reads what was. Whoever decides
+                # anew on that never ends; PostgreSQL refuses such a transaction by itself.
+                raise OperationalError(
+                    f"The record of the task {seen.task_id} has changed since this transaction "
+                    "began, and the transaction cannot see it."
+                )
             # Where the answer to an earlier try was lost, it may have been this.
             return tries > 1 and seen.fence != then.fence and self._as(then).exists()
 

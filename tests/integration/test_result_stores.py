@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import attrs
 import pytest
-from django.db import DataError
+from django.db import DataError, OperationalError, connections
 from django_tasks_cloud_tasks.adapters.memory import MemoryResultStore
 from django_tasks_cloud_tasks.core.ports import ResultStore
 from django_tasks_cloud_tasks.core.records import (
@@ -20,6 +20,7 @@ from django_tasks_cloud_tasks.core.records import (
     succeeded,
 )
 from django_tasks_cloud_tasks.django_integration.store import DatabaseResultStore
+from psycopg import IsolationLevel
 from pytest_django import DjangoDbBlocker
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, 123456, tzinfo=UTC)
@@ -328,6 +329,29 @@ def test_a_renewal_waits_for_nobody(store: ResultStore) -> None:
     found = store.get("one")
     assert found is not None
     assert (found.cancel_requested, found.lease_expires_at) == (True, NOW)
+
+
+@pytest.mark.parametrize("server", ["postgres_cluster", "mariadb_server"])
+def test_a_transaction_that_sees_only_the_past_ends(
+    request: pytest.FixtureRequest, django_db_blocker: DjangoDbBlocker, server: str
+) -> None:
+    """Decided anew on what it sees, a change would be refused for ever."""
+    entry = dict(connections.settings[request.getfixturevalue(server)])
+    level: object = (
+        "repeatable read" if server == "mariadb_server" else IsolationLevel.REPEATABLE_READ
+    )
+    entry["OPTIONS"] = {**entry["OPTIONS"], "isolation_level": level}
+    with django_db_blocker.unblock(), databases.reachable("repeatable", entry):
+        store = DatabaseResultStore("repeatable")
+        store.add(record())
+        try:
+            with pytest.raises(OperationalError), store.atomic():
+                assert store.get("one") == record()
+                race(store, 1, lambda _: store.replace(record(), record(cancel_requested=True)))
+                store.replace(record(), record(state=State.RUNNING))
+            assert store.get("one") == record(cancel_requested=True)
+        finally:
+            store._rows.all().delete()
 
 
 def is_sqlite(store: ResultStore) -> bool:
