@@ -34,7 +34,7 @@ IN_HAND = timedelta(seconds=30)
 """How long a relay has a batch to itself before another one takes it for lost."""
 
 SET_ASIDE = timedelta(hours=1)
-"""How long a record that cannot be handled is left alone before the relay tries it again."""
+"""How long a record that cannot be read is left alone before the relay tries it again."""
 
 NAME_KEPT = timedelta(hours=25)
 """How long after its end a Cloud Task's name may stay taken (24 hours), and an hour more. Before
@@ -92,13 +92,17 @@ def sent(record: TaskRecord, *, now: datetime) -> TaskRecord:
 
 def put_off(record: TaskRecord, error: str, *, now: datetime) -> TaskRecord:
     """The record of a task that Cloud Tasks did not take, for the reason `error`."""
-    failures = record.relay_failures + 1
     return attrs.evolve(
         record,
-        relay_at=now + timedelta(seconds=_BACKOFF.backoff(failures)),
-        relay_failures=failures,
+        relay_at=now + patience(record),
+        relay_failures=record.relay_failures + 1,
         relay_error=storable(error),
     )
+
+
+def patience(record: TaskRecord) -> timedelta:
+    """How long to wait after one more failure to send a task, or to handle its record."""
+    return timedelta(seconds=_BACKOFF.backoff(record.relay_failures + 1))
 
 
 def storable(error: str) -> str:

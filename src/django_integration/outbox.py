@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import batched
 
 import attrs
@@ -23,6 +23,7 @@ from ..core.outbox import (
     SET_ASIDE,
     Look,
     left_alone,
+    patience,
     put_off,
     relay,
     sent,
@@ -103,7 +104,7 @@ def _relay_from(
     errors: list[CloudTasksError | None] = []
     for record in due:
         if isinstance(record, Unreadable):
-            errors.append(_set_aside(store, record.task_id, record.reason))
+            errors.append(_set_aside(store, record.task_id, record.reason, SET_ASIDE))
             continue
         with _each_for_itself(store, record, errors):
             decision = relay(record, now=now)
@@ -145,13 +146,13 @@ def _each_for_itself(
     except Exception as error:
         logger.exception("The relay cannot handle the task %s.", record.task_id)
         reason = f"{type(error).__name__}: {message_of(error)}"
-        errors.append(_set_aside(store, record.task_id, reason))
+        errors.append(_set_aside(store, record.task_id, reason, patience(record)))
 
 
-def _set_aside(store: ResultStore, task_id: str, reason: str) -> CloudTasksError:
+def _set_aside(store: ResultStore, task_id: str, reason: str, wait: timedelta) -> CloudTasksError:
     """Leave a record alone for a while, with the reason on it and in the log."""
-    logger.error("The relay sets the task %s aside for %s: %s", task_id, SET_ASIDE, reason)
-    store.set_aside(task_id, storable(reason), until=current().clock() + SET_ASIDE)
+    logger.error("The relay sets the task %s aside for %s: %s", task_id, wait, reason)
+    store.set_aside(task_id, storable(reason), until=current().clock() + wait)
     return UnreadableRecordError(reason)
 
 

@@ -23,6 +23,8 @@ from django_tasks_cloud_tasks.django_integration.store import DatabaseResultStor
 from psycopg import IsolationLevel
 from pytest_django import DjangoDbBlocker
 
+from tests.integration import databases
+
 NOW = datetime(2026, 11, 22, 12, 0, 0, 123456, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 FINISHED = [State.SUCCESSFUL, State.FAILED, State.CANCELLED]
