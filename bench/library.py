@@ -287,7 +287,7 @@ def verification() -> list[Row]:
         return FetchedCertificates(certificates, 3600)
 
     verifier = GoogleTokenVerifier(CertificateStore(fetch))
-    policy = Policy(mode=Authentication.OIDC, service_account=email, audience=audience)
+    policy = Policy(mode=Authentication.OIDC, service_accounts=(email,), audiences=(audience,))
     proof = Proof(body=b"", authorization=f"Bearer {token}")
     signatures = PayloadSignatures()
 

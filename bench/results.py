@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from . import library
@@ -93,8 +94,8 @@ def _enqueue(name: str) -> Iterator[object]:
 def _execution(name: str) -> Iterator[object]:
     from django.tasks import task_backends
     from django.test import Client
+    from django_tasks_cloud_tasks.core.outbox import recorded
     from django_tasks_cloud_tasks.core.payload import TaskPayload
-    from django_tasks_cloud_tasks.core.records import TaskRecord
     from django_tasks_cloud_tasks.django_integration.signing import sign
 
     store = task_backends["stored"].configuration.results
@@ -111,7 +112,16 @@ def _execution(name: str) -> Iterator[object]:
                 recorded=backend == "stored",
             )
             if payload.recorded:
-                store.add(TaskRecord.of(payload, args=[], kwargs=library.ARGUMENTS))
+                store.add(
+                    recorded(
+                        payload,
+                        args=[],
+                        kwargs=library.ARGUMENTS,
+                        run_after=None,
+                        now=datetime.now(UTC),
+                        timeout=10,
+                    )
+                )
             body = payload.encode()
             yield body, sign(body)
 

@@ -203,9 +203,13 @@ class CloudTasksBackend(BaseTaskBackend):
         if configuration.may_block:
             await sync_to_async(lambda: configuration.route, thread_sensitive=False)()
         prepared = self._prepare(configuration, task, args, kwargs)
-        await configuration.queue.acreate(
-            prepared.request, timeout=configuration.options.enqueue_timeout
-        )
+        try:
+            await configuration.queue.acreate(
+                prepared.request, timeout=configuration.options.enqueue_timeout
+            )
+        except CloudTasksError as error:
+            configuration.breaker = configuration.breaker.after(error, now=current().clock())
+            raise
         mark_enqueued(prepared.result, prepared.enqueued_at)
         await announce_async(task_enqueued, type(self), prepared.result)
         return prepared.result

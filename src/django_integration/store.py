@@ -11,6 +11,7 @@ from itertools import batched
 from typing import Any
 
 import attrs
+from django.db import Error as DatabaseFault
 from django.db import IntegrityError, InterfaceError, OperationalError, connections, transaction
 from django.db.models import BigIntegerField, ExpressionWrapper, F, Q, QuerySet, Value
 
@@ -129,7 +130,7 @@ class DatabaseResultStore:
         """The records with those keys, in that order; one that cannot be read is one of many."""
         try:
             rows = self._rows.in_bulk(keys)
-        except (OperationalError, InterfaceError):
+        except DatabaseFault:
             raise
         except Exception:  # noqa: BLE001 - a column that Django cannot read: each is asked alone
             rows = {}
@@ -145,8 +146,8 @@ class DatabaseResultStore:
     def _read(self, task_id: str) -> TaskRecord | None:
         try:
             row = next(iter(self._rows.filter(pk=task_id).order_by()), None)
-        except (OperationalError, InterfaceError):
-            raise
+        except DatabaseFault:
+            raise  # It says nothing of the record.
         except Exception as error:
             raise _unreadable(task_id, error) from error
         return None if row is None else record_of(row)
