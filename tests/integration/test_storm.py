@@ -42,7 +42,6 @@ from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpc
 
 from tests import mariadb, postgres
 from tests.integration.test_emulator_program import MODULE
-from tests.integration.test_readme import free_port
 from tests.integration.test_servers import ROOT
 from tests.models import Counter, Mark, Order
 from tests.storm.tasks import ATOMIC, KINDS, QUEUES
@@ -145,6 +144,15 @@ class Site(Program):
         return [int(p) for p in Path(f"/proc/{master}/task/{master}/children").read_text().split()]
 
 
+def lasting_port() -> int:
+    """A free port that no connection is given by chance while the site is closed."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as taken, suppress(OSError):
+            taken.bind(("127.0.0.1", port))
+            return port
+
+
 class Storm:
     """The site, its emulator, its relays, its customers, and what befalls them."""
 
@@ -181,7 +189,7 @@ class Storm:
             stack.callback(self.emulator.end)
             own["STORM_EMULATOR"] = self.emulator.begin(self.folder, self.seed)
             # Its tasks enqueue others: it must know its own address before it starts.
-            self.address = f"127.0.0.1:{free_port()}"
+            self.address = f"127.0.0.1:{lasting_port()}"
             own["STORM_HANDLER"] = f"http://{self.address}"
             gunicorn = [
                 *(sys.executable, "-m", "gunicorn", "tests.wsgi:application"),
@@ -209,7 +217,7 @@ class Storm:
     def rage(self) -> None:
         """Until enough is ordered, and everybody was hit, kill one and then another."""
         deck: list[str] = []
-        while self._ordered() < self.orders or set(self.killed) != set(VICTIMS):
+        while self._is_too_little() or set(self.killed) != set(VICTIMS):
             if self.enqueuer.ended:
                 self.lives += 1
                 self.enqueuer.start(f"{self.seed}/{self.lives}", str(self.orders))
@@ -240,13 +248,14 @@ class Storm:
                     self.emulator.again()
         self.enqueuer.end()
 
-    def _ordered(self) -> int:
-        """How many orders are committed; none can be told while the database is away."""
+    def _is_too_little(self) -> bool:
+        """Whether too few orders are committed, or a kind is missing, for all one can tell."""
         try:
-            return int(Order.objects.using(self.database).count())
+            orders = Tally(Order.objects.using(self.database).values_list("kind", flat=True))
         except (OperationalError, InterfaceError):
             connections[self.database].close()
-            return -1
+            return True
+        return orders.total() < self.orders or set(orders) != set(KINDS)
 
     def _trouble_the_database(self) -> None:
         connections[self.database].close()
