@@ -13,7 +13,7 @@ import attrs
 from ..core.errors import InvalidTokenError
 from ..core.names import QueueName
 from ..core.ports import Claims
-from ..core.records import State, TaskRecord, Unreadable
+from ..core.records import Refused, State, TaskRecord, Unreadable
 from ..core.requests import OidcToken, TaskRequest
 from ..core.retention import may_prune
 
@@ -111,6 +111,19 @@ class MemoryResultStore:
                     relay_failures=record.relay_failures + 1,
                     relay_error=reason,
                 )
+
+    def refused(self, backends: Collection[str]) -> Refused:
+        """See `ResultStore.refused`."""
+        with self._lock:
+            waiting = [
+                (record.relay_at, record.relay_error)
+                for record in self._records.values()
+                if record.backend in backends and record.relay_failures and record.relay_at
+            ]
+        if not waiting:
+            return Refused(count=0)
+        next_at, error = min(waiting)
+        return Refused(count=len(waiting), next_at=next_at, error=error)
 
     def count_finished(
         self, states: Collection[State], *, before: datetime, given_up: datetime

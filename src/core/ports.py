@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Protocol
 
 from .names import QueueName
-from .records import State, TaskRecord, Unreadable
+from .records import Refused, State, TaskRecord, Unreadable
 from .requests import TaskRequest
 
 type Claims = Mapping[str, object]
@@ -85,6 +85,9 @@ class ResultStore(Protocol):
 
         For records that cannot be handled otherwise. It reads nothing of the record.
         """
+
+    def refused(self, backends: Collection[str]) -> Refused:
+        """The records of these backends that failed to be sent, and wait for another try."""
 
     def count_finished(
         self, states: Collection[State], *, before: datetime, given_up: datetime

@@ -232,6 +232,21 @@ class Fence:
     lease_expires_at: datetime | None
 
 
+@attrs.frozen(kw_only=True)
+class Refused:
+    """Records that Cloud Tasks did not take, or that could not be handled, and that wait.
+
+    Attributes:
+        count: how many there are.
+        next_at: when the relay tries the first of them; None if there are none.
+        error: why that one was not taken.
+    """
+
+    count: int
+    next_at: datetime | None = None
+    error: str = ""
+
+
 @attrs.frozen
 class Unreadable:
     """A record that is damaged, or that a newer version wrote. `reason` names the task."""

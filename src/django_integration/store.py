@@ -16,7 +16,7 @@ from django.db import IntegrityError, InterfaceError, OperationalError, connecti
 from django.db.models import BigIntegerField, ExpressionWrapper, F, Q, QuerySet, Value
 
 from ..core.errors import UnreadableRecordError
-from ..core.records import AttemptError, Fence, State, TaskRecord, Unreadable
+from ..core.records import AttemptError, Fence, Refused, State, TaskRecord, Unreadable
 from .models import StoredTask
 from .moments import from_site, to_site
 from .surroundings import current
@@ -151,6 +151,16 @@ class DatabaseResultStore:
         except Exception as error:
             raise _unreadable(task_id, error) from error
         return None if row is None else record_of(row)
+
+    def refused(self, backends: Collection[str]) -> Refused:
+        """See `ResultStore.refused`."""
+        waiting = self._rows.filter(
+            relay_failures__gt=0, relay_at__isnull=False, backend__in=backends
+        )
+        first = waiting.order_by("relay_at").values_list("relay_at", "relay_error").first()
+        if first is None:
+            return Refused(count=0)
+        return Refused(count=waiting.count(), next_at=first[0], error=first[1])
 
     def count_finished(
         self, states: Collection[State], *, before: datetime, given_up: datetime

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -174,6 +175,53 @@ def test_the_command_relays_once(site: Site) -> None:
     waits_for_the_relay(site, 150)
     assert run("cloudtasks_relay", "--once") == "Sent 100; 0 not taken.\nSent 50; 0 not taken.\n"
     assert run("cloudtasks_relay", "--once") == "Nothing is due.\n"
+
+
+def test_the_command_tells_of_what_waits_after_failures(site: Site) -> None:
+    waits_for_the_relay(site, 2)
+    site.queue.down = QueueNotFoundError("The queue does not exist")
+    with pytest.raises(CommandError):
+        run("cloudtasks_relay", "--once")
+    assert run("cloudtasks_relay", "--once") == (
+        "Nothing is due.\n2 wait after failures, the first until 2026-11-22 12:01:01 UTC: "
+        "The queue does not exist\n"
+    )
+
+
+def with_authentication(mode: str) -> override_settings:
+    entry: dict[str, Any] = dict(settings.TASKS["stored"])
+    options = {**entry["OPTIONS"], "AUTHENTICATION": mode}
+    if mode == "platform":
+        options |= {"OIDC_SERVICE_ACCOUNT_EMAIL": ACCOUNT, "OIDC_AUDIENCE": AUDIENCE}
+    return override_settings(TASKS={"stored": {**entry, "OPTIONS": options}})
+
+
+@pytest.mark.parametrize("mode", ["signature", "platform"])
+def test_cloud_scheduler_calls_with_the_static_header_that_the_command_prints(
+    site: Site, mode: str
+) -> None:
+    with with_authentication(mode):
+        waits_for_the_relay(site)
+        name, _, value = run("cloudtasks_relay", "--print-signature").strip().partition("=")
+        headers = {name: value}
+        if mode == "platform":
+            claims = {"iss": "https://accounts.google.com", "email": ACCOUNT}
+            told = base64.urlsafe_b64encode(json.dumps({**claims, "email_verified": True}).encode())
+            token = f"e30.{told.decode().rstrip('=')}.SIGNATURE_REMOVED_BY_GOOGLE"
+            headers["Authorization"] = f"Bearer {token}"
+        assert relay(**headers) == (200, {"status": "success", "sent": 1, "failed": 0})
+        # It grants the relay, and no task.
+        response: Any = Client().post(
+            "/cloudtasks/execute/", headers=headers, content_type="application/json", data=b""
+        )
+        assert response.status_code == 400
+        response = Client().post(
+            "/cloudtasks/execute/",
+            headers=headers,
+            content_type="application/json",
+            data=site.queue.requests[0].body,
+        )
+        assert response.status_code == 401
 
 
 @pytest.mark.parametrize("interval", ["0", "-1", "nan"])

@@ -421,3 +421,13 @@ def test_ids_are_the_same_only_to_the_letter(store: ResultStore) -> None:
         kept = store.get(task_id)
         assert kept is not None
         assert kept.args == [task_id]
+
+
+def test_what_failed_to_be_sent_is_counted(store: ResultStore) -> None:
+    assert store.refused(["stored"]).count == 0
+    store.add(record("sent", relay_at=NOW))
+    store.add(record("later", relay_at=NOW + MINUTE, relay_failures=3, relay_error="late"))
+    store.add(record("first", relay_at=NOW, relay_failures=1, relay_error="early"))
+    store.add(record("another's", backend="another", relay_at=NOW, relay_failures=1))
+    waiting = store.refused(["stored"])
+    assert (waiting.count, waiting.next_at, waiting.error) == (2, NOW, "early")

@@ -10,8 +10,10 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import close_old_connections
 
 from ....core.outcomes import Relayed
-from ...configuration import Configuration
+from ....core.requests import SIGNATURE_HEADER
+from ...configuration import Configuration, stores_of
 from ...outbox import relay_batch
+from ...signing import sign
 from ..recording import demand_recording_backends
 
 logger = logging.getLogger("django_tasks_cloud_tasks")
@@ -26,21 +28,31 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """`--once` and `--interval`."""
+        """`--once`, `--print-signature` and `--interval`."""
         parser.add_argument(
             "--once", action="store_true", help="send what is due, and end; 1 if some was refused"
+        )
+        parser.add_argument(
+            "--print-signature",
+            action="store_true",
+            help="print the header with which Cloud Scheduler may call the relay's endpoint where "
+            "AUTHENTICATION demands a signature; it grants that and nothing more",
         )
         parser.add_argument(
             "--interval", type=float, default=1.0, help="seconds between two looks (1)"
         )
 
-    def handle(self, *, once: bool, interval: float, **_: object) -> None:
+    def handle(self, *, once: bool, interval: float, print_signature: bool, **_: object) -> None:
         """Relay.
 
         Raises:
             CommandError: no backend keeps results, the interval makes no sense, or, with
                 `--once`, Cloud Tasks refused a task.
         """
+        if print_signature:
+            # Of an empty body, which the relay takes and no task has.
+            self.stdout.write(f"{SIGNATURE_HEADER}={sign(b'')}")
+            return
         if not interval > 0:
             raise CommandError(f"--interval must be more than 0 seconds, not {interval:g}.")
         configurations = demand_recording_backends()
@@ -78,6 +90,14 @@ class Command(BaseCommand):
             total = total.and_then(done)
         if not total.sent and not total.failed:
             self.stdout.write("Nothing is due.")
+        for store in stores_of(configurations.values()):
+            aliases = [alias for alias, c in configurations.items() if c.results is store]
+            waiting = store.refused(aliases)
+            if waiting.next_at is not None:
+                self.stdout.write(
+                    f"{waiting.count} {'waits' if waiting.count == 1 else 'wait'} after failures, "
+                    f"the first until {waiting.next_at:%Y-%m-%d %H:%M:%S} UTC: {waiting.error}"
+                )
         if total.failed:
             raise CommandError(f"Cloud Tasks did not take {total.failed}; the log says why.")
 
