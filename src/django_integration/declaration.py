@@ -16,14 +16,23 @@ _FRESH = 1.0  # seconds that an answer to "cancelled?" is good for
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CloudTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
-    """A task of `CloudTasksBackend`.
+    """A task of `CloudTasksBackend`, which runs under Django's own backends as well.
 
     Attributes:
         atomic: whether the function and the mark of its success are one transaction of the
-            database that keeps the results.
+            database that keeps the results. It means nothing to other backends.
     """
 
     atomic: bool = False
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the task has them
+        """As Django's, with the context of this package."""
+        # Not `super()`: a dataclass with slots is another class than the one that is written here.
+        return Task.call(self, *_with_own_context(args), **kwargs)
+
+    async def acall(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the task has them
+        """As Django's, with the context of this package."""
+        return await Task.acall(self, *_with_own_context(args), **kwargs)
 
 
 @overload
@@ -66,6 +75,9 @@ def task(
 
     def declare(declared: Callable[..., Any]) -> Task[..., Any]:
         made: Task[..., Any] = django_task(**options)(declared)
+        if type(made) is Task:
+            # A site may use another backend in its tests, and import the same modules.
+            made = CloudTask(**{f.name: getattr(made, f.name) for f in dataclasses.fields(made)})
         if not atomic:
             return made
         if not isinstance(made, CloudTask):
@@ -76,6 +88,14 @@ def task(
         return dataclasses.replace(made, atomic=True)
 
     return declare if function is None else declare(function)
+
+
+def _with_own_context(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments with a `CloudTaskContext` in place of Django's own, if one is among them."""
+    if args and type(args[0]) is TaskContext:
+        own = CloudTaskContext(task_result=args[0].task_result, cancellation=Cancellation())
+        return (own, *args[1:])
+    return args
 
 
 def is_atomic(declared: Task[..., Any]) -> bool:
