@@ -69,3 +69,9 @@ def marks_there(name: str) -> Any:
     backend: Any = marks_there.get_backend()
     Mark.objects.using(backend.configuration.results.database).create(name=name)
     return _do(name)
+
+
+@task(backend="stored", atomic=True)
+def marks_and_tells(name: str) -> int:
+    Mark.objects.create(name=name)
+    return Mark.objects.filter(name=name).count()

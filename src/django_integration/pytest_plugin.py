@@ -165,7 +165,9 @@ class EmulatorInHand:
     """What the fixture `cloud_tasks_emulator` gives to a test.
 
     Its clock stands still: what is due now is delivered at once, everything later (schedule
-    times, retries, rates) when the test moves the clock with `advance`.
+    times, retries, rates) when the test moves the clock with `advance`. Where the test's database
+    is SQLite in memory, whose one connection all threads share, tasks are delivered one at a time,
+    and only while the test waits in `settle` or `advance`.
 
     Attributes:
         address: HOST:PORT, for `CLOUD_TASKS_EMULATOR_HOST` of other programs.
@@ -227,12 +229,23 @@ def cloud_tasks_emulator(live_server: LiveServer) -> Iterator[EmulatorInHand]:
             "missing): pip install 'django-tasks-cloud-tasks[emulator]'"
         )
     from django.conf import settings
+    from django.db import connections
     from django.test import override_settings
 
     from ..adapters.metadata import NoMetadataServer
     from .surroundings import Surroundings, use
 
-    with BackgroundEmulator(lambda: Emulator(clock=ManualClock(), create_queues=True)) as emulator:
+    if not settings.STATIC_URL:
+        pytest.fail(
+            "Django's live server answers every request with an error where STATIC_URL is not set. "
+            "Set it in the settings of the tests, for example to '/static/'."
+        )
+    # The live server's threads and the test share a connection to a database in memory.
+    known: Any = connections.all()
+    shared = any(c.vendor == "sqlite" and c.is_in_memory_db() for c in known)
+    with BackgroundEmulator(
+        lambda: Emulator(clock=ManualClock(), create_queues=True, in_turns=shared)
+    ) as emulator:
         own = {"TASK_HANDLER_HOST": live_server.url, "EMULATOR_HOST": emulator.address}
         entries: Mapping[str, dict[str, Any]] = settings.TASKS
         tasks = {

@@ -4,7 +4,8 @@ import asyncio
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from time import time
 from typing import Any
 from uuid import uuid4
@@ -61,6 +62,8 @@ class Emulator:
         allowed_hosts: names, beside loopback's and the address it listens on, under which requests
             reach the emulator.
         idle_timeout: seconds after which a connection is dropped over which nothing happens.
+        in_turns: whether attempts are made one at a time, and only while somebody waits for them
+            in `settle` or `advance`: for tests whose threads share a database connection.
     """
 
     def __init__(
@@ -76,11 +79,15 @@ class Emulator:
         issuer: str = GOOGLE_ISSUER,
         allowed_hosts: Iterable[str] = (),
         idle_timeout: float = 300.0,
+        in_turns: bool = False,
     ) -> None:
         self._clock = clock or SystemClock()
         self._log = log
         self._allowed_hosts = tuple(allowed_hosts)
         self._idle_timeout = idle_timeout
+        self._in_turns = in_turns
+        self._turn = asyncio.Lock()
+        self._awaited = asyncio.Event()
         self._app_engine = app_engine or os.environ.get("APP_ENGINE_EMULATOR_HOST")
         self.chaos = chaos
         self._storage = storage
@@ -218,18 +225,33 @@ class Emulator:
     async def _send(self, attempt: Attempt, number: int) -> Answer:
         """Make an attempt, with whatever trouble there is for it."""
         if self.chaos is None:
-            return await self._dispatcher.send(attempt)
+            return await self._call(attempt)
         trouble = self.chaos.trouble(attempt.task.name, number)
         if trouble.refuse:
             return Answer(AttemptResult.NO_CONNECTION, detail="chaos")
         await asyncio.sleep(trouble.delay)
         if trouble.duplicate:
-            first, _ = await asyncio.gather(
-                self._dispatcher.send(attempt), self._dispatcher.send(attempt)
-            )
+            first, _ = await asyncio.gather(self._call(attempt), self._call(attempt))
         else:
-            first = await self._dispatcher.send(attempt)
+            first = await self._call(attempt)
         return Answer(AttemptResult.TIMEOUT, detail="chaos") if trouble.drop else first
+
+    async def _call(self, attempt: Attempt) -> Answer:
+        """Call the app, when it is this attempt's turn."""
+        if not self._in_turns:
+            return await self._dispatcher.send(attempt)
+        async with self._turn:
+            await self._awaited.wait()
+            return await self._dispatcher.send(attempt)
+
+    @asynccontextmanager
+    async def _waiting(self) -> AsyncIterator[None]:
+        """Somebody does nothing but wait for attempts meanwhile."""
+        self._awaited.set()
+        try:
+            yield
+        finally:
+            self._awaited.clear()
 
     def _make_initial_queues(self) -> None:
         for queue in self._initial:
@@ -256,8 +278,9 @@ class Emulator:
 
     async def settle(self) -> None:
         """Wait until no attempt is under way."""
-        while self._deliveries:
-            await asyncio.wait(set(self._deliveries))
+        async with self._waiting():
+            while self._deliveries:
+                await asyncio.wait(set(self._deliveries))
 
     async def _done(self, moment: int) -> None:
         """Wait until no attempt is under way that was due, or begun, by then."""
@@ -277,6 +300,11 @@ class Emulator:
 
     async def advance(self, seconds: float) -> None:
         """Move the clock on; what becomes due in between happens in order, and to its end."""
+        async with self._waiting():
+            await self._advance(seconds)
+        self.log("clock advanced", by=float(seconds))
+
+    async def _advance(self, seconds: float) -> None:
         clock = self._clock
         target = clock.now() + round(seconds * SECOND)
         while True:
@@ -296,7 +324,6 @@ class Emulator:
         for queue in self.service.queues():
             self.touched(queue.name)
         await self._done(target)
-        self.log("clock advanced", by=float(seconds))
 
     # The port
 

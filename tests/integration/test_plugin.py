@@ -3,14 +3,15 @@
 from typing import Any
 
 import pytest
-from django.tasks import task_backends
+from django.tasks import TaskResultStatus, task_backends
 from django_tasks_cloud_tasks.django_integration.pytest_plugin import (
     CapturedTasks,
     EmulatorInHand,
     TaskFailedError,
 )
 
-from tests import tasks
+from tests import recorded_tasks, tasks
+from tests.models import Mark
 
 
 def test_tasks_are_captured_and_delivered_through_the_view(
@@ -123,3 +124,50 @@ def test_backends_forget_the_fixture_afterwards(
 
 def test_a_backend_is_made_without_looking_anything_up() -> None:
     assert task_backends["default"].alias == "default"
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("round_", range(3))
+def test_thirty_tasks_that_use_the_database_in_memory(
+    cloud_tasks_emulator: EmulatorInHand, round_: int
+) -> None:
+    """The live server's threads and the test share one connection."""
+    results = []
+    for number in range(30):
+        results.append(recorded_tasks.marks_and_tells.enqueue(f"{number}"))
+        Mark.objects.create(name="the test's own")
+    assert cloud_tasks_emulator.finished == [], "the test uses the connection"
+    cloud_tasks_emulator.settle()
+    assert [attempt.status for attempt in cloud_tasks_emulator.finished] == [200] * 30
+    for result in results:
+        result.refresh()
+    assert {result.status for result in results} == {TaskResultStatus.SUCCESSFUL}
+    assert Mark.objects.exclude(name="the test's own").count() == 30
+
+
+def test_a_site_without_static_url_is_told_which_setting_is_missing(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
+    pytester.makepyfile(
+        conftest="""
+            from django.conf import settings
+            def pytest_configure():
+                settings.configure(
+                    SECRET_KEY="x",
+                    DATABASES={"default": {
+                        "ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+                    INSTALLED_APPS=["django_tasks_cloud_tasks"],
+                    TASKS={"default": {
+                        "BACKEND": "django_tasks_cloud_tasks.CloudTasksBackend"}})
+        """,
+        test_it="""
+            import pytest
+            @pytest.mark.django_db(transaction=True)
+            def test_it(cloud_tasks_emulator):
+                pass
+        """,
+    )
+    result = pytester.runpytest_subprocess("-q", "-p", "no:cacheprovider")
+    result.assert_outcomes(errors=1)
+    assert "Set it in the settings of the tests, for example to '/static/'" in result.stdout.str()
