@@ -5,6 +5,8 @@ way, because its wrapping costs more than the call. This module imports grpc and
 import it at the first enqueue, never at start-up.
 """
 
+from __future__ import annotations
+
 import asyncio
 import random
 import threading
@@ -17,9 +19,7 @@ from typing import Any, Protocol
 import attrs
 import google.auth.exceptions
 import grpc
-import grpc.aio
 from google.cloud.tasks_v2.services.cloud_tasks.transports import (
-    CloudTasksGrpcAsyncIOTransport,
     CloudTasksGrpcTransport,
 )
 from google.cloud.tasks_v2.types import CreateTaskRequest, DeleteTaskRequest, RunTaskRequest
@@ -73,14 +73,16 @@ type _Decision = (
 
 
 class _Call(Protocol):
-    def __call__(self, request: bytes, *, timeout: float, metadata: Metadata) -> Any: ...  # noqa: ANN401 - bytes, or an awaitable of them
+    def __call__(self, request: bytes, *, timeout: float, metadata: Metadata) -> Any: ...  # noqa: ANN401 - bytes
+
+    def future(self, request: bytes, *, timeout: float, metadata: Metadata) -> grpc.Future[Any]: ...
 
 
 @attrs.define(eq=False)
 class _Client:
     """A channel with the calls that were made over it, by method."""
 
-    channel: grpc.Channel | grpc.aio.Channel
+    channel: grpc.Channel
     create: _Call = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -100,9 +102,8 @@ class GrpcTaskQueue:
     """`TaskQueue` on the service, or on an emulator of it.
 
     One instance serves all threads and event loops of a process, and its forks: the channel is
-    made at the first task, anew in a forked child, and once for each event loop that awaits. A
-    channel over which no answer comes is replaced by another; calls that are under way over the
-    old one end by themselves.
+    made at the first task, and anew in a forked child. A channel over which no answer comes is
+    replaced by another; calls that are under way over the old one end by themselves.
 
     Args:
         emulator_host: HOST:PORT of an emulator, reached without TLS and credentials.
@@ -120,15 +121,13 @@ class GrpcTaskQueue:
         self._sleep = sleep
         self._lock = threading.Lock()
         self._client: _Client | None = None
-        self._async_clients: dict[asyncio.AbstractEventLoop, _Client] = {}
         renew_in_children(self)
 
     def after_fork_in_child(self) -> None:
         """See `Forkable`."""
-        _inherited.append((self._client, self._async_clients))
+        _inherited.append(self._client)
         self._lock = threading.Lock()
         self._client = None
-        self._async_clients = {}
 
     def create(self, request: TaskRequest, *, timeout: float) -> None:
         """See `TaskQueue.create`."""
@@ -136,15 +135,17 @@ class GrpcTaskQueue:
         self._repeat("CreateTask", encode(request), _routing(request), timeout, decide)
 
     async def acreate(self, request: TaskRequest, *, timeout: float) -> None:  # noqa: ASYNC109 - the port's word
-        """See `TaskQueue.acreate`."""
+        """See `TaskQueue.acreate`.
+
+        Over the channel of the threads: gRPC's own for event loops crashes in forked children.
+        """
         message, metadata, began = encode(request), _routing(request), self._clock()
-        loop = asyncio.get_running_loop()
         attempt, remaining = 1, timeout
         while True:
-            client = self._async_clients.get(loop) or await self._aconnect(loop)
+            client = self._client or await self._aconnect()
             limit = attempt_timeout(remaining=remaining)
             try:
-                await client.create(message, timeout=limit, metadata=metadata)
+                await _answered(client.create.future(message, timeout=limit, metadata=metadata))
             except grpc.RpcError as error:
                 failure = _failure(error, attempt=attempt, elapsed=self._clock() - began)
                 again = _next_attempt(self._after_failure(request, timeout, failure), error)
@@ -152,8 +153,8 @@ class GrpcTaskQueue:
                 return
             if again is None:
                 return
-            if again.reconnect and self._async_clients.get(loop) is client:
-                del self._async_clients[loop]
+            if again.reconnect:
+                self._forget(client)
             await asyncio.sleep(again.delay)
             attempt, remaining = attempt + 1, timeout - (self._clock() - began)
 
@@ -233,6 +234,12 @@ class GrpcTaskQueue:
             self._client = _Client(channel)
             return self._client
 
+    async def _aconnect(self) -> _Client:
+        if self._emulator_host:
+            return self._connect()
+        # Finding credentials reads files and asks the metadata server: once.
+        return await asyncio.to_thread(self._connect)
+
     def _after_failure(self, request: TaskRequest, timeout: float, failure: Failure) -> _Decision:
         return after_failure(
             failure,
@@ -242,20 +249,32 @@ class GrpcTaskQueue:
             emulator=self._emulator_host,
         )
 
-    async def _aconnect(self, loop: asyncio.AbstractEventLoop) -> _Client:
-        # A channel keeps its loop, so both would stay for ever.
-        for gone in [kept for kept in list(self._async_clients) if kept.is_closed()]:
-            self._async_clients.pop(gone, None)
-        if self._emulator_host:
-            channel = grpc.aio.insecure_channel(self._emulator_host, options=_EMULATOR_OPTIONS)
-        else:
-            # Finding credentials reads files and asks the metadata server: once for each loop.
-            credentials = await asyncio.to_thread(_default_credentials)
-            channel = CloudTasksGrpcAsyncIOTransport.create_channel(
-                _ENDPOINT, credentials=credentials, options=_OPTIONS
-            )
-        # Another task of this loop may have connected meanwhile; one channel is kept.
-        return self._async_clients.setdefault(loop, _Client(channel))
+
+async def _answered(call: grpc.Future[Any]) -> None:
+    """Wait for a call without a thread; cancelled, if this is.
+
+    Raises:
+        grpc.RpcError: it failed.
+    """
+    loop = asyncio.get_running_loop()
+    ended = loop.create_future()
+
+    def end() -> None:
+        if not ended.done():
+            ended.set_result(None)
+
+    def tell(_: object) -> None:
+        # The loop is closed where nobody waits any more.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(end)
+
+    call.add_done_callback(tell)
+    try:
+        await ended
+    except asyncio.CancelledError:
+        call.cancel()
+        raise
+    call.result()
 
 
 def _failure(error: grpc.RpcError, *, attempt: int, elapsed: float) -> Failure:
@@ -280,7 +299,8 @@ def _retry_after(error: grpc.RpcError) -> float:
                 for detail in StatusMessage.FromString(value).details:
                     info = RetryInfo()
                     if detail.Unpack(info):
-                        return max(0.0, info.retry_delay.ToTimedelta().total_seconds())
+                        delay = info.retry_delay
+                        return max(0.0, delay.seconds + delay.nanos / 1e9)
     return 0.0
 
 

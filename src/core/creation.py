@@ -97,7 +97,7 @@ class Failure:
 
 @attrs.frozen
 class Created:
-    """The task is stored after all."""
+    """The call has worked after all: an earlier attempt did, and its answer was lost."""
 
 
 @attrs.frozen
@@ -162,7 +162,9 @@ def after_failure(
                 f"cloudtasks_emulator --port {emulator.rpartition(':')[2]} --auto-create-queues"
             )
         )
-    again = _again(failure, timeout, jitter)
+    # Without a name each creation makes a task; these two may have, without a word.
+    doubles = request.task_id is None and failure.code in {Code.CANCELLED, Code.UNKNOWN}
+    again = None if doubles else _again(failure, timeout, jitter)
     if again is not None:
         return again
     return GiveUp(_error(failure, request, timeout, emulated=emulator is not None))
@@ -170,17 +172,18 @@ def after_failure(
 
 def after_failed_control(
     failure: Failure, *, control: Control, name: str, timeout: float, jitter: float
-) -> Missing | TryAgain | GiveUp[CancelError | RunNowError]:
+) -> Created | Missing | TryAgain | GiveUp[CancelError | RunNowError]:
     """What to do after a failed attempt to have something done to the task of that name.
 
     To delete a task twice deletes it, and to run it twice delivers it twice at worst.
     """
     if failure.code is Code.NOT_FOUND:
-        return Missing()
+        is_deleted = control is Control.DELETE and failure.attempt > 1
+        return Created() if is_deleted else Missing()
     again = _again(failure, timeout, jitter)
     if again is not None:
         return again
-    advice = ""
+    advice = (" " + _asked(failure)).rstrip()
     if failure.code in {Code.PERMISSION_DENIED, Code.UNAUTHENTICATED}:
         role = "taskDeleter" if control is Control.DELETE else "taskRunner"
         advice = f" Grant the account roles/cloudtasks.{role}."
@@ -189,6 +192,13 @@ def after_failed_control(
     )
     kind = CancelError if control is Control.DELETE else RunNowError
     return GiveUp(kind(message, unanswered=failure.code.repeat is not Repeat.NEVER))
+
+
+def _asked(failure: Failure) -> str:
+    """What the service asked for, as a sentence."""
+    if not failure.retry_after:
+        return ""
+    return f"Cloud Tasks asks to be left alone for {failure.retry_after:g} s. "
 
 
 def _again(failure: Failure, timeout: float, jitter: float) -> TryAgain | None:
@@ -227,11 +237,7 @@ def _error(
             f"roles/cloudtasks.enqueuer in the project {queue.project}{identity}. {said}"
         )
     if failure.code.repeat is not Repeat.NEVER:
-        wait = (
-            f"Cloud Tasks asks to be left alone for {failure.retry_after:g} s. "
-            if failure.retry_after
-            else ""
-        )
+        wait = _asked(failure)
         return ServiceUnavailableError(
             f"Cloud Tasks did not take the task for {queue} within {timeout:g} s "
             f"({failure.attempt} attempts). {wait}Check the network and, for an emulator, its "

@@ -193,7 +193,7 @@ class CloudTasksBackend(BaseTaskBackend):
         """`enqueue`, awaited on the running loop.
 
         No thread is used, with three exceptions: what is looked up first and once (metadata,
-        Google credentials for a new loop), RESULTS and ENQUEUE_ON_COMMIT (Django's transactions
+        Google credentials), RESULTS and ENQUEUE_ON_COMMIT (Django's transactions
         live in threads) and synchronous receivers that the site itself connected to
         `task_enqueued`.
         """

@@ -65,6 +65,29 @@ queue.create(request("parent-again"), timeout=10)
     )
 
 
+def test_children_of_a_process_that_has_awaited_enqueue_in_both_ways() -> None:
+    run(
+        """
+async def create(name):
+    await queue.acreate(request(name), timeout=10)
+
+asyncio.run(create("parent"))
+codes = [in_child(lambda: asyncio.run(create(f"a{n}"))) for n in range(12)] + [
+    in_child(lambda: queue.create(request(f"c{n}"), timeout=10)) for n in range(6)
+]
+assert codes == [0] * 18, codes
+
+async def fork_while_the_loop_runs():
+    await create("b")
+    codes = [in_child(lambda: queue.create(request(f"d{n}"), timeout=10)) for n in range(4)]
+    assert codes == [0] * 4, codes
+    await create("e")
+
+asyncio.run(fork_while_the_loop_runs())
+"""
+    )
+
+
 LOCKED = {
     "the queue": "queue._lock",
     "the certificates": "store._lock",

@@ -154,12 +154,30 @@ NAME = "projects/p/locations/l/queues/q/tasks/t"
 
 def control(
     failed: Failure, of: Control = Control.DELETE
-) -> Missing | TryAgain | GiveUp[CancelError | RunNowError]:
+) -> Created | Missing | TryAgain | GiveUp[CancelError | RunNowError]:
     return after_failed_control(failed, control=of, name=NAME, timeout=10, jitter=1.0)
 
 
 def test_a_task_that_is_not_there_is_missing() -> None:
     assert control(failure(Code.NOT_FOUND)) == Missing()
+    assert control(failure(Code.NOT_FOUND, attempt=2), Control.RUN) == Missing()
+
+
+def test_a_deletion_whose_answer_was_lost_has_deleted() -> None:
+    assert control(failure(Code.NOT_FOUND, attempt=2)) == Created()
+
+
+def test_a_control_says_how_long_the_service_asks_to_be_left_alone() -> None:
+    decision = control(attrs.evolve(failure(Code.RESOURCE_EXHAUSTED), retry_after=60.0))
+    assert isinstance(decision, GiveUp)
+    assert "asks to be left alone for 60 s" in str(decision.error)
+
+
+@pytest.mark.parametrize("code", [Code.CANCELLED, Code.UNKNOWN])
+def test_a_task_without_a_name_is_not_made_twice_by_what_may_have_made_it(code: Code) -> None:
+    decision = decide(failure(code), request(named=False))
+    assert isinstance(decision, GiveUp)
+    assert isinstance(decision.error, errors.ServiceUnavailableError)
 
 
 @pytest.mark.parametrize("code", TRANSIENT)
