@@ -29,7 +29,7 @@ async def echo() -> None:
     method = Method(types.CreateTaskRequest.pb(), lambda request: request.task)
     methods = {"/google.cloud.tasks.v2.CloudTasks/CreateTask": method}
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: GrpcProtocol(methods, set()), "127.0.0.1", 0)
+    server = await loop.create_server(lambda: GrpcProtocol(methods, set(), 300.0), "127.0.0.1", 0)
     print(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     await asyncio.Event().wait()
 
