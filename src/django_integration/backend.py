@@ -123,14 +123,19 @@ class CloudTasksBackend(BaseTaskBackend):
             super().validate_task(plain)
         else:
             super().validate_task(task)
-        if inspect.isgeneratorfunction(task.func) or inspect.isasyncgenfunction(task.func):
+        # What follows from the function alone is not asked again at each enqueue.
+        if task.func not in self._findable and (
+            inspect.isgeneratorfunction(task.func) or inspect.isasyncgenfunction(task.func)
+        ):
             raise InvalidTask(
                 f"{task.module_path} is a generator, and calling it runs nothing of its body. "
                 "Return a value, and do not yield."
             )
         thresholds = self.configuration.options.priority_queues
-        queue = queue_for(task.queue_name, priority=task.priority, thresholds=thresholds)
-        for name in (task.queue_name, queue):
+        names = [task.queue_name]
+        if thresholds:
+            names.append(queue_for(task.queue_name, priority=task.priority, thresholds=thresholds))
+        for name in names:
             if not is_queue_id(name):
                 raise InvalidTask(
                     f"{name!r} cannot be a Cloud Tasks queue: use 1 to 100 letters, digits and "
