@@ -18,6 +18,10 @@ _EMAIL = re.compile(r"[^@\s<>,;:\"()\[\]\\]+@[A-Za-z0-9.-]+")
 _LONGEST_TIMEOUT = 3600  # seconds
 
 
+DEFAULT_DISPATCH_DEADLINE = timedelta(minutes=10)
+"""How long an attempt may take where nothing else was asked for, by the API reference."""
+
+
 class Authentication(Enum):
     """What a request to execute a task must prove. `authorization` tells what each means."""
 
@@ -56,6 +60,11 @@ class BackendOptions:
     results: Results | None = None
     results_database: str = "default"
     lease: timedelta = timedelta(seconds=60)
+
+    @property
+    def longest_attempt(self) -> timedelta:
+        """How long Cloud Tasks waits for an attempt."""
+        return self.dispatch_deadline or DEFAULT_DISPATCH_DEADLINE
 
     @classmethod
     def from_mapping(cls, options: Mapping[str, object], beside: Collection[str] = ()) -> Self:
@@ -111,22 +120,20 @@ def _unknown(name: object) -> str:
 # Readers: the value as the backend wants it, or a ValueError that says what it must be.
 
 
-def _text(value: object) -> str:
-    if isinstance(value, str) and value.strip():
-        return value
-    raise ValueError("a string that is not empty")
+def _string(is_valid: Callable[[str], object], said: str) -> Callable[[object], str]:
+    """A reader of strings of a kind, which is `said` in words."""
+
+    def read(value: object) -> str:
+        if isinstance(value, str) and is_valid(value):
+            return value
+        raise ValueError(said)
+
+    return read
 
 
-def _project(value: object) -> str:
-    if isinstance(value, str) and is_project_id(value):
-        return value
-    raise ValueError("the id of a Google Cloud project, such as 'my-project-123'")
-
-
-def _location(value: object) -> str:
-    if isinstance(value, str) and is_location_id(value):
-        return value
-    raise ValueError("a region, such as 'europe-west1'")
+_text = _string(str.strip, "a string that is not empty")
+_project = _string(is_project_id, "the id of a Google Cloud project, such as 'my-project-123'")
+_location = _string(is_location_id, "a region, such as 'europe-west1'")
 
 
 def _several(read: Callable[[object], str]) -> Callable[[object], tuple[str, ...]]:
@@ -155,12 +162,6 @@ def _on_commit(value: object) -> bool | str:
     raise ValueError("True, False, or the alias of a database")
 
 
-def _url(value: object) -> str:
-    if isinstance(value, str) and is_web_address(value):
-        return value.rstrip("/")
-    raise ValueError("a URL without a path, such as 'https://app.example.com'")
-
-
 def is_web_address(text: str) -> bool:
     """Whether `text` is http:// or https:// and a host, with a port or not, and nothing more."""
     scheme, separator, rest = text.partition("://")
@@ -172,33 +173,25 @@ def is_web_address(text: str) -> bool:
     )
 
 
-def _path(value: object) -> str:
-    if isinstance(value, str) and value.startswith("/"):
-        return value
-    raise ValueError("a path that starts with '/'")
-
-
-def _address(value: object) -> str:
-    if isinstance(value, str) and is_address(value):
-        return value
-    raise ValueError("HOST:PORT, such as 'localhost:8123'")
-
-
 def is_address(text: str) -> bool:
     """Whether `text` is HOST:PORT."""
     host, _, port = text.rpartition(":")
     return bool(host) and "/" not in host and port.isdecimal()
 
 
-def _email(value: object) -> str:
-    if isinstance(value, str) and is_email(value):
-        return value
-    raise ValueError("the e-mail address of a service account")
-
-
 def is_email(text: str) -> bool:
     """Whether `text` can be the e-mail address of an account."""
     return _EMAIL.fullmatch(text) is not None
+
+
+_path = _string(lambda text: text.startswith("/"), "a path that starts with '/'")
+_address = _string(is_address, "HOST:PORT, such as 'localhost:8123'")
+_email = _string(is_email, "the e-mail address of a service account")
+_web_address = _string(is_web_address, "a URL without a path, such as 'https://app.example.com'")
+
+
+def _url(value: object) -> str:
+    return _web_address(value).rstrip("/")
 
 
 def _authentication(value: object) -> Authentication:

@@ -14,9 +14,6 @@ from .scheduling import queue_for, schedule_time
 MAX_STORED_SIZE = 1_048_569
 """Bytes that a task may have as Cloud Tasks stores it, measured against production."""
 
-DEFAULT_DISPATCH_DEADLINE = timedelta(minutes=10)
-"""How long an attempt may take where nothing else was asked for, by the API reference."""
-
 SIGNATURE_HEADER = "X-Django-Tasks-Signature"
 """Carries the signature of the body, made with the site's SECRET_KEY."""
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from datetime import datetime
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,7 +17,7 @@ from django.apps import apps
 from django.core.checks import CheckMessage
 from django.tasks import task_backends
 from django.tasks.backends.base import BaseTaskBackend
-from django.tasks.base import DEFAULT_TASK_PRIORITY, TASK_MAX_PRIORITY, TASK_MIN_PRIORITY
+from django.tasks.base import DEFAULT_TASK_PRIORITY
 from django.tasks.base import Task as BaseTask
 from django.tasks.exceptions import InvalidTask, TaskResultDoesNotExist
 from django.tasks.signals import task_enqueued
@@ -114,13 +114,9 @@ class CloudTasksBackend(BaseTaskBackend):
             )
         if task.priority != DEFAULT_TASK_PRIORITY and not self.supports_priority:
             # Django refuses what nothing orders. Here it travels along, and is told once.
-            self._validate_priority(task)
-            # Not `replace`, which would validate it as well.
-            plain = object.__new__(type(task))
-            for field in dataclasses.fields(task):
-                object.__setattr__(plain, field.name, getattr(task, field.name))
-            object.__setattr__(plain, "priority", DEFAULT_TASK_PRIORITY)
-            super().validate_task(plain)
+            orderly = copy(self)
+            vars(orderly)["supports_priority"] = True
+            BaseTaskBackend.validate_task(orderly, task)
         else:
             super().validate_task(task)
         # What follows from the function alone is not asked again at each enqueue.
@@ -151,16 +147,6 @@ class CloudTasksBackend(BaseTaskBackend):
             raise InvalidTask(
                 f"{task.module_path} cannot be atomic: the backend {self.alias!r} keeps no "
                 "results. Set RESULTS to 'database'."
-            )
-
-    @staticmethod
-    def _validate_priority(task: Task[..., Any]) -> None:
-        """Refuse what is no priority, in the way that Django does."""
-        lowest, highest = TASK_MIN_PRIORITY, TASK_MAX_PRIORITY
-        if int(task.priority) != task.priority or not lowest <= task.priority <= highest:
-            raise InvalidTask(
-                f"priority must be a whole number between {lowest} and {highest}, not "
-                f"{task.priority!r}."
             )
 
     def enqueue[**P, R](
@@ -208,13 +194,10 @@ class CloudTasksBackend(BaseTaskBackend):
         if configuration.may_block:
             await sync_to_async(lambda: configuration.route, thread_sensitive=False)()
         prepared = self._prepare(configuration, task, args, kwargs)
-        try:
+        with configuration.noting_silence():
             await configuration.queue.acreate(
                 prepared.request, timeout=configuration.options.enqueue_timeout
             )
-        except CloudTasksError as error:
-            configuration.breaker = configuration.breaker.after(error, now=current().clock())
-            raise
         mark_enqueued(prepared.result, prepared.enqueued_at)
         await announce_async(task_enqueued, type(self), prepared.result)
         return prepared.result
@@ -345,13 +328,10 @@ class CloudTasksBackend(BaseTaskBackend):
     def _create[**P, R](
         self, configuration: Configuration, prepared: _Prepared[TaskResult[P, R]]
     ) -> None:
-        try:
+        with configuration.noting_silence():
             configuration.queue.create(
                 prepared.request, timeout=configuration.options.enqueue_timeout
             )
-        except CloudTasksError as error:
-            configuration.breaker = configuration.breaker.after(error, now=current().clock())
-            raise
         mark_enqueued(prepared.result, prepared.enqueued_at)
         announce(task_enqueued, type(self), prepared.result)
 

@@ -1,7 +1,8 @@
 """One backend's configuration: its OPTIONS, completed from the surroundings when needed."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 
 from django.conf import settings
@@ -18,7 +19,7 @@ from ..core.detection import (
     find_project,
     find_service_account,
 )
-from ..core.errors import ConfigurationError
+from ..core.errors import CloudTasksError, ConfigurationError
 from ..core.options import Authentication, BackendOptions, is_address
 from ..core.ports import ResultStore, TaskQueue, TokenVerifier
 from ..core.requests import OidcToken, Route
@@ -106,6 +107,15 @@ class Configuration:
         if self.options.results is None:
             return None
         return self._surroundings.results(self.options.results_database)
+
+    @contextmanager
+    def noting_silence(self) -> Iterator[None]:
+        """Around a call to Cloud Tasks: who waits for it in vain has waited for the others."""
+        try:
+            yield
+        except CloudTasksError as error:
+            self.breaker = self.breaker.after(error, now=self._surroundings.clock())
+            raise
 
     @property
     def may_block(self) -> bool:

@@ -23,6 +23,7 @@ from django.tasks.signals import task_finished, task_started
 
 from ..core.deliveries import Delivery
 from ..core.errors import CloudTasksError
+from ..core.options import DEFAULT_DISPATCH_DEADLINE
 from ..core.outcomes import (
     Cancelled,
     EndNotRecorded,
@@ -35,7 +36,6 @@ from ..core.outcomes import (
 from ..core.payload import Json, TaskPayload
 from ..core.ports import ResultStore
 from ..core.records import State
-from ..core.requests import DEFAULT_DISPATCH_DEADLINE
 from .backend import CloudTasksBackend
 from .declaration import Cancellation, CloudTaskContext, is_atomic
 from .leases import Lease, claim_task
@@ -248,10 +248,9 @@ class Execution:
 
     def _deadline(self) -> timedelta:
         backend = self.task.get_backend()
-        own = isinstance(backend, CloudTasksBackend) and (
-            backend.configuration.options.dispatch_deadline
-        )
-        return own or DEFAULT_DISPATCH_DEADLINE
+        if isinstance(backend, CloudTasksBackend):
+            return backend.configuration.options.longest_attempt
+        return DEFAULT_DISPATCH_DEADLINE
 
     def _held(self) -> AbstractContextManager[None]:
         return self.lease.held() if self.lease else nullcontext()

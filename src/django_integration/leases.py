@@ -30,7 +30,6 @@ from ..core.records import (
     renewed,
     succeeded,
 )
-from ..core.requests import DEFAULT_DISPATCH_DEADLINE
 from .configuration import Configuration
 from .results import new_id
 from .surroundings import current
@@ -98,8 +97,7 @@ class Lease:
         self._beat: Beat | None = None
         now = time.monotonic()
         self._held_until = now + self._duration.total_seconds()
-        deadline = configuration.options.dispatch_deadline or DEFAULT_DISPATCH_DEADLINE
-        self._awaited_until = now + deadline.total_seconds()
+        self._awaited_until = now + configuration.options.longest_attempt.total_seconds()
         self._cancel_requested = False
 
     @contextmanager
@@ -146,8 +144,8 @@ class Lease:
             if self.store.replace(record, then):
                 return then
             fresh = self.store.get(record.task_id)
-            if fresh is None or not self._is_mine(fresh) or fresh.fence == record.fence:
-                return None  # Somebody else's, or this transaction cannot see how it changed.
+            if fresh is None or not self._is_mine(fresh):
+                return None
             record = fresh
 
     def cancel_requested(self) -> bool:

@@ -185,10 +185,5 @@ def _answered(
     """
     if configuration.breaker.is_open(current().clock()):
         raise refusal("Cloud Tasks did not answer a moment ago.", unanswered=True)
-    try:
-        answer = call()
-    except CloudTasksError as error:
-        configuration.breaker = configuration.breaker.after(error, now=current().clock())
-        raise
-    configuration.breaker = configuration.breaker.after(None, now=current().clock())
-    return answer
+    with configuration.noting_silence():
+        return call()

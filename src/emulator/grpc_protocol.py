@@ -39,7 +39,6 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _PREFIX_SIZE = 5  # one byte for compression, four for the length
 _LARGEST_MESSAGE = 4 * 1024 * 1024  # the limit that gRPC servers have by default
 _WINDOW = 8 * 1024 * 1024
-_MOST_STREAMS = 1000  # open at once over one connection
 _MOST_RECEIVED = 64 * 1024 * 1024  # bytes of calls that are not complete, of one connection
 _MOST_UNSENT = 16 * 1024 * 1024  # bytes of answers that one peer leaves no window for
 
@@ -97,7 +96,6 @@ class GrpcProtocol(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._heard_at = self._loop.time()
         self._timer = self._loop.call_later(self._idle_timeout, self._drop_if_idle)
-        self._h2.local_settings.max_concurrent_streams = _MOST_STREAMS
         self._h2.initiate_connection()
         self._h2.increment_flow_control_window(_WINDOW)
         transport.write(self._h2.data_to_send())
