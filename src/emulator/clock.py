@@ -1,7 +1,14 @@
 """The emulator's clock: the machine's, which can be moved on, or one that stands still."""
 
 import time
+from datetime import UTC, datetime
 from typing import Protocol
+
+from .limits import SECOND
+
+LATEST = round(datetime(2262, 1, 1, tzinfo=UTC).timestamp()) * SECOND
+"""How far a clock is moved on: nanoseconds since the epoch fit into 64 bits until April 2262, and
+tasks lie up to a month ahead."""
 
 
 class Clock(Protocol):

@@ -3,11 +3,13 @@
 import argparse
 import asyncio
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +124,9 @@ def run(
         )
     except (InvalidNameError, ConfigurationError) as error:
         return _fault(str(error))
+    if isinstance(sys.stdout, TextIOWrapper):
+        # A URL may hold what the output's encoding does not know.
+        sys.stdout.reconfigure(errors="backslashreplace")
     say = _silent if log_format == "json" else _say
     try:
         asyncio.run(_serve(emulator, host, port, say))
@@ -129,6 +134,8 @@ def run(
         return _fault(f"Cannot listen on {host}:{port}: {error}. Choose another --port or --host.")
     except KeyboardInterrupt:
         pass  # Where signals cannot be handled on the loop, this is how Ctrl-C arrives.
+    finally:
+        _end_output()
     return 0
 
 
@@ -205,10 +212,36 @@ def _silent(_: str) -> None:
     """Nothing: every line of the output is an event."""
 
 
-def _say(line: str) -> None:
-    # Whoever read the output may be gone (`| head`); the emulator's work goes on.
-    with suppress(BrokenPipeError):
-        print(line, flush=True)
+class _Output:
+    """Lines on the standard output. Where it cannot be written, the emulator's work goes on."""
+
+    def __init__(self) -> None:
+        self._refuses = False
+
+    def __call__(self, line: str) -> None:
+        try:
+            print(line, flush=True)
+        except BrokenPipeError:
+            pass  # Whoever read it is gone (`| head`).
+        except OSError as error:
+            if not self._refuses:
+                print(f"The output cannot be written: {error}.", file=sys.stderr, flush=True)
+            self._refuses = True
+        else:
+            self._refuses = False
+
+
+_say = _Output()
+
+
+def _end_output() -> None:
+    """Write what is left; what cannot be written is not to be a fault at the interpreter's end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 def _fault(sentence: str) -> int:

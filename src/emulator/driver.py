@@ -22,7 +22,7 @@ class Driver(Protocol):
         """The time, in nanoseconds since the epoch."""
 
     def touched(self, queue: str) -> None:
-        """Something about the queue changed: there may be something to dispatch."""
+        """Something about the queue changed: dispatch what it has, and see to what comes next."""
 
     def begin(self, attempt: Attempt) -> None:
         """Make the attempt."""

@@ -18,6 +18,24 @@ class Status(Enum):
     UNAVAILABLE = 14
     PERMISSION_DENIED = 7
 
+    @property
+    def http(self) -> int:
+        """The HTTP status that stands for it in Google's APIs."""
+        return _HTTP_STATUS[self]
+
+
+_HTTP_STATUS = {
+    Status.INVALID_ARGUMENT: 400,
+    Status.FAILED_PRECONDITION: 400,
+    Status.NOT_FOUND: 404,
+    Status.ALREADY_EXISTS: 409,
+    Status.RESOURCE_EXHAUSTED: 429,
+    Status.INTERNAL: 500,
+    Status.UNIMPLEMENTED: 501,
+    Status.UNAVAILABLE: 503,
+    Status.PERMISSION_DENIED: 403,
+}
+
 
 @attrs.frozen
 class Help:

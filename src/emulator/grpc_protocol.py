@@ -6,6 +6,7 @@ its port with HTTP/1.1 because it is a protocol like any other on the loop.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Mapping
 from urllib.parse import quote
 
@@ -21,6 +22,7 @@ from h2.events import (
     ConnectionTerminated,
     DataReceived,
     Event,
+    PingReceived,
     RemoteSettingsChanged,
     RequestReceived,
     StreamEnded,
@@ -61,7 +63,7 @@ class GrpcProtocol(asyncio.Protocol):
     Args:
         methods: by their path.
         connections: where the transport is forgotten when the connection is lost.
-        idle_timeout: seconds after which the connection is dropped if nothing arrives.
+        idle_timeout: seconds after which the connection is dropped if nothing but pings arrives.
     """
 
     def __init__(
@@ -86,6 +88,9 @@ class GrpcProtocol(asyncio.Protocol):
             )
         )
         self._requests: dict[int, _Request] = {}
+        # Streams whose requests are complete, while earlier answers are on their way.
+        self._complete: deque[int] = deque()
+        self._is_paused = False
         # What is left to send of answers that are larger than the peer's window.
         self._unsent: dict[int, memoryview] = {}
 
@@ -106,12 +111,15 @@ class GrpcProtocol(asyncio.Protocol):
         self._connections.discard(self._transport)
 
     def pause_writing(self) -> None:
-        """The peer does not read its answers: take no more calls of it."""
+        """The peer does not read its answers: take no more calls of it, and answer none."""
+        self._is_paused = True
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """It reads again."""
+        self._is_paused = False
         self._transport.resume_reading()
+        self._answer_what_is_complete()
 
     def _drop_if_idle(self) -> None:
         silent = self._loop.time() - self._heard_at
@@ -126,7 +134,6 @@ class GrpcProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Answer what is complete."""
-        self._heard_at = self._loop.time()
         try:
             self._take(data)
         except ProtocolError:
@@ -140,6 +147,8 @@ class GrpcProtocol(asyncio.Protocol):
             # The peer is gone with what it asked for in the same breath.
             self._transport.close()
             return
+        if not all(isinstance(event, PingReceived) for event in events):
+            self._heard_at = self._loop.time()
         # A call that is cancelled in the same breath is not made.
         for event in events:
             if isinstance(event, StreamReset):
@@ -149,7 +158,8 @@ class GrpcProtocol(asyncio.Protocol):
         for event in events:
             if getattr(event, "stream_id", None) not in cancelled:
                 self._handle(event)
-        self._transport.write(self._h2.data_to_send())
+        self._write()
+        self._answer_what_is_complete()
 
     def _handle(self, event: Event) -> None:
         if isinstance(event, RequestReceived):
@@ -157,10 +167,20 @@ class GrpcProtocol(asyncio.Protocol):
         elif isinstance(event, DataReceived):
             self._receive(event)
         elif isinstance(event, StreamEnded):
-            self._answer(event.stream_id)
+            self._complete.append(event.stream_id)
         elif isinstance(event, WindowUpdated | RemoteSettingsChanged):
             for stream in list(self._unsent):
                 self._send_on(stream)
+
+    def _answer_what_is_complete(self) -> None:
+        """One after the other, as long as the peer takes the answers."""
+        while self._complete and not self._is_paused:
+            self._answer(self._complete.popleft())
+            self._write()
+
+    def _write(self) -> None:
+        if data := self._h2.data_to_send():
+            self._transport.write(data)
 
     def _forget(self, stream: int) -> _Request | None:
         request = self._requests.pop(stream, None)

@@ -10,6 +10,8 @@ from ipaddress import ip_address
 
 import attrs
 
+_HIGHEST_PORT = 65_535
+
 
 @attrs.frozen
 class AllowedHosts:
@@ -36,6 +38,11 @@ class AllowedHosts:
             return False
         return address.is_loopback or self._listens_everywhere
 
+    def refusal(self, header: str) -> str:
+        """What to say to a request that names another host."""
+        name = _host_of(header)[:100]
+        return f"The emulator does not answer as {name!r}; --allowed-host {name} would have it."
+
     @property
     def _listens_everywhere(self) -> bool:
         """Whether any address of this machine reaches it: a page cannot own a bare address."""
@@ -51,5 +58,6 @@ def _host_of(header: str) -> str:
     if text.startswith("["):
         return text[1:].partition("]")[0]
     host, separator, port = text.rpartition(":")
-    host = host if separator and port.isdecimal() else text
+    is_port = separator and port.isdecimal() and int(port) <= _HIGHEST_PORT
+    host = host if is_port else text
     return host.rstrip(".")

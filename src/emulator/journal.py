@@ -3,6 +3,7 @@
 A journal may refuse (a full disk): it raises `ApiError`, and what was asked for does not happen.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from .values import Queue, Task
@@ -10,6 +11,13 @@ from .values import Queue, Task
 
 class Journal(Protocol):
     """Is told of every change before it is made."""
+
+    def together(self) -> AbstractContextManager[None]:
+        """What is told inside is kept as a whole, or refused as a whole: at the end at the latest.
+
+        Raises:
+            ApiError: from the context manager, with nothing kept.
+        """
 
     def queue_changed(self, queue: Queue) -> None:
         """A queue was made or changed."""
@@ -29,6 +37,10 @@ class Journal(Protocol):
 
 class Forgetful:
     """`Journal` that keeps nothing."""
+
+    def together(self) -> AbstractContextManager[None]:
+        """Nothing is refused."""
+        return nullcontext()
 
     def queue_changed(self, queue: Queue) -> None:
         """Nothing."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 from aiohttp import web
-from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
+from google.protobuf.json_format import MessageToDict, ParseDict
 
 from .api import Api
 from .driver import Method
@@ -64,18 +64,6 @@ _TABLE = (
 # BufferTask is there over REST only: the body is that of the task to be.
 _BUFFER = re.compile(r"(projects/[^/]+/locations/[^/]+/queues/[^/:]+)/tasks(?:/([^/:]*))?:buffer")
 
-_HTTP_STATUS = {
-    Status.INVALID_ARGUMENT: 400,
-    Status.FAILED_PRECONDITION: 400,
-    Status.NOT_FOUND: 404,
-    Status.ALREADY_EXISTS: 409,
-    Status.RESOURCE_EXHAUSTED: 429,
-    Status.INTERNAL: 500,
-    Status.UNIMPLEMENTED: 501,
-    Status.UNAVAILABLE: 503,
-    Status.PERMISSION_DENIED: 403,
-}
-
 # Parameters that shape the answer and are no fields of a request.
 _SYSTEM_PARAMETERS = {
     *("alt", "$alt", "prettyPrint", "$prettyPrint", "key", "quotaUser", "fields", "access_token"),
@@ -117,7 +105,7 @@ class Rest:
         except ApiError as error:
             return _error(error)
         except Exception:
-            logger.exception("%s %s failed", request.method, request.path)
+            logger.exception("%s %r failed", request.method, request.path)
             return _error(ApiError(Status.INTERNAL, "Internal error encountered."))
         return web.json_response(document)
 
@@ -211,7 +199,9 @@ def _read_json(body: bytes, message: Any) -> None:  # noqa: ANN401 - a message
 def _parse(document: Any, message: Any) -> None:  # noqa: ANN401 - JSON and a message
     try:
         ParseDict(document, message)
-    except (ParseError, TypeError, AttributeError) as error:
+    except Exception as error:
+        # Beyond ParseError it raises half a dozen others: for infinities, lone surrogates, lists in
+        # the place of messages. Whatever it is, the document is at fault.
         raise invalid(f"Invalid JSON payload received. {error}") from error
 
 
@@ -221,7 +211,7 @@ def _snake_free(mask: str) -> str:
 
 
 def _error(error: ApiError) -> web.Response:
-    status = _HTTP_STATUS[error.status]
+    status = error.status.http
     document: dict[str, Any] = {
         "code": status,
         "message": error.message,

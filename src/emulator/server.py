@@ -5,19 +5,20 @@ import logging
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from time import time
 from typing import Any
 from uuid import uuid4
 
-from aiohttp import web
+from aiohttp import ClientError, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from ..core.errors import ConfigurationError
 from .api import Api
 from .chaos import Chaos
-from .clock import Clock, ManualClock, SystemClock
+from .clock import LATEST, Clock, ManualClock, SystemClock
 from .dispatcher import Answer, Dispatcher
-from .errors import ApiError
+from .errors import ApiError, invalid
 from .grpc_protocol import PREFACE, GrpcProtocol
 from .hosts import AllowedHosts
 from .identity import GOOGLE_ISSUER, TokenIssuer
@@ -32,6 +33,20 @@ from .web import make_web
 
 logger = logging.getLogger(__name__)
 
+
+def _on_one_line(record: logging.LogRecord) -> bool:
+    """Tell of what a client did in one line; of a fault of the emulator's own, everything."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError | ClientError | OSError):
+        record.msg, record.args = "A request over HTTP/1.1 broke: %.300r", (error,)
+        record.exc_info = None
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+    return True
+
+
+_http_logger = logging.getLogger(f"{__name__}.http")
+_http_logger.addFilter(_on_one_line)
+
 type Log = Callable[[str, dict[str, object]], None]
 """Takes an event and its facts."""
 
@@ -40,6 +55,8 @@ _NO_PATIENCE = 0.1
 
 _LONGEST_TIMER = 60.0  # seconds
 _RETRY = 1.0  # seconds before what is due is tried again where the journal has refused it
+
+_LONGEST_LINGERING = 10.0  # seconds for what a client still sends when it is answered already
 
 _LONGEST_HEAD = 65_536  # bytes of a request before its body
 
@@ -121,10 +138,13 @@ class Emulator:
         self._loop = asyncio.get_running_loop()
         self._hosts = AllowedHosts(host, self._allowed_hosts)
         self._runner = web.AppRunner(
-            make_web(self._issuer, Rest(self._api), self, self._hosts),
+            make_web(self._issuer, Rest(self._api), self, self._hosts, patience=self._idle_timeout),
             access_log=None,
+            logger=_http_logger,
             shutdown_timeout=_NO_PATIENCE,
             keepalive_timeout=self._idle_timeout,
+            lingering_time=min(self._idle_timeout, _LONGEST_LINGERING),
+            auto_decompress=False,
         )
         await self._runner.setup()
         try:
@@ -150,6 +170,9 @@ class Emulator:
         await self._runner.cleanup()
         await self._dispatcher.close()
         if self._storage:
+            # Else what is done would be done again. A refusal is in the log already.
+            with suppress(ApiError):
+                self.service.catch_up()
             self._storage.close()
 
     # Driver of the API
@@ -159,7 +182,17 @@ class Emulator:
         return self._clock.now()
 
     def touched(self, queue: str) -> None:
-        """Dispatch what the queue has to dispatch, and set its timer for what comes next."""
+        """See `Driver`."""
+        # A journal that refuses has said so; what is due stays due, and is tried again.
+        with suppress(ApiError):
+            self._dispatch(queue)
+
+    def _dispatch(self, queue: str) -> None:
+        """Dispatch what the queue has to dispatch, and set its timer for what comes next.
+
+        Raises:
+            ApiError: the journal refuses.
+        """
         timer = self._timers.pop(queue, None)
         if timer is not None:
             timer.cancel()
@@ -170,9 +203,8 @@ class Emulator:
             for attempt in self.service.dispatch(queue, now):
                 self.begin(attempt)
         except ApiError:
-            # The journal refuses, and has said so. What is due stays due.
             self._timers[queue] = self._loop.call_later(_RETRY, self.touched, queue)
-            return
+            raise
         when = self.service.next_event(queue, now)
         if when is not None and not isinstance(self._clock, ManualClock):
             # The loop's clock stands still while a laptop sleeps: a long wait is looked at again.
@@ -189,7 +221,10 @@ class Emulator:
         """See `Driver`."""
         self.changes.set()
         if self._log:
-            self._log(event, facts)
+            try:
+                self._log(event, facts)
+            except Exception as error:  # noqa: BLE001 - what happened has happened, told or not
+                logger.error("The event %r was not told: %r", event, error)  # noqa: TRY400 - one line
 
     async def _deliver(self, attempt: Attempt) -> None:
         number = attempt.retry_count + 1
@@ -267,11 +302,10 @@ class Emulator:
 
     async def reset(self) -> None:
         """See `Controls`."""
-        await self._break_off()
-        self.service.reset()
+        self.service.reset(self._initial, self._clock.now())
         self._api.extras.reset()
         self.finished.clear()
-        self._make_initial_queues()
+        await self._break_off()
         self.log("emulator reset")
 
     # Time
@@ -299,7 +333,12 @@ class Emulator:
         await asyncio.gather(*deliveries, return_exceptions=True)
 
     async def advance(self, seconds: float) -> None:
-        """Move the clock on; what becomes due in between happens in order, and to its end."""
+        """Move the clock on; what becomes due in between happens in order, and to its end.
+
+        Raises:
+            ApiError: INVALID_ARGUMENT beyond the last moment that can be told; UNAVAILABLE when the
+                journal refuses what was due, at which the clock then stands.
+        """
         async with self._waiting():
             await self._advance(seconds)
         self.log("clock advanced", by=float(seconds))
@@ -307,6 +346,8 @@ class Emulator:
     async def _advance(self, seconds: float) -> None:
         clock = self._clock
         target = clock.now() + round(seconds * SECOND)
+        if target > LATEST:
+            raise invalid("The clock cannot be moved on beyond the year 2261.")
         while True:
             await self._done(clock.now())
             events = [
@@ -319,10 +360,10 @@ class Emulator:
                 break
             when, queue_name = min(events)
             clock.move_to(when)
-            self.touched(queue_name)
+            self._dispatch(queue_name)
         clock.move_to(target)
         for queue in self.service.queues():
-            self.touched(queue.name)
+            self._dispatch(queue.name)
         await self._done(target)
 
     # The port

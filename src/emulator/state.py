@@ -17,7 +17,7 @@ happened all the same (an attempt ended, a task is over age) is told to the jour
 """
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from ..core.errors import InvalidNameError
@@ -96,8 +96,11 @@ class Service:
                 Status.FAILED_PRECONDITION,
                 "The queue cannot be created because a queue with this name existed too recently.",
             )
+        queue = _queue(name, config, now)
+        self._journal.queue_changed(queue)
         self._deleted_queues.pop(name, None)
-        return self._add_queue(name, config, now)
+        self._queues[name] = queue
+        return queue
 
     def allow_again(self, name: str) -> None:
         """Let a deleted queue be made again at once."""
@@ -148,12 +151,15 @@ class Service:
     def purge_queue(self, name: str, now: int) -> Queue:
         """Delete all tasks of a queue."""
         queue = self.queue(name)
-        before = queue.purge_time
+        before, tasks = queue.purge_time, list(queue.tasks.values())
         queue.purge_time = now
-        with _or_back(lambda: setattr(queue, "purge_time", before)):
+        with _or_back(lambda: setattr(queue, "purge_time", before)), self._journal.together():
             self._journal.queue_changed(queue)
-        for task in list(queue.tasks.values()):
-            self._remove(queue, task, now)
+            for task in tasks:
+                self._journal.task_removed(task, now + TASK_TOMBSTONE)
+        for task in tasks:
+            self._late.pop(task.name, None)
+            self._forget(queue, task, now)
         queue.waiting.clear()
         return queue
 
@@ -166,12 +172,19 @@ class Service:
             self._journal.queue_changed(queue)
         return queue
 
-    def reset(self) -> None:
-        """Forget all queues and tasks; attempts under way end without consequence."""
-        self._journal.emptied()
+    def reset(self, queues: Iterable[str], now: int) -> None:
+        """Forget all queues and tasks but for these queues, which begin anew.
+
+        Attempts under way end without consequence.
+        """
+        made = {name: _queue(name, QueueConfig(), now) for name in queues}
+        with self._journal.together():
+            self._journal.emptied()
+            for queue in made.values():
+                self._journal.queue_changed(queue)
         for queue in self._queues.values():
             queue.tasks.clear()
-        self._queues.clear()
+        self._queues = made
         self._deleted_queues.clear()
         self._late.clear()
 
@@ -179,7 +192,7 @@ class Service:
 
     def restore_queue(self, name: str, config: QueueConfig, now: int) -> Queue:
         """A queue as it was."""
-        queue = self._queues[name] = Queue(name, config, _bucket(config.limits, now))
+        queue = self._queues[name] = _queue(name, config, now)
         return queue
 
     def restore_deleted_queue(self, name: str, until: int) -> None:
@@ -212,7 +225,9 @@ class Service:
         retries: RetryPolicy | None = None,
     ) -> Task:
         """Put a task into a queue. A schedule time that is past means now."""
-        queue = self._queues.get(queue_name) or self._queue_on_demand(queue_name, now)
+        queue = known = self._queues.get(queue_name)
+        if queue is None:
+            queue = self._queue_on_demand(queue_name, now)
         if task_id is None:
             task_id = self._new_id()
         elif task_id in queue.tasks or now < queue.tombstones.get(task_id, now):
@@ -226,7 +241,13 @@ class Service:
             deadline=deadline,
             retries=retries,
         )
-        self._journal.task_changed(task)
+        if known is None:
+            with self._journal.together():
+                self._journal.queue_changed(queue)
+                self._journal.task_changed(task)
+            self._queues[queue_name] = queue
+        else:
+            self._journal.task_changed(task)
         queue.tasks[task_id] = task
         self._schedule(queue, task)
         return task
@@ -347,16 +368,11 @@ class Service:
         except ApiError:
             self._late[task_name] = tell
 
-    def _add_queue(self, name: str, config: QueueConfig, now: int) -> Queue:
-        queue = Queue(name, config, _bucket(config.limits, now))
-        self._journal.queue_changed(queue)
-        self._queues[name] = queue
-        return queue
-
     def _queue_on_demand(self, name: str, now: int) -> Queue:
+        """The queue that the first task for it makes."""
         if not self._create_queues or now < self._deleted_queues.get(name, now):
             raise no_queue()
-        return self._add_queue(name, QueueConfig(), now)
+        return _queue(name, QueueConfig(), now)
 
     def _schedule(self, queue: Queue, task: Task) -> None:
         self._order += 1
@@ -414,7 +430,7 @@ class Service:
         return attempt
 
     def _remove(self, queue: Queue, task: Task, now: int, *, late: bool = False) -> None:
-        """Take a task away, and keep its name taken.
+        """Tell the journal that a task goes, and take it away.
 
         Args:
             late: whether it goes whatever the journal says.
@@ -425,6 +441,10 @@ class Service:
         else:
             self._journal.task_removed(task, until)
             self._late.pop(task.name, None)
+        self._forget(queue, task, now)
+
+    def _forget(self, queue: Queue, task: Task, now: int) -> None:
+        """Take a task away, and keep its name taken."""
         task.order = None
         queue.tasks.pop(task.task_id, None)
         # Oldest first, as they were inserted: the ones whose time is over go as others come.
@@ -434,7 +454,7 @@ class Service:
                 break
             del queue.tombstones[oldest]
         queue.tombstones.pop(task.task_id, None)
-        queue.tombstones[task.task_id] = until
+        queue.tombstones[task.task_id] = now + TASK_TOMBSTONE
 
 
 @contextmanager
@@ -459,6 +479,10 @@ def split_task_name(name: str) -> tuple[str, str]:
     if not is_task_id(task_id):
         raise invalid_task_id(task_id)
     return queue_name, task_id
+
+
+def _queue(name: str, config: QueueConfig, now: int) -> Queue:
+    return Queue(name, config, _bucket(config.limits, now))
 
 
 def _bucket(limits: RateLimits, now: int) -> TokenBucket:

@@ -86,14 +86,15 @@ class Storage:
 
     def latest(self) -> int:
         """The latest time in the file: no earlier than this may a clock go on."""
-        (latest,) = self._database.execute("SELECT max(create_time) FROM tasks").fetchone()
-        return int(latest or 0)
+        with self._reading():
+            (latest,) = self._database.execute("SELECT max(create_time) FROM tasks").fetchone()
+            return _whole(latest or 0)
 
     def restore(self, service: Service, now: int) -> None:
         """Fill a new service with what the file holds."""
-        try:
+        with self._reading():
             for name, until in self._database.execute("SELECT name, until FROM deleted_queues"):
-                service.restore_deleted_queue(name, until)
+                service.restore_deleted_queue(name, _whole(until))
             for _, stored in self._database.execute("SELECT name, stored FROM queues"):
                 message = QueueMessage.FromString(stored)
                 queue = service.restore_queue(
@@ -105,13 +106,23 @@ class Storage:
                     moment = message.purge_time
                     queue.purge_time = moment.seconds * SECOND + moment.nanos
             for name, until in self._database.execute("SELECT name, until FROM tombstones"):
-                service.restore_tombstone(name, until, now)
+                service.restore_tombstone(name, _whole(until), now)
             for row in self._database.execute("SELECT * FROM tasks ORDER BY schedule_time"):
                 service.restore_task(_read(*row))
             self._database.execute("DELETE FROM tombstones WHERE until <= ?", [now])
-        except (sqlite3.Error, DecodeError, ApiError, KeyError) as error:
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Whatever is wrong with what the file holds is told as one fault of the file.
+
+        Raises:
+            ConfigurationError: it is damaged.
+        """
+        try:
+            yield
+        except (sqlite3.Error, DecodeError, ApiError, LookupError, TypeError, ValueError) as error:
             raise ConfigurationError(
-                f"The state file {self._path} cannot be read: {error}."
+                f"The state file {self._path} cannot be read: {error}. Delete it to begin anew."
             ) from error
 
     def close(self) -> None:
@@ -123,13 +134,13 @@ class Storage:
     def queue_changed(self, queue: Queue) -> None:
         """See `Journal`."""
         stored = write_queue(queue).SerializeToString()
-        with self._at_once():
+        with self.together():
             self._database.execute("REPLACE INTO queues VALUES (?, ?)", [queue.name, stored])
             self._database.execute("DELETE FROM deleted_queues WHERE name = ?", [queue.name])
 
     def queue_deleted(self, name: str, until: int) -> None:
         """See `Journal`."""
-        with self._at_once():
+        with self.together():
             self._database.execute("DELETE FROM queues WHERE name = ?", [name])
             self._database.execute("REPLACE INTO deleted_queues VALUES (?, ?)", [name, until])
             for table in ("tasks", "tombstones"):
@@ -157,27 +168,29 @@ class Storage:
 
     def task_removed(self, task: Task, until: int) -> None:
         """See `Journal`."""
-        with self._at_once():
+        with self.together():
             self._database.execute("DELETE FROM tasks WHERE name = ?", [task.name])
             self._database.execute("REPLACE INTO tombstones VALUES (?, ?)", [task.name, until])
 
     def emptied(self) -> None:
         """See `Journal`."""
-        with self._at_once():
+        with self.together():
             for table in ("queues", "deleted_queues", "tasks", "tombstones"):
                 self._database.execute(f"DELETE FROM {table}")  # noqa: S608 - tables of ours
 
     @contextmanager
-    def _at_once(self) -> Iterator[None]:
-        """All of it or nothing, wherever the process is killed."""
+    def together(self) -> Iterator[None]:
+        """See `Journal`. All of it or nothing, wherever the process is killed."""
+        if self._database.in_transaction:
+            yield
+            return
         with self._writing():
             self._database.execute("BEGIN")
             try:
                 yield
                 self._database.execute("COMMIT")
             except BaseException:
-                if self._database.in_transaction:
-                    self._database.execute("ROLLBACK")
+                self._database.rollback()
                 raise
 
     @contextmanager
@@ -210,20 +223,22 @@ def _read(
 ) -> Task:
     message = TaskMessage.FromString(stored)
     queue_name, task_id = split_task_name(name)
+    if last_status is not None:
+        _whole(last_status)
     task = Task(
         queue_name=queue_name,
         task_id=task_id,
         target=read_target(message, url_needed=False),
-        create_time=create_time,
-        schedule_time=schedule_time,
+        create_time=_whole(create_time),
+        schedule_time=_whole(schedule_time),
         deadline=read_deadline(message),
         retries=read_task_retries(message),
         dispatch_count=message.dispatch_count,
         response_count=message.response_count,
-        execution_count=execution_count,
+        execution_count=_whole(execution_count),
     )
     if first_dispatch is not None:
-        task.first_attempt = AttemptRecord(first_dispatch, first_dispatch)
+        task.first_attempt = AttemptRecord(_whole(first_dispatch), first_dispatch)
         # An attempt that was under way when the emulator ended had no answer.
         dispatched = message.last_attempt.dispatch_time
         task.last_attempt = AttemptRecord(
@@ -233,3 +248,10 @@ def _read(
             answered=bool(last_answered),
         )
     return task
+
+
+def _whole(value: object) -> int:
+    """A number of a column; SQLite keeps whatever it was given."""
+    if not isinstance(value, int):
+        raise TypeError(f"{value!r} is no whole number")
+    return value

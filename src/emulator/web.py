@@ -1,6 +1,7 @@
 """What the emulator answers over HTTP/1.1: REST, keys of its tokens, its clock, its dashboard."""
 
 import asyncio
+import json
 from contextlib import suppress
 from importlib.resources import files
 from typing import Any, Protocol
@@ -9,6 +10,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from .errors import ApiError
 from .hosts import AllowedHosts
 from .identity import TokenIssuer
 from .rest import Rest
@@ -40,20 +42,35 @@ class Controls(Protocol):
 
 
 def make_web(
-    issuer: TokenIssuer, rest: Rest, controls: Controls, hosts: AllowedHosts
+    issuer: TokenIssuer,
+    rest: Rest,
+    controls: Controls,
+    hosts: AllowedHosts,
+    *,
+    patience: float,
 ) -> web.Application:
-    """The application for HTTP/1.1, in the places where Google has the same."""
+    """The application for HTTP/1.1, in the places where Google has the same.
+
+    Args:
+        patience: seconds in which the whole body of a request must arrive.
+    """
     application = web.Application(
-        client_max_size=_LARGEST_BODY, middlewares=[_own_names_only(hosts), _own_pages_only]
+        client_max_size=_LARGEST_BODY,
+        middlewares=[_own_names_only(hosts), _own_pages_only, _whole_bodies_only(patience)],
     )
+    page = (files(__package__) / "dashboard.html").read_text(encoding="utf-8")
     add = application.router.add_route
     add("*", "/v2/{path:.*}", rest.handle)
 
     async def configuration(request: web.Request) -> web.Response:
+        try:
+            here = request.url.origin()
+        except ValueError:
+            return web.json_response({"error": "The Host header names no host."}, status=400)
         return web.json_response(
             {
                 "issuer": issuer.issuer,
-                "jwks_uri": f"{request.url.origin()}/oauth2/v3/certs",
+                "jwks_uri": f"{here}/oauth2/v3/certs",
                 "response_types_supported": ["id_token"],
                 "subject_types_supported": ["public"],
                 "id_token_signing_alg_values_supported": ["RS256"],
@@ -73,11 +90,17 @@ def make_web(
             if seconds is None:
                 error = {"error": 'Send {"advance": SECONDS}, a number that is not negative.'}
                 return web.json_response(error, status=400)
-            await controls.advance(seconds)
+            try:
+                await controls.advance(seconds)
+            except ApiError as error:
+                return _refusal(error)
         return web.json_response({"now": controls.now() / 1e9})
 
     async def reset(_: web.Request) -> web.Response:
-        await controls.reset()
+        try:
+            await controls.reset()
+        except ApiError as error:
+            return _refusal(error)
         return web.json_response({})
 
     async def overview(request: web.Request) -> web.Response:
@@ -99,7 +122,6 @@ def make_web(
         return response
 
     async def dashboard(_: web.Request) -> web.Response:
-        page = (files(__package__) / "dashboard.html").read_text(encoding="utf-8")
         policy = "default-src 'self' 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
         headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store"}
         return web.Response(text=page, content_type="text/html", headers=headers)
@@ -124,8 +146,7 @@ def _own_names_only(hosts: AllowedHosts) -> Middleware:
         named = request.headers.get("Host")
         is_public = request.path.startswith(_PUBLIC) or request.match_info.http_exception
         if named is not None and not is_public and not hosts.allows(named):
-            why = f"The emulator does not answer as {named[:100]!r}; see --allowed-host."
-            return web.json_response({"error": why}, status=403)
+            return web.json_response({"error": hosts.refusal(named)}, status=403)
         return await handler(request)
 
     return middleware
@@ -135,14 +156,47 @@ def _own_names_only(hosts: AllowedHosts) -> Middleware:
 async def _own_pages_only(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuse what another site's page sends: it could have anything on this machine called."""
     origin = request.headers.get("Origin")
-    if origin and urlsplit(origin).netloc != request.host:
+    if origin and _host_of(origin) != request.host:
         return web.json_response({"error": "not from another site"}, status=403)
     return await handler(request)
 
 
+def _whole_bodies_only(patience: float) -> Middleware:
+    """Wait no longer than that for a body, and take it as it is."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if "Content-Encoding" in request.headers:
+            error = {"error": "The emulator takes no compressed bodies."}
+            return web.json_response(error, status=415)
+        try:
+            async with asyncio.timeout(patience):
+                await request.read()
+        except TimeoutError:
+            error = {"error": f"The body did not arrive within {patience:g} s."}
+            response = web.json_response(error, status=408)
+            response.force_close()
+            return response
+        return await handler(request)
+
+    return middleware
+
+
+def _host_of(origin: str) -> str | None:
+    """Host and port of an origin; None if it is none."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
+
+
+def _refusal(error: ApiError) -> web.Response:
+    return web.json_response({"error": error.message}, status=error.status.http)
+
+
 async def _seconds(request: web.Request) -> float | None:
     try:
-        seconds = float((await request.json())["advance"])
+        seconds = float(json.loads(await request.read())["advance"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     return seconds if 0 <= seconds <= _FURTHEST else None

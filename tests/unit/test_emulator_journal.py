@@ -1,6 +1,7 @@
 """A journal that refuses, as on a full disk: what was asked for does not happen."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import attrs
 import pytest
@@ -12,21 +13,32 @@ from django_tasks_cloud_tasks.emulator.targets import HttpTarget
 from django_tasks_cloud_tasks.emulator.values import Queue, QueueConfig, QueueState, Task
 
 QUEUE = "projects/p/locations/l/queues/q"
+_ENOUGH = 1_000
 START = 1_767_225_600 * SECOND
 TARGET = HttpTarget(url="http://localhost/")
 
 
 @attrs.define
 class Disk:
-    """A journal that keeps names, until it is full."""
+    """A journal that keeps names, until it is full: `room` more changes, and then none."""
 
-    is_full: bool = False
+    room: int = _ENOUGH
     tasks: dict[str, int] = attrs.field(factory=dict)
     queues: dict[str, QueueState] = attrs.field(factory=dict)
 
     def _write(self) -> None:
-        if self.is_full:
+        if self.room == 0:
             raise unavailable("the disk is full")
+        self.room -= 1
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        kept = dict(self.tasks), dict(self.queues)
+        try:
+            yield
+        except ApiError:
+            self.tasks, self.queues = kept
+            raise
 
     def queue_changed(self, queue: Queue) -> None:
         self._write()
@@ -105,7 +117,7 @@ ASKED: dict[str, Callable[[Service], object]] = {
     "delete": lambda of: of.delete_task(f"{QUEUE}/tasks/a", START),
     "run": lambda of: of.run_task(f"{QUEUE}/tasks/b", START),
     "dispatch": lambda of: list(of.dispatch(QUEUE, START)),
-    "reset": lambda of: of.reset(),
+    "reset": lambda of: of.reset([QUEUE], START),
 }
 
 
@@ -114,28 +126,46 @@ def test_what_the_journal_refuses_does_not_happen_and_happens_later(
     service: Service, disk: Disk, what: str
 ) -> None:
     before = shown(service)
-    disk.is_full = True
+    disk.room = 0
     for _ in range(2):
         with pytest.raises(ApiError) as raised:
             ASKED[what](service)
         assert raised.value.status is Status.UNAVAILABLE
         assert shown(service) == before
-    disk.is_full = False
+    disk.room = _ENOUGH
     ASKED[what](service)
     assert shown(service) != before
+
+
+@pytest.mark.parametrize("room", [1, 2])
+@pytest.mark.parametrize("what", ASKED)
+def test_a_change_of_many_parts_happens_as_a_whole_or_not_at_all(
+    service: Service, disk: Disk, what: str, room: int
+) -> None:
+    before, kept = shown(service), (dict(disk.tasks), dict(disk.queues))
+    disk.room = room
+    try:
+        ASKED[what](service)
+    except ApiError:
+        assert shown(service) == before
+        disk.room = _ENOUGH
+        service.catch_up()
+        assert (disk.tasks, disk.queues) == kept
+    else:
+        assert shown(service) != before
 
 
 def test_an_attempt_that_ended_has_ended_and_the_journal_learns_of_it_later(
     service: Service, disk: Disk
 ) -> None:
     (attempt,) = service.dispatch(QUEUE, START)
-    disk.is_full = True
+    disk.room = 0
     service.finish(attempt, 200, START)
     assert [task.task_id for task in service.tasks(QUEUE)] == ["b"]
     assert "a" in disk.tasks
     with pytest.raises(ApiError):
         list(service.dispatch(QUEUE, START))
-    disk.is_full = False
+    disk.room = _ENOUGH
     assert list(service.dispatch(QUEUE, START)) == []
     assert list(disk.tasks) == ["b"]
 
@@ -144,23 +174,23 @@ def test_a_failed_attempt_comes_again_though_the_journal_refused_its_end(
     service: Service, disk: Disk
 ) -> None:
     (attempt,) = service.dispatch(QUEUE, START)
-    disk.is_full = True
+    disk.room = 0
     service.finish(attempt, 500, START)
     later = START + SECOND
     with pytest.raises(ApiError):
         list(service.dispatch(QUEUE, later))
-    disk.is_full = False
+    disk.room = _ENOUGH
     (again,) = service.dispatch(QUEUE, later)
     assert (again.task.task_id, again.retry_count) == ("a", 1)
     assert disk.tasks["a"] == 2
 
 
 def test_what_is_over_age_goes_though_the_journal_refuses(service: Service, disk: Disk) -> None:
-    disk.is_full = True
+    disk.room = 0
     late = START + RETENTION
     assert service.next_event(QUEUE, late) is None
     assert service.tasks(QUEUE) == []
-    disk.is_full = False
+    disk.room = _ENOUGH
     service.catch_up()
     assert disk.tasks == {}
 
@@ -169,9 +199,9 @@ def test_a_deletion_is_not_undone_by_what_the_journal_learns_late(
     service: Service, disk: Disk
 ) -> None:
     (attempt,) = service.dispatch(QUEUE, START)
-    disk.is_full = True
+    disk.room = 0
     service.finish(attempt, 500, START)
-    disk.is_full = False
+    disk.room = _ENOUGH
     service.delete_task(f"{QUEUE}/tasks/a", START)
     service.catch_up()
     assert list(disk.tasks) == ["b"]

@@ -1,0 +1,75 @@
+"""A state file that is damaged is one sentence and exit code 2, whichever part of it is."""
+
+import sqlite3
+import subprocess
+from pathlib import Path
+
+import pytest
+from django_tasks_cloud_tasks.emulator.clock import ManualClock
+from django_tasks_cloud_tasks.emulator.limits import SECOND
+from django_tasks_cloud_tasks.emulator.server import Emulator
+from django_tasks_cloud_tasks.emulator.storage import Storage
+from django_tasks_cloud_tasks.emulator.targets import HttpTarget
+
+from tests.integration.refusals import QUEUE, START
+from tests.integration.test_emulator_program import LOOPBACK, MODULE
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """A state file with a queue and two tasks, that nobody uses."""
+    storage = Storage(tmp_path / "state")
+    service = Emulator(clock=ManualClock(START), storage=storage, queues=[QUEUE]).service
+    for task_id in ("a", "b"):
+        target = HttpTarget(url="http://127.0.0.1:1/")
+        service.create_task(
+            QUEUE, task_id, target, schedule_time=None, deadline=600 * SECOND, now=START
+        )
+    storage.close()
+    return tmp_path / "state"
+
+
+def start_on(state: Path) -> None:
+    """It must say so, and end before it listens."""
+    done = subprocess.run(
+        [*MODULE, *LOOPBACK, "--port", "0", "--state", str(state)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"The state file {state} cannot be ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("table", ["queues", "deleted_queues", "tasks", "tombstones"])
+def test_a_page_that_holds_something_else(state: Path, table: str) -> None:
+    database = sqlite3.connect(state)
+    query = "SELECT rootpage FROM sqlite_master WHERE name = ?"
+    (page,) = database.execute(query, [table]).fetchone()
+    (size,) = database.execute("PRAGMA page_size").fetchone()
+    database.close()
+    with state.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xee" * size)
+    start_on(state)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "schedule_time = 'soon'",
+        "create_time = 'once'",
+        "name = x'ff'",
+        "stored = 'text'",
+        "stored = x'00'",
+        "first_dispatch = 'then', last_status = 'fine'",
+    ],
+)
+def test_a_value_of_another_kind(state: Path, damage: str) -> None:
+    database = sqlite3.connect(state)
+    with database:
+        database.execute(f"UPDATE tasks SET {damage} WHERE name LIKE '%/a'")  # noqa: S608 - ours
+    database.close()
+    start_on(state)
