@@ -140,14 +140,14 @@ class GrpcTaskQueue:
         Over the channel of the threads: gRPC's own for event loops crashes in forked children.
         """
         message, metadata, began = encode(request), _routing(request), self._clock()
-        attempt, remaining = 1, timeout
+        attempt, remaining, failure = 1, timeout, None
         while True:
             client = self._client or await self._aconnect()
             limit = attempt_timeout(remaining=remaining)
             try:
                 await _answered(client.create.future(message, timeout=limit, metadata=metadata))
             except grpc.RpcError as error:
-                failure = _failure(error, attempt=attempt, elapsed=self._clock() - began)
+                failure = _failure(error, attempt, self._clock() - began, failure)
                 again = _next_attempt(self._after_failure(request, timeout, failure), error)
             else:
                 return
@@ -189,7 +189,7 @@ class GrpcTaskQueue:
         decide: Callable[[Failure], _Decision],
     ) -> bool:
         """Call until it works, or `decide` ends it; False if there was nothing to call it for."""
-        began, attempt, remaining = self._clock(), 1, timeout
+        began, attempt, remaining, failure = self._clock(), 1, timeout, None
         while True:
             client = self._client or self._connect()
             call = client.create if method == "CreateTask" else client.method(method)
@@ -197,7 +197,8 @@ class GrpcTaskQueue:
             try:
                 call(message, timeout=limit, metadata=metadata)
             except grpc.RpcError as error:
-                decision = decide(_failure(error, attempt=attempt, elapsed=self._clock() - began))
+                failure = _failure(error, attempt, self._clock() - began, failure)
+                decision = decide(failure)
                 again = _next_attempt(decision, error)
             else:
                 return True
@@ -277,7 +278,7 @@ async def _answered(call: grpc.Future[Any]) -> None:
     call.result()
 
 
-def _failure(error: grpc.RpcError, *, attempt: int, elapsed: float) -> Failure:
+def _failure(error: grpc.RpcError, attempt: int, elapsed: float, before: Failure | None) -> Failure:
     status = error.code().name
     return Failure(
         code=Code.named(status),
@@ -285,6 +286,7 @@ def _failure(error: grpc.RpcError, *, attempt: int, elapsed: float) -> Failure:
         details=error.details() or "",
         attempt=attempt,
         elapsed=elapsed,
+        before=before,
         retry_after=_retry_after(error),
         refused="Connection refused" in (error.details() or ""),
     )

@@ -82,6 +82,7 @@ class Failure:
         details: what the service or the network said.
         attempt: its number, 1 for the first.
         elapsed: seconds since the first attempt began.
+        before: how the attempt before it failed.
         refused: whether nobody listens at the address.
         retry_after: seconds that the service asked to be left alone for (`RetryInfo`).
     """
@@ -91,8 +92,23 @@ class Failure:
     details: str
     attempt: int
     elapsed: float
+    before: "Failure | None" = None
     retry_after: float = 0.0
     refused: bool = False
+
+    @property
+    def said(self) -> str:
+        """What was said last, and before that if it was something else.
+
+        An attempt that runs out of time hides why the ones before it failed.
+        """
+        earlier = self.before
+        while earlier is not None and earlier.status == self.status:
+            earlier = earlier.before
+        told = f"{self.status}: {self.details}"
+        if earlier is None:
+            return told
+        return f"{told}; before that {earlier.status}: {earlier.details}"
 
 
 @attrs.frozen
@@ -187,9 +203,7 @@ def after_failed_control(
     if failure.code in {Code.PERMISSION_DENIED, Code.UNAUTHENTICATED}:
         role = "taskDeleter" if control is Control.DELETE else "taskRunner"
         advice = f" Grant the account roles/cloudtasks.{role}."
-    message = (
-        f"Cloud Tasks did not {control.value} {name}.{advice} ({failure.status}: {failure.details})"
-    )
+    message = f"Cloud Tasks did not {control.value} {name}.{advice} ({failure.said})"
     kind = CancelError if control is Control.DELETE else RunNowError
     return GiveUp(kind(message, unanswered=failure.code.repeat is not Repeat.NEVER))
 
@@ -216,7 +230,7 @@ def _error(
     failure: Failure, request: TaskRequest, timeout: float, *, emulated: bool
 ) -> EnqueueError:
     queue = request.queue
-    said = f"({failure.status}: {failure.details})"
+    said = f"({failure.said})"
     if failure.code is Code.NOT_FOUND:
         advice = (
             f"Start the emulator with --queue {queue} or --auto-create-queues."

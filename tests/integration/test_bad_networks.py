@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -232,8 +233,11 @@ def test_a_status_that_passes_costs_no_task(
     create(GrpcTaskQueue(address), 10, awaited)
     assert answers.calls == 3
     answers.fail = [status(grpc.StatusCode[name])] * 100
+    # To this clock each call takes longer than there is time.
+    queue = GrpcTaskQueue(address, clock=count(0, 20).__next__)
     with pytest.raises(ServiceUnavailableError, match=name):
-        create(GrpcTaskQueue(address), 0.5, awaited)
+        create(queue, 10, awaited)
+    assert answers.calls == 4
 
 
 @pytest.mark.parametrize("name", FINAL)

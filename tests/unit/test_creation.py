@@ -62,6 +62,15 @@ def test_what_may_pass_is_tried_again_later_and_later(code: Code) -> None:
     assert decide(failure(code), jitter=0) == TryAgain(0.05, reconnect=fresh)
 
 
+def test_an_attempt_that_runs_out_of_time_does_not_hide_why_the_others_failed() -> None:
+    first = attrs.evolve(failure(Code.CANCELLED), details="reset")
+    second = attrs.evolve(failure(Code.DEADLINE_EXCEEDED, 2), before=first)
+    last = attrs.evolve(failure(Code.DEADLINE_EXCEEDED, 3, elapsed=10), before=second)
+    decision = decide(last)
+    assert isinstance(decision, GiveUp)
+    assert "(DEADLINE_EXCEEDED: why; before that CANCELLED: reset)" in str(decision.error)
+
+
 def test_every_status_of_grpc_is_one_of_those_that_were_thought_of() -> None:
     assert {code.name for code in grpc.StatusCode} - {"OK"} == {code.name for code in Code} - {
         "OTHER"
