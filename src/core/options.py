@@ -76,6 +76,16 @@ class BackendOptions:
         Raises:
             OptionsError: with every fault found.
         """
+        read_options, faults = cls.read(options, beside)
+        if faults:
+            raise OptionsError(faults)
+        return read_options
+
+    @classmethod
+    def read(
+        cls, options: Mapping[str, object], beside: Collection[str] = ()
+    ) -> tuple[Self, tuple[OptionFault, ...]]:
+        """Read as much as makes sense, for checks that go on; what is faulty has its default."""
         faults = [OptionFault(str(name), _beside(name)) for name in beside]
         values: dict[str, Any] = {}
         for name, value in options.items():
@@ -96,9 +106,7 @@ class BackendOptions:
                     "and its name makes one of the two",
                 )
             )
-        if faults:
-            raise OptionsError(faults)
-        return read_options
+        return read_options, tuple(faults)
 
 
 def _beside(name: object) -> str:

@@ -2,10 +2,11 @@
 
 from django.urls import path
 
+from .patterns import execution_endpoint
 from .views import AsyncExecuteTaskView, RelayView
 
 app_name = "django_tasks_cloud_tasks"
 urlpatterns = [
-    path("execute/", AsyncExecuteTaskView.as_view(), name="execute"),
+    execution_endpoint("execute/", AsyncExecuteTaskView.as_view(), name="execute"),
     path("relay/", RelayView.as_view(), name="relay"),
 ]

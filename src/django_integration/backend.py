@@ -13,7 +13,6 @@ from weakref import WeakSet
 
 import attrs
 from asgiref.sync import sync_to_async
-from django.apps import apps
 from django.core.checks import CheckMessage
 from django.tasks import task_backends
 from django.tasks.backends.base import BaseTaskBackend
@@ -23,7 +22,7 @@ from django.tasks.exceptions import InvalidTask, TaskResultDoesNotExist
 from django.tasks.signals import task_enqueued
 from django.utils.module_loading import import_string
 
-from ..core.errors import CloudTasksError, ConfigurationError
+from ..core.errors import CloudTasksError, OptionsError
 from ..core.names import is_queue_id, is_task_id
 from ..core.outbox import recorded
 from ..core.payload import TaskPayload
@@ -31,7 +30,6 @@ from ..core.ports import ResultStore
 from ..core.records import LONGEST_NAME
 from ..core.requests import TaskRequest, build_task_request
 from ..core.scheduling import is_beyond_horizon, is_in_calendar, queue_for
-from .apps import APP
 from .configuration import Configuration, configuration_for
 from .declaration import CloudTask, is_atomic
 from .moments import from_site
@@ -107,6 +105,12 @@ class CloudTasksBackend(BaseTaskBackend):
         Raises:
             InvalidTask: the task cannot be executed by this backend.
         """
+        try:
+            options = self.configuration.options
+        except OptionsError:
+            # A module with tasks is imported all the same: `check` tells of all faults at once, and
+            # `enqueue()` raises.
+            return
         if task.run_after is not None and not isinstance(task.run_after, datetime):
             raise InvalidTask(
                 f"run_after must be a datetime, not {task.run_after!r}. For a delay write "
@@ -127,7 +131,7 @@ class CloudTasksBackend(BaseTaskBackend):
                 f"{task.module_path} is a generator, and calling it runs nothing of its body. "
                 "Return a value, and do not yield."
             )
-        thresholds = self.configuration.options.priority_queues
+        thresholds = options.priority_queues
         names = [task.queue_name]
         if thresholds:
             names.append(queue_for(task.queue_name, priority=task.priority, thresholds=thresholds))
@@ -138,9 +142,7 @@ class CloudTasksBackend(BaseTaskBackend):
                     "hyphens."
                 )
         # The options, not the store: tasks are declared while Django still loads its models.
-        keeps_results = self.configuration.options.results is not None
-        if keeps_results:
-            demand_app()
+        keeps_results = options.results is not None
         if keeps_results and len(task.module_path) > LONGEST_NAME:
             raise InvalidTask(f"{task.module_path} is too long to be recorded.")
         if is_atomic(task) and not keeps_results:
@@ -224,8 +226,9 @@ class CloudTasksBackend(BaseTaskBackend):
     def check(self, **kwargs: Any) -> list[CheckMessage]:  # noqa: ARG002, ANN401 - Django's signature
         """The system checks of this entry of `TASKS`."""
         from .checks import check_backend
+        from .patterns import sees_to_checks
 
-        return check_backend(self)
+        return [] if sees_to_checks() else check_backend(self)
 
     def _prepare[**P, R](
         self,
@@ -368,19 +371,6 @@ class CloudTasksBackend(BaseTaskBackend):
                 "to queues of their own. (Said once.)",
                 self.alias,
             )
-
-
-def demand_app() -> None:
-    """Refuse to go on without the app: the checks, the commands and the table come with it.
-
-    Raises:
-        ConfigurationError: it is not in INSTALLED_APPS.
-    """
-    if apps.apps_ready and not apps.is_installed(APP):
-        raise ConfigurationError(
-            "'django_tasks_cloud_tasks' is not in INSTALLED_APPS. Add it: it brings the checks, "
-            "the commands, and the table that RESULTS needs."
-        )
 
 
 def backends() -> list[CloudTasksBackend]:

@@ -1,13 +1,15 @@
 """System checks: what `manage.py check` finds wrong with an entry of `TASKS` before it matters.
 
-They look at settings and environment only; nothing is asked over the network.
+They look at settings and environment only; nothing is asked over the network. Those of
+`check --deploy` send a synthetic delivery through the site, within the process.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import attrs
 from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 - Django's name
@@ -16,11 +18,20 @@ from django.urls import Resolver404
 from django.urls import resolve as resolve_url
 
 from ..adapters.metadata import NoMetadataServer
-from ..core.detection import Found, Platform, find_handler_host, is_app_engine, is_cloud_run
-from ..core.errors import ConfigurationError, OptionsError
+from ..core.detection import (
+    Detected,
+    Found,
+    Platform,
+    find_handler_host,
+    is_app_engine,
+    is_cloud_run,
+)
+from ..core.errors import ConfigurationError, OptionFault
 from ..core.names import is_queue_id
 from ..core.options import Authentication, BackendOptions
 from .apps import APP
+from .configuration import emulator_host
+from .probe import Obstacle, obstacles
 from .surroundings import current
 
 if TYPE_CHECKING:
@@ -30,47 +41,99 @@ _SQLITE_TIMEOUT = 5.0  # seconds, unless its OPTIONS say otherwise
 _LEASE_TO_TIMEOUT = 1.5  # a renewal begins at a third of the lease, and may wait for the rest
 _READ_COMMITTED = 2  # as psycopg numbers the levels
 _PRIORITY_QUEUES = "PRIORITY_QUEUES"
+_ABOUT_TOKENS = {
+    *("AUTHENTICATION", "OIDC_SERVICE_ACCOUNT_EMAIL", "OIDC_AUDIENCE", "TASK_HANDLER_HOST"),
+}
+
+
+@attrs.frozen(kw_only=True)
+class _Subject:
+    """One entry of `TASKS`, as far as it can be read.
+
+    Attributes:
+        faults: options that make no sense; `options` has their defaults.
+        environment: what is wrong with variables that it depends on.
+        emulator_host: None without an emulator, or with an address that makes no sense.
+        handler_host: None where the environment has something else.
+    """
+
+    backend: CloudTasksBackend
+    options: BackendOptions
+    faults: tuple[OptionFault, ...]
+    environment: tuple[str, ...]
+    emulator_host: str | None
+    handler_host: Detected | None
+
+    @property
+    def where(self) -> str:
+        """The entry, for messages."""
+        return f"TASKS[{self.backend.alias!r}]"
+
+    @property
+    def faulty(self) -> set[str]:
+        """The names of the faulty options."""
+        return {fault.option for fault in self.faults}
+
+    @property
+    def results_database(self) -> str | None:
+        """The database of its records, if there are any."""
+        return self.options.results_database if self.options.results else None
+
+
+def _read(backend: CloudTasksBackend) -> _Subject:
+    options, faults = backend.configuration.readable_options
+    environ, host = current().environ, options.emulator_host
+    handler_host, wrong = None, []
+    try:
+        host = emulator_host(options, environ)
+    except ConfigurationError as error:
+        wrong.append(str(error))
+    # Checks ask nothing over the network.
+    platform = Platform(environ=environ, metadata=NoMetadataServer(), emulated=host is not None)
+    try:
+        handler_host = find_handler_host(options.handler_host, platform)
+    except ConfigurationError as error:
+        wrong.append(str(error))
+    return _Subject(
+        backend=backend,
+        options=options,
+        faults=faults,
+        environment=tuple(wrong),
+        emulator_host=host,
+        handler_host=handler_host,
+    )
+
+
+def _option_fault(fault: OptionFault, where: str) -> CheckMessage:
+    if fault.option == _PRIORITY_QUEUES:
+        return Error(
+            f"{where}: {fault.message}.",
+            hint="Map thresholds from -100 to 100 to queue ids, for example "
+            '{50: "{queue}-urgent", -50: "{queue}-bulk"}.',
+            id="django_tasks_cloud_tasks.E002",
+        )
+    return Error(
+        f"{where}: {fault.message}.",
+        hint="Correct OPTIONS; the README has the table of options.",
+        id="django_tasks_cloud_tasks.E001",
+    )
 
 
 def check_backend(backend: CloudTasksBackend) -> list[CheckMessage]:
-    """What is wrong with a backend anywhere."""
-    where = f"TASKS[{backend.alias!r}]"
-    try:
-        options = backend.configuration.options
-    except OptionsError as error:
-        return [
-            Error(
-                f"{where}: {fault.message}.",
-                hint=(
-                    "Map thresholds from -100 to 100 to queue ids, for example "
-                    '{50: "{queue}-urgent", -50: "{queue}-bulk"}.'
-                    if fault.option == _PRIORITY_QUEUES
-                    else "Correct OPTIONS; the README has the table of options."
-                ),
-                id=f"django_tasks_cloud_tasks.{
-                    'E002' if fault.option == _PRIORITY_QUEUES else 'E001'
-                }",
-            )
-            for fault in error.faults
-        ]
-    try:
-        # What the environment says for the two that it may say wrongly.
-        _ = backend.configuration.emulator_host
-        find_handler_host(options.handler_host, _settings_only(backend))
-    except ConfigurationError as error:
-        return [
-            Error(
-                f"{where}: {error}",
-                hint="Correct the variable, or remove it.",
-                id="django_tasks_cloud_tasks.E005",
-            )
-        ]
+    """What is wrong with a backend anywhere: everything in one run, and each thing once.
+
+    What concerns the site, or a database, and not one backend is told for the first backend.
+    """
+    subject = _read(backend)
     return [
-        *_check_queue_names(backend, options, where),
-        *_check_urls(options, where),
-        *_check_audience(backend, options, where),
-        *_check_emulator(options, where),
-        *_check_results(backend, options, where),
+        *(_option_fault(fault, subject.where) for fault in subject.faults),
+        *_check_environment(subject),
+        *_check_app(subject),
+        *_check_queue_names(subject),
+        *_check_path(subject),
+        *_check_audience(subject),
+        *_check_emulator(subject),
+        *_check_results(subject),
     ]
 
 
@@ -78,49 +141,69 @@ def check_deployment(**kwargs: Any) -> list[CheckMessage]:  # noqa: ARG001, ANN4
     """What is wrong with the site's backends in production; for `check --deploy`."""
     from .backend import backends
 
+    subjects = [_read(backend) for backend in backends()]
     found: list[CheckMessage] = []
-    for backend in backends():
-        try:
-            options = backend.configuration.options
-            find_handler_host(options.handler_host, _settings_only(backend))
-        except ConfigurationError:
-            continue  # `check_backend` has told of it.
-        where = f"TASKS[{backend.alias!r}]"
-        found += [*_check_https(backend, options, where), *_check_open_door(options, where)]
-    return found
+    for subject in subjects:
+        found += [*_check_https(subject), *_check_open_door(subject)]
+    return [*found, *_check_deliveries(subjects)]
 
 
-def _settings_only(backend: CloudTasksBackend) -> Platform:
-    """The environment without a metadata server: checks ask nothing over the network."""
-    emulated = backend.configuration.emulator_host is not None
-    return Platform(environ=current().environ, metadata=NoMetadataServer(), emulated=emulated)
+def _check_environment(subject: _Subject) -> Iterator[CheckMessage]:
+    from .backend import backends
+
+    told: set[str] = set()
+    for other in map(_read, backends()):
+        if other.backend.alias == subject.backend.alias:
+            break
+        told.update(other.environment)
+    for fault in subject.environment:
+        if fault not in told:
+            yield Error(
+                f"{subject.where}: {fault}",
+                hint="Correct the variable, or remove it.",
+                id="django_tasks_cloud_tasks.E005",
+            )
 
 
-def _check_queue_names(
-    backend: CloudTasksBackend, options: BackendOptions, where: str
-) -> Iterator[CheckMessage]:
-    for queue in sorted(backend.queues):
-        names = [
-            queue,
-            *(template.replace("{queue}", queue) for template in options.priority_queues.values()),
-        ]
+def _check_app(subject: _Subject) -> Iterator[CheckMessage]:
+    from .backend import backends
+
+    if not apps.is_installed(APP) and subject.backend.alias == backends()[0].alias:
+        yield Error(
+            f"{subject.where}: the app of its backend is not installed: it brings these checks, "
+            "the commands, and the table that RESULTS needs.",
+            hint="Add 'django_tasks_cloud_tasks' to INSTALLED_APPS; with RESULTS, migrate.",
+            id="django_tasks_cloud_tasks.E006",
+        )
+
+
+def _check_queue_names(subject: _Subject) -> Iterator[CheckMessage]:
+    templates = subject.options.priority_queues.values()
+    for queue in sorted(subject.backend.queues):
+        names = [queue, *(template.replace("{queue}", queue) for template in templates)]
         for name in names:
             if not is_queue_id(name):
                 yield Error(
-                    f"{where}: {name!r} cannot be a Cloud Tasks queue.",
+                    f"{subject.where}: {name!r} cannot be a Cloud Tasks queue.",
                     hint="Use 1 to 100 letters, digits and hyphens in QUEUES and PRIORITY_QUEUES.",
                     id="django_tasks_cloud_tasks.E003",
                 )
 
 
-def _check_urls(options: BackendOptions, where: str) -> Iterator[CheckMessage]:
-    from .views import TaskView
-
-    view = _view_at(options.handler_path)
-    if not issubclass(getattr(view, "view_class", object), TaskView):
+def _check_path(subject: _Subject) -> Iterator[CheckMessage]:
+    path, prefix = subject.options.handler_path, _prefix()
+    if "TASK_HANDLER_PATH" in subject.faulty:
+        return
+    if prefix and _below(prefix, path) is None:
         yield Warning(
-            f"{where}: no view executes tasks at {options.handler_path}, where Cloud Tasks will "
-            "deliver them.",
+            f"{subject.where}: Cloud Tasks will deliver to {path}, and the site is below {prefix}.",
+            hint=f"Set TASK_HANDLER_PATH to {prefix}{path}, or to where the view is from outside.",
+            id="django_tasks_cloud_tasks.W001",
+        )
+    elif not _executes_tasks(path):
+        yield Warning(
+            f"{subject.where}: no view executes tasks at {path}, where Cloud Tasks will deliver "
+            "them.",
             hint=(
                 "Add path('cloudtasks/', include('django_tasks_cloud_tasks.urls')) to the root "
                 "URLconf, or set TASK_HANDLER_PATH to where it is included. If another service "
@@ -130,30 +213,61 @@ def _check_urls(options: BackendOptions, where: str) -> Iterator[CheckMessage]:
         )
 
 
-def _check_audience(
-    backend: CloudTasksBackend, options: BackendOptions, where: str
-) -> Iterator[CheckMessage]:
-    environ = current().environ
-    demands_token = options.authentication is Authentication.OIDC or (
-        options.authentication is Authentication.AUTO and options.service_account
-    )
-    known = options.audience or isinstance(
-        find_handler_host(options.handler_host, _settings_only(backend)), Found
-    )
+def _prefix() -> str:
+    """The path below which the whole site is; empty without one."""
+    prefix = settings.FORCE_SCRIPT_NAME or current().environ.get("SCRIPT_NAME", "")
+    return prefix.rstrip("/")
+
+
+def _below(prefix: str, path: str) -> str | None:
+    """The path without its prefix, as URLconfs know it; None if it has another."""
+    rest = path.removeprefix(prefix)
+    return rest if rest.startswith("/") and path.startswith(prefix) else None
+
+
+def _view_at(path: str) -> object:
+    """The class of the view at that path of the site; None if there is none, or no URLconf."""
+    try:
+        view = resolve_url(_below(_prefix(), path) or path).func
+    except (Resolver404, ImproperlyConfigured, AttributeError):
+        return None
+    return getattr(view, "view_class", None)
+
+
+def _executes_tasks(path: str) -> bool:
+    from .views import TaskView
+
+    view = _view_at(path)
+    return isinstance(view, type) and issubclass(view, TaskView)
+
+
+def _check_audience(subject: _Subject) -> Iterator[CheckMessage]:
+    options, environ = subject.options, current().environ
+    if subject.faulty & _ABOUT_TOKENS or subject.handler_host is None:
+        return
     # On these platforms the handler host is detected when it is needed.
-    if demands_token and not (known or is_cloud_run(environ) or is_app_engine(environ)):
+    is_detected = is_cloud_run(environ) or is_app_engine(environ)
+    known = options.audience or isinstance(subject.handler_host, Found) or is_detected
+    if _demands_token(options) and not known:
         yield Error(
-            f"{where}: tokens are demanded, but no audience is known to compare theirs with.",
+            f"{subject.where}: tokens are demanded, but no audience is known to compare theirs "
+            "with.",
             hint="Set OIDC_AUDIENCE, or TASK_HANDLER_HOST, which it defaults to.",
             id="django_tasks_cloud_tasks.E004",
         )
 
 
-def _check_emulator(options: BackendOptions, where: str) -> Iterator[CheckMessage]:
-    host = options.emulator_host or current().environ.get("CLOUD_TASKS_EMULATOR_HOST")
-    if host and not settings.DEBUG:
+def _demands_token(options: BackendOptions) -> bool:
+    return options.authentication is Authentication.OIDC or (
+        options.authentication is Authentication.AUTO and options.service_account is not None
+    )
+
+
+def _check_emulator(subject: _Subject) -> Iterator[CheckMessage]:
+    if subject.emulator_host and not settings.DEBUG:
         yield Warning(
-            f"{where}: tasks go to the emulator at {host}, though DEBUG is off.",
+            f"{subject.where}: tasks go to the emulator at {subject.emulator_host}, though DEBUG "
+            "is off.",
             hint=(
                 "In production remove EMULATOR_HOST from OPTIONS and CLOUD_TASKS_EMULATOR_HOST "
                 "from the environment: the emulator's tokens are trusted while it is set."
@@ -162,45 +276,35 @@ def _check_emulator(options: BackendOptions, where: str) -> Iterator[CheckMessag
         )
 
 
-def _check_results(
-    backend: CloudTasksBackend, options: BackendOptions, where: str
-) -> Iterator[CheckMessage]:
+def _check_results(subject: _Subject) -> Iterator[CheckMessage]:
     from .backend import backends
 
-    if options.results is None:
+    database, alias = subject.results_database, subject.backend.alias
+    if database is None:
         return
-    if not apps.is_installed(APP):
-        yield Error(
-            f"{where}: RESULTS is set, and the app that has the table is not installed.",
-            hint="Add 'django_tasks_cloud_tasks' to INSTALLED_APPS, and migrate.",
-            id="django_tasks_cloud_tasks.E006",
-        )
-    database = options.results_database
+    everyone = map(_read, backends())
+    recording = [other for other in everyone if other.results_database is not None]
+    first = recording[0]
     if database not in settings.DATABASES:
         yield Error(
-            f"{where}: RESULTS_DATABASE is {database!r}, which is not in DATABASES.",
+            f"{subject.where}: RESULTS_DATABASE is {database!r}, which is not in DATABASES.",
             hint="Name an alias of DATABASES.",
             id="django_tasks_cloud_tasks.E007",
         )
     else:
         entry = settings.DATABASES[database]
-        yield from _check_transactions(entry, database, where)
-        yield from _check_connections(entry, database, options, where)
-    for other in backends():
-        # Each pair once: the later alias tells.
-        if other.alias >= backend.alias:
-            continue
-        try:
-            theirs = other.configuration.options
-        except OptionsError:
-            continue  # Its own check tells of it.
-        if theirs.results and theirs.results_database != database:
-            yield Error(
-                f"{where}: its results go to {database!r}, and those of {other.alias!r} to "
-                f"{theirs.results_database!r}.",
-                hint="Use one RESULTS_DATABASE for all: the admin shows one table.",
-                id="django_tasks_cloud_tasks.E008",
-            )
+        yield from _check_lease(entry, database, subject)
+        sharers = [other for other in recording if other.results_database == database]
+        if sharers[0].backend.alias == alias:
+            yield from _check_transactions(entry, database, subject.where)
+            yield from _check_connections(entry, database, subject)
+    if first.results_database != database:
+        yield Error(
+            f"{subject.where}: its results go to {database!r}, and those of "
+            f"{first.backend.alias!r} to {first.results_database!r}.",
+            hint="Use one RESULTS_DATABASE for all: the admin shows one table.",
+            id="django_tasks_cloud_tasks.E008",
+        )
 
 
 def _is_shared_file(entry: Mapping[str, Any]) -> bool:
@@ -244,20 +348,27 @@ def _check_transactions(
         )
 
 
-def _check_connections(
-    entry: Mapping[str, Any], database: str, options: BackendOptions, where: str
+def _check_lease(
+    entry: Mapping[str, Any], database: str, subject: _Subject
 ) -> Iterator[CheckMessage]:
-    """What keeps leases from being renewed, or connections from being enough."""
-    own = entry.get("OPTIONS", {})
-    lease, busy = options.lease.total_seconds(), float(own.get("timeout", _SQLITE_TIMEOUT))
+    """What keeps leases from being renewed."""
+    lease = subject.options.lease.total_seconds()
+    busy = float(entry.get("OPTIONS", {}).get("timeout", _SQLITE_TIMEOUT))
     if _is_shared_file(entry) and lease < _LEASE_TO_TIMEOUT * busy:
         yield Warning(
-            f"{where}: LEASE is {lease:g} s, and whoever writes to DATABASES[{database!r}] may "
-            f"wait {busy:g} s for others: a lease can end while its renewal waits.",
+            f"{subject.where}: LEASE is {lease:g} s, and whoever writes to DATABASES[{database!r}] "
+            f"may wait {busy:g} s for others: a lease can end while its renewal waits.",
             hint=f"Set LEASE to {_LEASE_TO_TIMEOUT * busy:g} or more, or its timeout to less.",
             id="django_tasks_cloud_tasks.W007",
         )
-    if entry.get("CONN_MAX_AGE", 0) != 0 and _is_served_by_the_async_view(options):
+
+
+def _check_connections(
+    entry: Mapping[str, Any], database: str, subject: _Subject
+) -> Iterator[CheckMessage]:
+    """What keeps connections from being enough."""
+    own, where = entry.get("OPTIONS", {}), subject.where
+    if entry.get("CONN_MAX_AGE", 0) != 0 and _is_served_by_the_async_view(subject.options):
         yield Warning(
             f"{where}: DATABASES[{database!r}] keeps connections (CONN_MAX_AGE), and tasks are "
             "executed over ASGI, where each request has a thread of its own: they pile up.",
@@ -279,34 +390,50 @@ def _is_served_by_the_async_view(options: BackendOptions) -> bool:
     from .views import AsyncExecuteTaskView
 
     view = _view_at(options.handler_path)
-    return issubclass(getattr(view, "view_class", object), AsyncExecuteTaskView)
+    return isinstance(view, type) and issubclass(view, AsyncExecuteTaskView)
 
 
-def _view_at(path: str) -> object:
-    """The view at that path; None if there is none, or no ROOT_URLCONF at all."""
-    try:
-        return resolve_url(path).func
-    except (Resolver404, ImproperlyConfigured, AttributeError):
-        return None
-
-
-def _check_https(
-    backend: CloudTasksBackend, options: BackendOptions, where: str
-) -> Iterator[CheckMessage]:
-    host = find_handler_host(options.handler_host, _settings_only(backend))
+def _check_https(subject: _Subject) -> Iterator[CheckMessage]:
+    host = subject.handler_host
     if isinstance(host, Found) and not host.value.startswith("https://"):
         yield Warning(
-            f"{where}: tasks and their proofs travel unencrypted to {host.value} ({host.source}).",
+            f"{subject.where}: tasks and their proofs travel unencrypted to {host.value} "
+            f"({host.source}).",
             hint="Use an https:// address.",
             id="django_tasks_cloud_tasks.W003",
         )
 
 
-def _check_open_door(options: BackendOptions, where: str) -> Iterator[CheckMessage]:
-    if options.authentication is Authentication.NONE:
+def _check_open_door(subject: _Subject) -> Iterator[CheckMessage]:
+    if subject.options.authentication is Authentication.NONE:
         yield Warning(
-            f"{where}: AUTHENTICATION is 'none': whoever reaches the endpoint can run any task "
-            "with any arguments.",
+            f"{subject.where}: AUTHENTICATION is 'none': whoever reaches the endpoint can run any "
+            "task with any arguments.",
             hint="Remove the option; the default needs no further setting.",
             id="django_tasks_cloud_tasks.W004",
         )
+
+
+def _check_deliveries(subjects: Sequence[_Subject]) -> Iterator[CheckMessage]:
+    """What stops a delivery on its way to the view; the same once for all backends."""
+    told: set[Obstacle] = set()
+    for subject in subjects:
+        path = _below(_prefix(), subject.options.handler_path)
+        if path is None or not _executes_tasks(subject.options.handler_path):
+            continue  # `check_backend` has told of it, or another service executes the tasks.
+        host = subject.handler_host
+        carries_token = (
+            _demands_token(subject.options)
+            or subject.options.authentication is Authentication.PLATFORM
+        )
+        found = obstacles(
+            host.value if isinstance(host, Found) else None, path, carries_token=carries_token
+        )
+        for obstacle in found:
+            if obstacle not in told:
+                told.add(obstacle)
+                yield Warning(
+                    f"{subject.where}: a delivery would not arrive. {obstacle.what}.",
+                    hint=obstacle.hint,
+                    id="django_tasks_cloud_tasks.W010",
+                )

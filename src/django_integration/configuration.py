@@ -19,10 +19,11 @@ from ..core.detection import (
     find_project,
     find_service_account,
 )
-from ..core.errors import CloudTasksError, ConfigurationError
+from ..core.errors import CloudTasksError, ConfigurationError, OptionFault
 from ..core.options import Authentication, BackendOptions, is_address
 from ..core.ports import ResultStore, TaskQueue, TokenVerifier
 from ..core.requests import OidcToken, Route
+from .apps import demand_app
 from .surroundings import Surroundings, current
 
 logger = logging.getLogger("django_tasks_cloud_tasks")
@@ -44,6 +45,20 @@ def configuration_for(
     if not isinstance(configuration, Configuration) or configuration.raw != options:
         configuration = kept[alias] = Configuration(options, current(), beside)
     return configuration
+
+
+def emulator_host(options: BackendOptions, environ: Mapping[str, str]) -> str | None:
+    """HOST:PORT of the emulator that options or environment name.
+
+    Raises:
+        ConfigurationError: the environment has something else.
+    """
+    host = options.emulator_host or environ.get(_EMULATOR_VARIABLE)
+    if host and not is_address(host):
+        raise ConfigurationError(
+            f"{_EMULATOR_VARIABLE} is {host!r}, and must be HOST:PORT, such as 'localhost:8123'."
+        )
+    return host or None
 
 
 def stores_of(configurations: Iterable["Configuration"]) -> list[ResultStore]:
@@ -76,6 +91,11 @@ class Configuration:
         """The options, checked."""
         return BackendOptions.from_mapping(self.raw, self._beside)
 
+    @property
+    def readable_options(self) -> tuple[BackendOptions, tuple[OptionFault, ...]]:
+        """The options as far as they make sense, and what does not."""
+        return BackendOptions.read(self.raw, self._beside)
+
     @cached_property
     def emulator_host(self) -> str | None:
         """HOST:PORT of the emulator in use, if one is.
@@ -83,13 +103,7 @@ class Configuration:
         Raises:
             ConfigurationError: the environment has something else.
         """
-        host = self.options.emulator_host or self._surroundings.environ.get(_EMULATOR_VARIABLE)
-        if host and not is_address(host):
-            raise ConfigurationError(
-                f"{_EMULATOR_VARIABLE} is {host!r}, and must be HOST:PORT, such as "
-                "'localhost:8123'."
-            )
-        return host or None
+        return emulator_host(self.options, self._surroundings.environ)
 
     @cached_property
     def queue(self) -> TaskQueue:
@@ -103,9 +117,14 @@ class Configuration:
 
     @cached_property
     def results(self) -> ResultStore | None:
-        """Where results are kept, if they are."""
+        """Where results are kept, if they are.
+
+        Raises:
+            ConfigurationError: the app that has the table is not installed.
+        """
         if self.options.results is None:
             return None
+        demand_app()
         return self._surroundings.results(self.options.results_database)
 
     @contextmanager

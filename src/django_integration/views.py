@@ -35,8 +35,10 @@ from .admission import (
     relay,
     resolve,
 )
-from .backend import backends, demand_app
+from .apps import demand_app
+from .backend import backends
 from .execution import Execution, runs_on_loop, store_of, worker_id
+from .probe import Probe
 from .threads import in_store_thread
 
 
@@ -52,11 +54,18 @@ class TaskView(View):
         It answers to Cloud Tasks, not to browsers: no CSRF token, no login. And no transaction
         around it: a task that fails is answered, not raised, so ATOMIC_REQUESTS would commit it.
         """
-        demand_app()
         view = login_not_required(super().as_view(**initkwargs))
         for database in settings.DATABASES:
             view = transaction.non_atomic_requests(using=database)(view)
         return csrf_exempt(view)
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - Django's
+        """Answer; a synthetic delivery has reached its end here."""
+        demand_app()
+        if probe := Probe.of(request.META):
+            response = probe.arrive(read_body(request))
+            return _awaitable(response) if self.view_is_async else response
+        return super().dispatch(request, *args, **kwargs)
 
     def begin(self, task: Task[..., Any], payload: TaskPayload) -> Execution | Outcome:
         """The attempt at a task, or why it must not run now."""
@@ -150,6 +159,10 @@ class RelayView(TaskView):
         body = read_body(request)
         judgements = [judge(door, request, body) for door in doors(backends())]
         return self.respond(relay(request, judgements))
+
+
+async def _awaitable(response: HttpResponse) -> HttpResponse:
+    return response
 
 
 async def _in_place_if[**P, R](

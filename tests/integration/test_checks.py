@@ -1,11 +1,14 @@
 """`manage.py check`, with and without --deploy."""
 
+import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from django.conf import settings
 from django.core import checks
-from django.test import override_settings
+from django.http import HttpRequest, HttpResponse
+from django.test import Client, RequestFactory, override_settings
 from django_tasks_cloud_tasks import ConfigurationError, ExecuteTaskView
 from django_tasks_cloud_tasks.adapters.metadata import NoMetadataServer
 from django_tasks_cloud_tasks.django_integration.surroundings import Surroundings, use
@@ -207,7 +210,10 @@ def test_results_of_all_backends_are_in_one_database() -> None:
         patch.setattr(settings, "DATABASES", databases)
         messages = checks.run_checks()
     told = [m for m in messages if str(m.id).endswith("E008")]
-    assert [("'c'" in m.msg, "'a'" in m.msg or "'b'" in m.msg) for m in told] == [(True, True)] * 2
+    assert [(m.msg[6:9], "those of 'a' to 'default'" in m.msg) for m in told] == [
+        ("'c'", True),
+        ("'d'", True),
+    ]
 
 
 def test_options_beside_options_are_told() -> None:
@@ -230,13 +236,13 @@ def test_a_token_beside_an_emulator_needs_no_further_setting() -> None:
     assert found(ACCOUNT, environ=emulator, DEBUG=True) == []
 
 
-def test_urls_without_the_app_are_told_before_anything_runs() -> None:
+def test_a_site_without_the_app_executes_nothing(rf: RequestFactory) -> None:
     without = [app for app in settings.INSTALLED_APPS if app != "django_tasks_cloud_tasks"]
     with (
         override_settings(INSTALLED_APPS=without),
         pytest.raises(ConfigurationError, match="is not in INSTALLED_APPS"),
     ):
-        ExecuteTaskView.as_view()
+        ExecuteTaskView.as_view()(rf.post("/"))
 
 
 def test_results_without_the_app_are_told_before_anything_is_enqueued() -> None:
@@ -246,3 +252,213 @@ def test_results_without_the_app_are_told_before_anything_is_enqueued() -> None:
         pytest.raises(ConfigurationError, match="is not in INSTALLED_APPS"),
     ):
         recorded_tasks.does.enqueue("a")
+
+
+# The check that delivers.
+
+
+def refuse_all(get_response: Callable[[HttpRequest], HttpResponse]) -> object:
+    """A middleware of a site that is closed for maintenance."""
+    return lambda request: HttpResponse("closed", status=503)
+
+
+def read_all(get_response: Callable[[HttpRequest], HttpResponse]) -> object:
+    """A middleware that looks at bodies."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        assert request.body
+        return get_response(request)
+
+    return middleware
+
+
+def break_all(get_response: Callable[[HttpRequest], HttpResponse]) -> object:
+    """A middleware that breaks on the way back."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        get_response(request)
+        raise RuntimeError("the way back")
+
+    return middleware
+
+
+HERE = __name__
+COMMON = "django.middleware.common.CommonMiddleware"
+SECURITY = "django.middleware.security.SecurityMiddleware"
+
+
+def told(options: dict[str, Any] | None = None, **settings: Any) -> list[tuple[str, str]]:
+    """Message and hint of what would stop a delivery."""
+    backend = {
+        "BACKEND": "django_tasks_cloud_tasks.CloudTasksBackend",
+        "OPTIONS": GOOD | (options or {}),
+    }
+    surroundings = Surroundings(environ={}, make_metadata=lambda _: NoMetadataServer())
+    tasks = {"default": backend, "two": backend}
+    with use(surroundings), override_settings(TASKS=tasks, **settings):
+        messages = checks.run_checks(include_deployment_checks=True)
+    found = [m for m in messages if m.id == "django_tasks_cloud_tasks.W010"]
+    return [(m.msg, str(m.hint)) for m in found]
+
+
+@pytest.mark.parametrize(
+    ("options", "changed", "said", "advice"),
+    [
+        (
+            {},
+            {"ALLOWED_HOSTS": ["other.example.com"], "MIDDLEWARE": [COMMON]},
+            "Django refuses the host 'app.example.com'",
+            "Add 'app.example.com' to ALLOWED_HOSTS.",
+        ),
+        (
+            {"TASK_HANDLER_HOST": "https://my_app.example.com"},
+            {"MIDDLEWARE": [COMMON]},
+            "Django refuses the host 'my_app.example.com'",
+            "Reach the app by a name of letters, digits, hyphens and dots",
+        ),
+        (
+            {},
+            {"DATA_UPLOAD_MAX_MEMORY_SIZE": 500_000},
+            "DATA_UPLOAD_MAX_MEMORY_SIZE is 500000",
+            "Set DATA_UPLOAD_MAX_MEMORY_SIZE to 1048569 or more",
+        ),
+        (
+            {},
+            {"DATA_UPLOAD_MAX_MEMORY_SIZE": 500_000, "MIDDLEWARE": [f"{HERE}.read_all"]},
+            "DATA_UPLOAD_MAX_MEMORY_SIZE is 500000",
+            "Set DATA_UPLOAD_MAX_MEMORY_SIZE to 1048569 or more",
+        ),
+        (
+            {},
+            {"MIDDLEWARE": [SECURITY, COMMON], "SECURE_SSL_REDIRECT": True},
+            f"{SECURITY} answers 301 (to https://app.example.com/cloudtasks/execute/)",
+            "Set SECURE_PROXY_SSL_HEADER to the header",
+        ),
+        (
+            {},
+            {"MIDDLEWARE": [SECURITY, COMMON], "PREPEND_WWW": True},
+            f"{COMMON} answers 301",
+            "Have CommonMiddleware let requests to /cloudtasks/execute/ pass.",
+        ),
+        (
+            {},
+            {"MIDDLEWARE": [SECURITY, f"{HERE}.refuse_all"]},
+            f"{HERE}.refuse_all answers 503",
+            "Have refuse_all let requests to /cloudtasks/execute/ pass.",
+        ),
+        (
+            {},
+            {"MIDDLEWARE": [f"{HERE}.break_all", SECURITY]},
+            f"{HERE}.break_all answers 500 in the place of the view: RuntimeError: the way back",
+            "Have break_all let requests to /cloudtasks/execute/ pass.",
+        ),
+        (
+            {},
+            {"MIDDLEWARE": [COMMON], "DISALLOWED_USER_AGENTS": [re.compile("^Google")]},
+            f"{COMMON} answers 403 in the place of the view: PermissionDenied: Forbidden user",
+            "Have CommonMiddleware let requests",
+        ),
+    ],
+)
+def test_what_stops_a_delivery_is_told_once_with_its_setting(
+    options: dict[str, Any], changed: dict[str, Any], said: str, advice: str
+) -> None:
+    ((message, hint),) = told(options, **changed)
+    assert message.startswith(f"TASKS['default']: a delivery would not arrive. {said}")
+    assert hint.startswith(advice)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"SECURE_SSL_REDIRECT": True, "SECURE_PROXY_SSL_HEADER": ("HTTP_X_PROTO", "https")},
+        {"ALLOWED_HOSTS": [".example.com"]},
+        {"DATA_UPLOAD_MAX_MEMORY_SIZE": None},
+    ],
+    ids=str,
+)
+def test_a_delivery_that_arrives_is_not_told(changed: dict[str, Any]) -> None:
+    middleware = [SECURITY, COMMON, "django.contrib.auth.middleware.LoginRequiredMiddleware"]
+    assert told(MIDDLEWARE=[*settings.MIDDLEWARE, *middleware], **changed) == []
+    path = {"TASK_HANDLER_PATH": "/async/cloudtasks/execute/"}
+    assert told(path, MIDDLEWARE=[*settings.MIDDLEWARE, *middleware], **changed) == []
+
+
+def test_a_delivery_that_is_tried_leaves_no_trace(caplog: pytest.LogCaptureFixture) -> None:
+    assert len(told(ALLOWED_HOSTS=["a.example.com"], MIDDLEWARE=[COMMON])) == 1
+    assert caplog.records == []
+
+
+def test_behind_all_that_stops_it_a_delivery_is_tried_on() -> None:
+    """Each setting that is wrong is told in the same run, from the outside inwards."""
+    found = told(
+        ALLOWED_HOSTS=["other.example.com"],
+        SECURE_SSL_REDIRECT=True,
+        DATA_UPLOAD_MAX_MEMORY_SIZE=1,
+        MIDDLEWARE=[SECURITY, COMMON, f"{HERE}.read_all", f"{HERE}.refuse_all"],
+    )
+    assert [message.partition("arrive. ")[2][:24] for message, _ in found] == [
+        "Django refuses the host ",
+        f"{SECURITY} "[:24],
+        "DATA_UPLOAD_MAX_MEMORY_S",
+        f"{HERE}."[:24],
+    ]
+
+
+def test_a_request_from_outside_is_no_probe() -> None:
+    headers = {"django_tasks_cloud_tasks.probe": "1", "HTTP_DJANGO_TASKS_CLOUD_TASKS_PROBE": "1"}
+    assert Client().post("/cloudtasks/execute/", **headers).status_code == 401  # type: ignore[arg-type]  # as WSGI has them
+
+
+@pytest.mark.parametrize(
+    ("path", "prefix", "ids"),
+    [
+        ("/app/cloudtasks/execute/", {"FORCE_SCRIPT_NAME": "/app"}, []),
+        ("/app/cloudtasks/execute/", {"FORCE_SCRIPT_NAME": "/app/"}, []),
+        (None, {"FORCE_SCRIPT_NAME": "/app"}, ["W001"]),
+        ("/application/cloudtasks/execute/", {"FORCE_SCRIPT_NAME": "/app"}, ["W001"]),
+        ("/app/elsewhere/", {"FORCE_SCRIPT_NAME": "/app"}, ["W001"]),
+        ("/app/cloudtasks/execute/", {}, ["W001"]),
+        ("/app/cloudtasks/execute/", {"environ": {"SCRIPT_NAME": "/app"}}, []),
+        (None, {"environ": {"SCRIPT_NAME": "/app"}}, ["W001"]),
+    ],
+)
+def test_a_site_below_a_prefix(path: str | None, prefix: dict[str, Any], ids: list[str]) -> None:
+    options = GOOD | ({"TASK_HANDLER_PATH": path} if path else {})
+    assert found(options, deploy=True, **prefix) == ids
+
+
+# Many at once.
+
+
+def test_several_pitfalls_are_told_in_one_run_each_once() -> None:
+    options = {
+        "COLOUR": "red",
+        "RESULTS": "database",
+        "RESULTS_DATABASE": "elsewhere",
+        "TASK_HANDLER_PATH": "/elsewhere/",
+        "AUTHENTICATION": "none",
+        "TASK_HANDLER_HOST": "http://app.example.com/path",
+    }
+    entry = {
+        "BACKEND": "django_tasks_cloud_tasks.CloudTasksBackend",
+        "QUEUES": ["my_queue"],
+        "OPTIONS": options,
+        "NAME_TASKS": True,
+    }
+    second = {
+        "BACKEND": "django_tasks_cloud_tasks.CloudTasksBackend",
+        "OPTIONS": GOOD | {"RESULTS": "database"},
+    }
+    without = [app for app in settings.INSTALLED_APPS if app != "django_tasks_cloud_tasks"]
+    environ = {"CLOUD_TASKS_EMULATOR_HOST": "localhost", "SERVICE_URL": "app.example.com"}
+    surroundings = Surroundings(environ=environ, make_metadata=lambda _: NoMetadataServer())
+    changed = {"INSTALLED_APPS": without, "ROOT_URLCONF": "tests.urls_of_tasks"}
+    tasks = {"default": entry, "second": second}
+    with use(surroundings), override_settings(TASKS=tasks, **changed):
+        messages = checks.run_checks()
+    ids = [str(m.id).rpartition(".")[2] for m in messages if str(m.id).startswith("django_tasks_c")]
+    assert sorted(ids) == [
+        *("E001", "E001", "E001"),  # COLOUR, NAME_TASKS beside, a host with a path
+        *("E003", "E005", "E005", "E006", "E007", "E008", "W001"),
+    ]

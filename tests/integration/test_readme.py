@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n# (\S+)\n(.*?)```", README, flags=re.DOTALL)
@@ -166,6 +168,31 @@ def test_check_finds_a_misspelt_option_in_a_new_project(tmp_path: Path) -> None:
     said = project.run("manage.py", "check", status=1)
     assert "did you mean 'NAME_TASKS'?" in said
     assert "django_tasks_cloud_tasks.E001" in said
+
+
+TASKS_WITH_FAULTS = """
+TASKS["default"]["OPTIONS"] |= {"NAME_TASK": True, "RESULTS": "database"}
+TASKS["default"]["QUEUES"] = ["my_queue"]
+TASKS["default"]["LEASE"] = 60
+INSTALLED_APPS.remove("django_tasks_cloud_tasks")
+"""
+
+
+@pytest.mark.parametrize(
+    "first", ["", "from shop import tasks\n"], ids=["alone", "behind a module"]
+)
+def test_check_tells_of_everything_at_once_though_the_app_is_missing(
+    tmp_path: Path, first: str
+) -> None:
+    """Whether django.tasks is loaded before Django chooses its checks, meanwhile, or not at all."""
+    project = Project(tmp_path, [SETTINGS[0], TASKS_WITH_FAULTS])
+    urls = tmp_path / "mysite" / "urls.py"
+    urls.write_text(first + urls.read_text())
+    for models in ("", "from django.tasks import task\n"):
+        (tmp_path / "shop" / "models.py").write_text(models)
+        said = project.run("manage.py", "check", status=1)
+        told = re.findall(r"django_tasks_cloud_tasks\.(\w+)", said)
+        assert sorted(told) == ["E001", "E001", "E003", "E006", "W005"]
 
 
 def test_curl(tmp_path: Path) -> None:
