@@ -58,6 +58,7 @@ def make_web(
         client_max_size=_LARGEST_BODY,
         middlewares=[_own_names_only(hosts), _own_pages_only, _whole_bodies_only(patience)],
     )
+    streams = _ChangeStreams(controls)
     page = (files(__package__) / "dashboard.html").read_text(encoding="utf-8")
     add = application.router.add_route
     add("*", "/v2/{path:.*}", rest.handle)
@@ -106,21 +107,6 @@ def make_web(
     async def overview(request: web.Request) -> web.Response:
         return web.json_response(controls.overview(request.query.get("queue")))
 
-    async def events(request: web.Request) -> web.StreamResponse:
-        """Server-sent events: a word whenever something has changed."""
-        response = web.StreamResponse(
-            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
-        )
-        await response.prepare(request)
-        with suppress(ConnectionError):  # The page was closed.
-            while True:
-                await response.write(b"data: changed\n\n")
-                controls.changes.clear()
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(controls.changes.wait(), _HEARTBEAT)
-                await asyncio.sleep(_PAUSE)
-        return response
-
     async def dashboard(_: web.Request) -> web.Response:
         policy = "default-src 'self' 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
         headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store"}
@@ -133,9 +119,45 @@ def make_web(
     add("POST", "/emulator/clock", clock)
     add("POST", "/emulator/reset", reset)
     add("GET", "/emulator/state", overview)
-    add("GET", "/emulator/events", events)
+    add("GET", "/emulator/events", streams.handle)
     add("GET", "/", dashboard)
+    application.on_shutdown.append(streams.end)
     return application
+
+
+class _ChangeStreams:
+    """Server-sent events for dashboards: a word whenever something has changed."""
+
+    def __init__(self, controls: Controls) -> None:
+        self._controls = controls
+        self._open: set[asyncio.Task[Any]] = set()
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Tell a page of changes until it is closed."""
+        response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
+        )
+        await response.prepare(request)
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a handler runs in one
+        self._open.add(task)
+        changes = self._controls.changes
+        try:
+            while True:
+                await response.write(b"data: changed\n\n")
+                changes.clear()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(changes.wait(), _HEARTBEAT)
+                await asyncio.sleep(_PAUSE)
+        except ConnectionError:
+            return response  # The page was closed.
+        finally:
+            self._open.discard(task)
+
+    async def end(self, _: web.Application) -> None:
+        """End all, those of closed pages as well, which nobody else would end."""
+        for task in self._open:
+            task.cancel()
 
 
 def _own_names_only(hosts: AllowedHosts) -> Middleware:

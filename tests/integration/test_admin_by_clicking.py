@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import User
 from django.utils import timezone
-from django_tasks_cloud_tasks.django_integration.pytest_plugin import EmulatorInHand
+from django_tasks_cloud_tasks.testing import EmulatorInHand
 from pytest_django.live_server_helper import LiveServer
 from selenium import webdriver
 from selenium.webdriver.common.by import By

@@ -4,7 +4,9 @@ import json
 import os
 import re
 import signal
+import socket
 import sqlite3
+import struct
 import subprocess
 import threading
 import urllib.error
@@ -22,6 +24,7 @@ from django_tasks_cloud_tasks.emulator.clock import ManualClock
 from django_tasks_cloud_tasks.emulator.limits import SECOND
 from django_tasks_cloud_tasks.emulator.server import Emulator
 from django_tasks_cloud_tasks.emulator.storage import Storage
+from django_tasks_cloud_tasks.emulator.targets import HttpTarget
 from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 from google.protobuf.duration_pb2 import Duration
@@ -392,3 +395,52 @@ def test_another_issuer() -> None:
         urllib.request.urlopen(f"http://{address}/.well-known/openid-configuration") as response,
     ):
         assert json.load(response)["issuer"] == "http://issuer.example"
+
+
+def test_an_attempt_that_outlasts_its_deadline_is_told_with_the_option() -> None:
+    leave, told = threading.Event(), list[dict[str, object]]()
+
+    def log(event: str, facts: dict[str, object]) -> None:
+        if event == "attempt finished":
+            told.append(facts)
+
+    with (
+        handler(hold=leave) as (url, called),
+        BackgroundEmulator(lambda: Emulator(queues=[QUEUE], log=log)) as running,
+    ):
+
+        async def create() -> None:
+            emulator = running.emulator
+            emulator.service.create_task(
+                *(QUEUE, "slow", HttpTarget(url=url)),
+                schedule_time=None,
+                deadline=SECOND // 10,
+                now=emulator.now(),
+            )
+            emulator.touched(QUEUE)
+
+        running.call(create())
+        assert called.wait(20)
+        running.call(running.emulator.settle())
+        leave.set()
+    assert told[0]["answer"] == "timeout"
+    assert "DISPATCH_DEADLINE in OPTIONS sets it" in str(told[0]["because"])
+
+
+def test_a_dashboard_that_is_closed_leaves_nothing_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with BackgroundEmulator(lambda: Emulator(queues=[QUEUE])) as running:
+        host, _, port = running.address.partition(":")
+        for _ in range(3):
+            page = socket.create_connection((host, int(port)), timeout=20)
+            page.sendall(b"GET /emulator/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            said = page.recv(65536)
+            while b"changed" not in said:
+                said += page.recv(65536)
+            # Resets the connection, as a browser that closes a tab may.
+            page.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            page.close()
+            for _ in range(3):
+                post(running.address, f"/v2/{QUEUE}:pause")
+    assert [record.getMessage() for record in caplog.records if record.name != "asyncio"] == []

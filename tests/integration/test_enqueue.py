@@ -34,10 +34,10 @@ from django_tasks_cloud_tasks.adapters.cloud_tasks import GrpcTaskQueue
 from django_tasks_cloud_tasks.adapters.metadata import NoMetadataServer
 from django_tasks_cloud_tasks.core.names import QueueName
 from django_tasks_cloud_tasks.core.requests import TaskRequest
-from django_tasks_cloud_tasks.django_integration.pytest_plugin import CapturedTasks, EmulatorInHand
 from django_tasks_cloud_tasks.django_integration.surroundings import Surroundings, current, use
 from django_tasks_cloud_tasks.emulator.background import BackgroundEmulator
 from django_tasks_cloud_tasks.emulator.server import Emulator
+from django_tasks_cloud_tasks.testing import CapturedTasks, EmulatorInHand
 from google.cloud.tasks_v2.types import CreateTaskRequest
 from pytest_django import DjangoDbBlocker
 

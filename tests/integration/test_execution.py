@@ -3,6 +3,8 @@
 import json
 import logging
 from collections.abc import Callable
+from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -227,3 +229,15 @@ def test_a_site_puts_something_of_its_own_around_every_task(base: Any, settings:
     answered: Any = Client().post("/own/", body, content_type="application/json", headers=signed)
     assert answered.status_code == 200
     assert around == ["before", "Succeeded"]
+
+
+def test_an_attempt_that_outlasts_its_deadline_is_told_with_the_option(
+    deliver: Deliver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """To this clock every task takes more than Cloud Tasks' ten minutes."""
+    clock = SimpleNamespace(monotonic=count(0, 601).__next__)
+    monkeypatch.setattr("django_tasks_cloud_tasks.django_integration.execution.time", clock)
+    assert deliver("tests.tasks.add", 1, 2).status_code == 200
+    (said,) = [r.getMessage() for r in caplog.records if r.name == "django_tasks_cloud_tasks"]
+    assert "took 601.0 s, longer than Cloud Tasks waits for it (600 s)" in said
+    assert "Set DISPATCH_DEADLINE to more" in said

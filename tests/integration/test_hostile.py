@@ -12,8 +12,8 @@ import pytest
 from django.http import HttpRequest
 from django.test import AsyncRequestFactory, Client, override_settings
 from django.urls import resolve as resolve_url
-from django_tasks_cloud_tasks.django_integration.pytest_plugin import CapturedTasks
 from django_tasks_cloud_tasks.django_integration.signing import sign
+from django_tasks_cloud_tasks.testing import CapturedTasks
 from hypothesis import example, given
 from hypothesis import strategies as st
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from django.tasks import TaskResultStatus, task_backends
-from django_tasks_cloud_tasks.django_integration.pytest_plugin import (
+from django_tasks_cloud_tasks.testing import (
     CapturedTasks,
     EmulatorInHand,
     TaskFailedError,

@@ -27,7 +27,8 @@ RECORDED = "shop/payments.py"  # only where results are kept
 def test_every_python_block_says_where_it_goes() -> None:
     assert len(BLOCKS) == README.count("```python")
     assert {name for name, _ in BLOCKS} == {
-        *("settings.py", "urls.py", "shop/tasks.py", "shell", "shop/test_tasks.py", RECORDED)
+        *("settings.py", "urls.py", "shop/tasks.py", "shell", RECORDED),
+        *("shop/test_tasks.py", "shop/tests.py"),
     }
 
 
@@ -58,10 +59,11 @@ class Project:
         files = {name: code for name, code in BLOCKS if name != "shell"}
         with (folder / "mysite" / "settings.py").open("a") as file:
             file.write("\n".join(["", *settings, 'INSTALLED_APPS += ["shop"]', ""]))
-        (folder / "mysite" / "urls.py").write_text(files["urls.py"])
-        (folder / "shop" / "tasks.py").write_text(files["shop/tasks.py"])
-        (folder / "shop" / "test_tasks.py").write_text(files["shop/test_tasks.py"])
-        (folder / RECORDED).write_text(files[RECORDED])
+        with (folder / "mysite" / "urls.py").open("a") as file:
+            file.write(files["urls.py"])
+        for name, code in files.items():
+            if name.startswith("shop/"):
+                (folder / name).write_text(code)
 
     def run(self, *arguments: str, status: int = 0) -> str:
         done = subprocess.run(
@@ -212,12 +214,40 @@ def test_curl(tmp_path: Path) -> None:
             assert json.load(response) == json.loads(answer)
 
 
-def test_tests_of_a_site(tmp_path: Path) -> None:
-    project = Project(tmp_path, [SETTINGS[0]])
+@pytest.mark.parametrize("settings", [SETTINGS[:1], SETTINGS], ids=["quick start", "all of it"])
+def test_tests_of_a_site(tmp_path: Path, settings: list[str]) -> None:
+    project = Project(tmp_path, settings)
+    project.environ.pop("CLOUD_TASKS_EMULATOR_HOST")
+    project.environ.pop("TASK_HANDLER_HOST")
     said = project.run(
         *("-m", "pytest", "-q", "-p", "no:cacheprovider", "--ds", "mysite.settings", "shop"),
     )
     assert "3 passed" in said
+    said = project.run("manage.py", "test")
+    assert "Ran 2 tests" in said
+    assert said.rstrip().endswith("OK") or "\nOK\n" in said
+
+
+def test_tests_that_enqueue_in_passing_call_nothing(tmp_path: Path) -> None:
+    runner = next(code for code in SETTINGS if "TEST_RUNNER" in code)
+    project = Project(tmp_path, [SETTINGS[0], runner])
+    project.environ.pop("CLOUD_TASKS_EMULATOR_HOST")
+    (tmp_path / "shop" / "tests.py").write_text(ENQUEUES_IN_PASSING)
+    for parallel in ("1", "2"):
+        assert "\nOK\n" in project.run("manage.py", "test", "--parallel", parallel)
+
+
+ENQUEUES_IN_PASSING = """
+from django.test import SimpleTestCase
+from shop.tasks import add_up
+
+class First(SimpleTestCase):
+    def test(self):
+        self.assertTrue(add_up.enqueue([1]).id)
+
+class Second(First):
+    pass
+"""
 
 
 def test_the_table_of_options_has_them_all() -> None:
