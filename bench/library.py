@@ -271,7 +271,7 @@ def verification() -> list[Row]:
     )
     from django_tasks_cloud_tasks.core.authorization import Policy, Proof, authorize
     from django_tasks_cloud_tasks.core.options import Authentication
-    from django_tasks_cloud_tasks.django_integration.signing import PayloadSignatures
+    from django_tasks_cloud_tasks.django_integration.enqueueing.signing import PayloadSignatures
     from django_tasks_cloud_tasks.emulator.identity import TokenIssuer
     from django_tasks_cloud_tasks.emulator.targets import OidcToken
     from google.auth import jwt

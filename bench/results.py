@@ -96,7 +96,7 @@ def _execution(name: str) -> Iterator[object]:
     from django.test import Client
     from django_tasks_cloud_tasks.core.outbox import recorded
     from django_tasks_cloud_tasks.core.payload import TaskPayload
-    from django_tasks_cloud_tasks.django_integration.signing import sign
+    from django_tasks_cloud_tasks.django_integration.enqueueing.signing import sign
 
     store = task_backends["stored"].configuration.results
     client = Client()

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
         TaskRejectedError,
         WorkerLostError,
     )
-    from .django_integration.backend import CloudTasksBackend
-    from .django_integration.declaration import CloudTaskContext, task
+    from .django_integration.enqueueing.backend import CloudTasksBackend
+    from .django_integration.executing.views import AsyncExecuteTaskView, ExecuteTaskView
     from .django_integration.models import StoredTask
-    from .django_integration.steering import CancelOutcome, acancel, cancel
-    from .django_integration.surroundings import (
+    from .django_integration.operating.control import CancelOutcome, acancel, cancel
+    from .django_integration.runtime import (
         detect_default_service_account,
         detect_gcp_location,
         detect_gcp_project,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         is_app_engine,
         is_cloud_run,
     )
-    from .django_integration.views import AsyncExecuteTaskView, ExecuteTaskView
+    from .django_integration.tasks import CloudTaskContext, task
 
 __all__ = [
     "AsyncExecuteTaskView",
@@ -70,15 +70,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "CloudTasksBackend": ".django_integration.backend",
-    "CloudTaskContext": ".django_integration.declaration",
-    "task": ".django_integration.declaration",
+    "CloudTasksBackend": ".django_integration.enqueueing.backend",
+    "CloudTaskContext": ".django_integration.tasks",
+    "task": ".django_integration.tasks",
     "StoredTask": ".django_integration.models",
-    "CancelOutcome": ".django_integration.steering",
-    "acancel": ".django_integration.steering",
-    "cancel": ".django_integration.steering",
-    "ExecuteTaskView": ".django_integration.views",
-    "AsyncExecuteTaskView": ".django_integration.views",
+    "CancelOutcome": ".django_integration.operating.control",
+    "acancel": ".django_integration.operating.control",
+    "cancel": ".django_integration.operating.control",
+    "ExecuteTaskView": ".django_integration.executing.views",
+    "AsyncExecuteTaskView": ".django_integration.executing.views",
     **dict.fromkeys(
         [
             "detect_default_service_account",
@@ -88,7 +88,7 @@ _HOMES = {
             "is_app_engine",
             "is_cloud_run",
         ],
-        ".django_integration.surroundings",
+        ".django_integration.runtime",
     ),
 }
 

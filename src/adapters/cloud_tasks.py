@@ -29,7 +29,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status as StatusMessage
 
-from ..core.creation import (
+from ..core.api_failures import (
     Code,
     Control,
     Created,

@@ -16,7 +16,7 @@ import attrs
 from ..core.detection import is_app_engine, is_cloud_run
 from ..core.errors import ConfigurationError
 from .forks import renew_in_children
-from .patience import within
+from .timeouts import call_with_timeout
 
 DEFAULT_HOST = "metadata.google.internal"
 _PREFIX = "/computeMetadata/v1/"
@@ -100,7 +100,7 @@ class HttpMetadataServer:
     def _ask(self, path: str, is_valid: Callable[[str], bool] = bool) -> "_Miss | None":
         """Ask for a value and keep it; or why there is none now. None as well if no server is."""
         # Resolving a name cannot be bounded in time; waiting for it can.
-        answer = within(self._budget, partial(_fetch, self._host, path, self._budget))
+        answer = call_with_timeout(self._budget, partial(_fetch, self._host, path, self._budget))
         if answer is None and not self._is_there:
             self.is_absent = True
             return None

@@ -19,7 +19,7 @@ import attrs
 from ..core.errors import InvalidTokenError
 from ..core.ports import Claims
 from .forks import renew_in_children
-from .patience import within
+from .timeouts import call_with_timeout
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ def fetch_certificates(url: str, *, proxied: bool = True) -> FetchedCertificates
     session.trust_env = proxied
     request = google.auth.transport.requests.Request(session)
     # Its time-out is for each read; a server that drips must not hold requests for longer.
-    response = within(_FETCH_TIMEOUT, partial(request, url, timeout=_FETCH_TIMEOUT))
+    response = call_with_timeout(_FETCH_TIMEOUT, partial(request, url, timeout=_FETCH_TIMEOUT))
     if response is None:
         raise OSError(f"{url} did not answer within {_FETCH_TIMEOUT:g} s")
     if response.status != _OK:

@@ -29,11 +29,11 @@ from django.utils.safestring import SafeString
 from ..core.errors import CloudTasksError
 from ..core.names import is_task_id
 from ..core.ports import ResultStore
-from .backend import recording_backends
 from .configuration import Configuration
+from .enqueueing.backend import recording_backends
 from .models import Status, StoredTask
-from .steering import CancelOutcome, cancel_recorded, run_again, run_now
-from .store import record_of
+from .operating.control import CancelOutcome, cancel_recorded, run_again, run_now
+from .results.store import record_of
 
 _MOST_COUNTED = 10_000
 _MOST_ACTED_ON = 1000

@@ -2,8 +2,8 @@
 
 from django.urls import path
 
-from .patterns import execution_endpoint
-from .views import AsyncExecuteTaskView, RelayView
+from .executing.url_patterns import execution_endpoint
+from .executing.views import AsyncExecuteTaskView, RelayView
 
 app_name = "django_tasks_cloud_tasks"
 urlpatterns = [

@@ -31,11 +31,11 @@ from ..core.names import is_queue_id
 from ..core.options import Authentication, BackendOptions
 from .apps import APP
 from .configuration import emulator_host
-from .probe import Obstacle, obstacles
-from .surroundings import current
+from .operating.probe import Obstacle, obstacles
+from .runtime import get_runtime
 
 if TYPE_CHECKING:
-    from .backend import CloudTasksBackend
+    from .enqueueing.backend import CloudTasksBackend
 
 _SQLITE_TIMEOUT = 5.0  # seconds, unless its OPTIONS say otherwise
 _LEASE_TO_TIMEOUT = 1.5  # a renewal begins at a third of the lease, and may wait for the rest
@@ -82,7 +82,7 @@ class _Subject:
 
 def _read(backend: CloudTasksBackend) -> _Subject:
     options, faults = backend.configuration.readable_options
-    environ, host = current().environ, options.emulator_host
+    environ, host = get_runtime().environ, options.emulator_host
     handler_host, wrong = None, []
     try:
         host = emulator_host(options, environ)
@@ -139,7 +139,7 @@ def check_backend(backend: CloudTasksBackend) -> list[CheckMessage]:
 
 def check_deployment(**kwargs: Any) -> list[CheckMessage]:  # noqa: ARG001, ANN401 - Django's signature
     """What is wrong with the site's backends in production; for `check --deploy`."""
-    from .backend import backends
+    from .enqueueing.backend import backends
 
     subjects = [_read(backend) for backend in backends()]
     found: list[CheckMessage] = []
@@ -149,7 +149,7 @@ def check_deployment(**kwargs: Any) -> list[CheckMessage]:  # noqa: ARG001, ANN4
 
 
 def _check_environment(subject: _Subject) -> Iterator[CheckMessage]:
-    from .backend import backends
+    from .enqueueing.backend import backends
 
     told: set[str] = set()
     for other in map(_read, backends()):
@@ -166,7 +166,7 @@ def _check_environment(subject: _Subject) -> Iterator[CheckMessage]:
 
 
 def _check_app(subject: _Subject) -> Iterator[CheckMessage]:
-    from .backend import backends
+    from .enqueueing.backend import backends
 
     if not apps.is_installed(APP) and subject.backend.alias == backends()[0].alias:
         yield Error(
@@ -215,7 +215,7 @@ def _check_path(subject: _Subject) -> Iterator[CheckMessage]:
 
 def _prefix() -> str:
     """The path below which the whole site is; empty without one."""
-    prefix = settings.FORCE_SCRIPT_NAME or current().environ.get("SCRIPT_NAME", "")
+    prefix = settings.FORCE_SCRIPT_NAME or get_runtime().environ.get("SCRIPT_NAME", "")
     return prefix.rstrip("/")
 
 
@@ -235,14 +235,14 @@ def _view_at(path: str) -> object:
 
 
 def _executes_tasks(path: str) -> bool:
-    from .views import TaskView
+    from .executing.views import TaskView
 
     view = _view_at(path)
     return isinstance(view, type) and issubclass(view, TaskView)
 
 
 def _check_audience(subject: _Subject) -> Iterator[CheckMessage]:
-    options, environ = subject.options, current().environ
+    options, environ = subject.options, get_runtime().environ
     if subject.faulty & _ABOUT_TOKENS or subject.handler_host is None:
         return
     # On these platforms the handler host is detected when it is needed.
@@ -277,7 +277,7 @@ def _check_emulator(subject: _Subject) -> Iterator[CheckMessage]:
 
 
 def _check_results(subject: _Subject) -> Iterator[CheckMessage]:
-    from .backend import backends
+    from .enqueueing.backend import backends
 
     database, alias = subject.results_database, subject.backend.alias
     if database is None:
@@ -387,7 +387,7 @@ def _check_connections(
 
 
 def _is_served_by_the_async_view(options: BackendOptions) -> bool:
-    from .views import AsyncExecuteTaskView
+    from .executing.views import AsyncExecuteTaskView
 
     view = _view_at(options.handler_path)
     return isinstance(view, type) and issubclass(view, AsyncExecuteTaskView)

@@ -1,4 +1,4 @@
-"""One backend's configuration: its OPTIONS, completed from the surroundings when needed."""
+"""One backend's configuration: its OPTIONS, completed from the runtime when needed."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,7 +24,7 @@ from ..core.options import Authentication, BackendOptions, is_address
 from ..core.ports import ResultStore, TaskQueue, TokenVerifier
 from ..core.requests import OidcToken, Route
 from .apps import demand_app
-from .surroundings import Surroundings, current
+from .runtime import Runtime, get_runtime
 
 logger = logging.getLogger("django_tasks_cloud_tasks")
 
@@ -40,10 +40,10 @@ def configuration_for(
     Django makes a backend for each thread, and under ASGI for each request: what was looked up
     once is not looked up again for the next one.
     """
-    kept = current().configurations
+    kept = get_runtime().configurations
     configuration = kept.get(alias)
     if not isinstance(configuration, Configuration) or configuration.raw != options:
-        configuration = kept[alias] = Configuration(options, current(), beside)
+        configuration = kept[alias] = Configuration(options, get_runtime(), beside)
     return configuration
 
 
@@ -75,13 +75,13 @@ class Configuration:
     def __init__(
         self,
         options: Mapping[str, object],
-        surroundings: Surroundings,
+        runtime: Runtime,
         beside: frozenset[str] = frozenset(),
     ) -> None:
         self.raw = options
         self._beside = beside
         self.breaker = Breaker()
-        self._surroundings = surroundings
+        self._surroundings = runtime
         self._policies: dict[bool, Policy] = {}
         self._route: Route | None = None
         self._known_account: str | None = None

@@ -129,8 +129,8 @@ class StoredTask(models.Model):
         Raises:
             TaskResultDoesNotExist: the site has no such task any more.
         """
-        from .results import recorded_result, recorded_task
-        from .store import record_of
+        from .results.store import record_of
+        from .results.task_results import recorded_result, recorded_task
 
         record = record_of(self)
         return recorded_result(recorded_task(record), record)

@@ -2,8 +2,8 @@
 
 from django.urls import path
 
-from .patterns import execution_endpoint
-from .views import ExecuteTaskView, RelayView
+from .executing.url_patterns import execution_endpoint
+from .executing.views import ExecuteTaskView, RelayView
 
 app_name = "django_tasks_cloud_tasks"
 urlpatterns = [

@@ -19,9 +19,9 @@ from django_tasks_cloud_tasks.core.payload import TaskPayload
 from django_tasks_cloud_tasks.core.ports import ResultStore
 from django_tasks_cloud_tasks.core.records import TaskRecord
 from django_tasks_cloud_tasks.core.requests import TaskRequest
-from django_tasks_cloud_tasks.django_integration.signing import sign
-from django_tasks_cloud_tasks.django_integration.store import DatabaseResultStore
-from django_tasks_cloud_tasks.django_integration.surroundings import Surroundings, use
+from django_tasks_cloud_tasks.django_integration.enqueueing.signing import sign
+from django_tasks_cloud_tasks.django_integration.results.store import DatabaseResultStore
+from django_tasks_cloud_tasks.django_integration.runtime import Runtime, use_runtime
 
 START = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
@@ -107,7 +107,7 @@ def recording(*, database: str | None = None, **options: object) -> Iterator[Sit
     queue = Queue()
     store: ResultStore = DatabaseResultStore(database) if database else MemoryResultStore()
     site = Site(queue, store)
-    surroundings = Surroundings(
+    runtime = Runtime(
         environ={},
         make_queue=lambda _: queue,
         make_metadata=lambda _: NoMetadataServer(),
@@ -117,5 +117,5 @@ def recording(*, database: str | None = None, **options: object) -> Iterator[Sit
     stored: dict[str, Any] = dict(settings.TASKS["stored"])
     stored = {**stored, "OPTIONS": {**stored["OPTIONS"], **options}}
     tasks = {**settings.TASKS, "stored": stored}
-    with use(surroundings), override_settings(TASKS=tasks):
+    with use_runtime(runtime), override_settings(TASKS=tasks):
         yield site

@@ -11,7 +11,7 @@ from django.http import HttpRequest, HttpResponse
 from django.test import Client, RequestFactory, override_settings
 from django_tasks_cloud_tasks import ConfigurationError, ExecuteTaskView
 from django_tasks_cloud_tasks.adapters.metadata import NoMetadataServer
-from django_tasks_cloud_tasks.django_integration.surroundings import Surroundings, use
+from django_tasks_cloud_tasks.django_integration.runtime import Runtime, use_runtime
 from psycopg import IsolationLevel
 
 from tests import recorded_tasks
@@ -30,8 +30,8 @@ def found(
     """The ids of the messages about a backend with these options."""
     backend = {"BACKEND": "django_tasks_cloud_tasks.CloudTasksBackend", "OPTIONS": options}
     queues = {"QUEUES": settings.pop("QUEUES")} if "QUEUES" in settings else {}
-    surroundings = Surroundings(environ=environ or {}, make_metadata=lambda _: NoMetadataServer())
-    with use(surroundings), override_settings(TASKS={"default": backend | queues}, **settings):
+    runtime = Runtime(environ=environ or {}, make_metadata=lambda _: NoMetadataServer())
+    with use_runtime(runtime), override_settings(TASKS={"default": backend | queues}, **settings):
         messages = checks.run_checks(include_deployment_checks=deploy)
     ours = [m for m in messages if str(m.id).startswith("django_tasks_cloud_tasks.")]
     assert all(message.hint for message in ours)
@@ -201,9 +201,9 @@ def test_results_of_all_backends_are_in_one_database() -> None:
         "d": backend("other", COLOUR="red"),
     }
     databases = {**settings.DATABASES, "other": settings.DATABASES["default"]}
-    surroundings = Surroundings(environ={}, make_metadata=lambda _: NoMetadataServer())
+    runtime = Runtime(environ={}, make_metadata=lambda _: NoMetadataServer())
     with (
-        use(surroundings),
+        use_runtime(runtime),
         override_settings(TASKS=tasks),
         pytest.MonkeyPatch.context() as patch,
     ):
@@ -223,8 +223,8 @@ def test_options_beside_options_are_told() -> None:
         "NAME_TASKS": False,
         "QUEUE": ["default"],
     }
-    surroundings = Surroundings(environ={}, make_metadata=lambda _: NoMetadataServer())
-    with use(surroundings), override_settings(TASKS={"default": entry}):
+    runtime = Runtime(environ={}, make_metadata=lambda _: NoMetadataServer())
+    with use_runtime(runtime), override_settings(TASKS={"default": entry}):
         messages = checks.run_checks()
     told = sorted(m.msg for m in messages if m.id == "django_tasks_cloud_tasks.E001")
     assert "'NAME_TASKS' stands beside OPTIONS, where nobody reads it" in told[0]
@@ -248,6 +248,7 @@ def test_a_site_without_the_app_executes_nothing(rf: RequestFactory) -> None:
 def test_results_without_the_app_are_told_before_anything_is_enqueued() -> None:
     without = [app for app in settings.INSTALLED_APPS if app != "django_tasks_cloud_tasks"]
     with (
+        use_runtime(Runtime()),
         override_settings(INSTALLED_APPS=without),
         pytest.raises(ConfigurationError, match="is not in INSTALLED_APPS"),
     ):
@@ -293,9 +294,9 @@ def told(options: dict[str, Any] | None = None, **settings: Any) -> list[tuple[s
         "BACKEND": "django_tasks_cloud_tasks.CloudTasksBackend",
         "OPTIONS": GOOD | (options or {}),
     }
-    surroundings = Surroundings(environ={}, make_metadata=lambda _: NoMetadataServer())
+    runtime = Runtime(environ={}, make_metadata=lambda _: NoMetadataServer())
     tasks = {"default": backend, "two": backend}
-    with use(surroundings), override_settings(TASKS=tasks, **settings):
+    with use_runtime(runtime), override_settings(TASKS=tasks, **settings):
         messages = checks.run_checks(include_deployment_checks=True)
     found = [m for m in messages if m.id == "django_tasks_cloud_tasks.W010"]
     return [(m.msg, str(m.hint)) for m in found]
@@ -452,10 +453,10 @@ def test_several_pitfalls_are_told_in_one_run_each_once() -> None:
     }
     without = [app for app in settings.INSTALLED_APPS if app != "django_tasks_cloud_tasks"]
     environ = {"CLOUD_TASKS_EMULATOR_HOST": "localhost", "SERVICE_URL": "app.example.com"}
-    surroundings = Surroundings(environ=environ, make_metadata=lambda _: NoMetadataServer())
+    runtime = Runtime(environ=environ, make_metadata=lambda _: NoMetadataServer())
     changed = {"INSTALLED_APPS": without, "ROOT_URLCONF": "tests.urls_of_tasks"}
     tasks = {"default": entry, "second": second}
-    with use(surroundings), override_settings(TASKS=tasks, **changed):
+    with use_runtime(runtime), override_settings(TASKS=tasks, **changed):
         messages = checks.run_checks()
     ids = [str(m.id).rpartition(".")[2] for m in messages if str(m.id).startswith("django_tasks_c")]
     assert sorted(ids) == [

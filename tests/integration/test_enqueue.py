@@ -34,7 +34,7 @@ from django_tasks_cloud_tasks.adapters.cloud_tasks import GrpcTaskQueue
 from django_tasks_cloud_tasks.adapters.metadata import NoMetadataServer
 from django_tasks_cloud_tasks.core.names import QueueName
 from django_tasks_cloud_tasks.core.requests import TaskRequest
-from django_tasks_cloud_tasks.django_integration.surroundings import Surroundings, current, use
+from django_tasks_cloud_tasks.django_integration.runtime import Runtime, get_runtime, use_runtime
 from django_tasks_cloud_tasks.emulator.background import BackgroundEmulator
 from django_tasks_cloud_tasks.emulator.server import Emulator
 from django_tasks_cloud_tasks.testing import CapturedTasks, EmulatorInHand
@@ -141,8 +141,8 @@ async def test_awaited_without_a_thread(cloud_tasks_emulator: EmulatorInHand) ->
 
 def test_each_event_loop_has_its_own_channel(cloud_tasks: CapturedTasks) -> None:
     with BackgroundEmulator(lambda: Emulator(create_queues=True)) as emulator:
-        surroundings = Surroundings(environ={}, make_metadata=lambda _: NoMetadataServer())
-        with use(surroundings), with_options(EMULATOR_HOST=emulator.address):
+        runtime = Runtime(environ={}, make_metadata=lambda _: NoMetadataServer())
+        with use_runtime(runtime), with_options(EMULATOR_HOST=emulator.address):
             ids = {asyncio.run(tasks.add.aenqueue(1, 1)).id for _ in range(3)}
     assert len(ids) == 3
 
@@ -343,8 +343,8 @@ def failing() -> Iterator[Failing]:
     server = grpc.server(ThreadPoolExecutor(4), handlers=[handler])
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    surroundings = Surroundings(environ={}, make_metadata=lambda _: NoMetadataServer())
-    with use(surroundings), with_options(EMULATOR_HOST=f"127.0.0.1:{port}", ENQUEUE_TIMEOUT=5):
+    runtime = Runtime(environ={}, make_metadata=lambda _: NoMetadataServer())
+    with use_runtime(runtime), with_options(EMULATOR_HOST=f"127.0.0.1:{port}", ENQUEUE_TIMEOUT=5):
         yield handler
     server.stop(None).wait()
 
@@ -415,9 +415,9 @@ def test_what_will_not_pass_is_not_repeated(
 
 def test_a_queue_that_does_not_exist_says_how_to_make_it() -> None:
     with BackgroundEmulator() as emulator:
-        surroundings = Surroundings(environ={}, make_metadata=lambda _: NoMetadataServer())
+        runtime = Runtime(environ={}, make_metadata=lambda _: NoMetadataServer())
         with (
-            use(surroundings),
+            use_runtime(runtime),
             with_options(EMULATOR_HOST=emulator.address),
             pytest.raises(QueueNotFoundError, match="Start the emulator with --queue"),
         ):
@@ -477,10 +477,10 @@ def test_without_credentials_the_error_says_how_to_get_some(
 
 
 def test_what_is_neither_set_nor_detected_is_told_with_every_source() -> None:
-    surroundings = Surroundings(environ={}, make_metadata=lambda _: NoMetadataServer())
+    runtime = Runtime(environ={}, make_metadata=lambda _: NoMetadataServer())
     backend = "django_tasks_cloud_tasks.CloudTasksBackend"
     with (
-        use(surroundings),
+        use_runtime(runtime),
         override_settings(TASKS={"default": {"BACKEND": backend}}),
         pytest.raises(ConfigurationError, match="metadata server") as raised,
     ):
@@ -495,7 +495,7 @@ def test_threads_share_one_channel(failing: Failing) -> None:
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda n: tasks.add.enqueue(n, n), range(64)))
     assert len({result.id for result in results}) == 64
-    queues = current()._queues
+    queues = get_runtime()._queues
     assert len(queues) == 1
 
 
@@ -650,7 +650,7 @@ def test_a_naive_time_is_the_sites_whatever_zone_is_activated(
     with override_settings(USE_TZ=False, TIME_ZONE="Europe/Berlin"):
         due = datetime(2030, 1, 1, 12)  # noqa: DTZ001 - naive is the point
         with timezone.override(activated), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(current(), "clock", lambda: datetime(2029, 12, 31, tzinfo=UTC))
+            patch.setattr(get_runtime(), "clock", lambda: datetime(2029, 12, 31, tzinfo=UTC))
             result = tasks.add.using(run_after=due).enqueue(1, 2)
         (pending,) = cloud_tasks.pending
         assert pending.request.schedule_time == datetime(2030, 1, 1, 11, tzinfo=UTC)

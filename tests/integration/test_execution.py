@@ -14,7 +14,7 @@ from django.test import Client
 from django.urls import path
 from django_tasks_cloud_tasks import AsyncExecuteTaskView, ExecuteTaskView
 from django_tasks_cloud_tasks.core.outcomes import Outcome
-from django_tasks_cloud_tasks.django_integration.signing import sign
+from django_tasks_cloud_tasks.django_integration.enqueueing.signing import sign
 
 from tests import tasks
 
@@ -236,7 +236,9 @@ def test_an_attempt_that_outlasts_its_deadline_is_told_with_the_option(
 ) -> None:
     """To this clock every task takes more than Cloud Tasks' ten minutes."""
     clock = SimpleNamespace(monotonic=count(0, 601).__next__)
-    monkeypatch.setattr("django_tasks_cloud_tasks.django_integration.execution.time", clock)
+    monkeypatch.setattr(
+        "django_tasks_cloud_tasks.django_integration.executing.execution.time", clock
+    )
     assert deliver("tests.tasks.add", 1, 2).status_code == 200
     (said,) = [r.getMessage() for r in caplog.records if r.name == "django_tasks_cloud_tasks"]
     assert "took 601.0 s, longer than Cloud Tasks waits for it (600 s)" in said

@@ -101,8 +101,8 @@ def test_a_lock_that_the_parent_holds_is_free_in_the_child(what: str) -> None:
     run(
         f"""
 os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
-from django_tasks_cloud_tasks.django_integration.surroundings import current
-runtime = current()
+from django_tasks_cloud_tasks.django_integration.runtime import get_runtime
+runtime = get_runtime()
 store = tokens.CertificateStore(lambda: tokens.FetchedCertificates({{"a": "b"}}, 60))
 server = metadata.HttpMetadataServer("127.0.0.1:1")
 held, let_go = threading.Event(), threading.Event()

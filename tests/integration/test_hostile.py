@@ -12,7 +12,7 @@ import pytest
 from django.http import HttpRequest
 from django.test import AsyncRequestFactory, Client, override_settings
 from django.urls import resolve as resolve_url
-from django_tasks_cloud_tasks.django_integration.signing import sign
+from django_tasks_cloud_tasks.django_integration.enqueueing.signing import sign
 from django_tasks_cloud_tasks.testing import CapturedTasks
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -252,7 +252,7 @@ def test_any_headers_are_answered_in_json(
     assert status == (200 if signature is None else 401)
 
 
-# Django's own surroundings
+# Django's own runtime
 
 
 @pytest.mark.parametrize("path", PATHS)

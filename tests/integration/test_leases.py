@@ -15,7 +15,7 @@ import pytest
 from django.db import OperationalError, connections
 from django_tasks_cloud_tasks import CancelOutcome, CloudTaskContext, cancel
 from django_tasks_cloud_tasks.core.records import TaskRecord
-from django_tasks_cloud_tasks.django_integration.surroundings import current
+from django_tasks_cloud_tasks.django_integration.runtime import get_runtime
 
 from tests import recorded_tasks
 from tests.integration.recording import Site, recording
@@ -30,7 +30,7 @@ def site(database: str) -> Iterator[Site]:
     """With the real time, and leases of a second."""
     DURING.clear()
     with recording(database=database, LEASE=1) as made:
-        current().clock = lambda: datetime.now(UTC)
+        get_runtime().clock = lambda: datetime.now(UTC)
         yield made
     DURING.clear()
     Mark.objects.using(database).all().delete()
@@ -270,7 +270,7 @@ def test_a_locked_record_does_not_hold_up_the_renewal_of_others(
             finally:
                 site.store.release()
 
-        with current().heartbeat.every(0.05, renew):
+        with get_runtime().heartbeat.every(0.05, renew):
             before = lease_of(site, running)
             soon(lambda: renewed and lease_of(site, running) != before)
     assert set(renewed) == {True}, "it is not lost, only left alone for now"

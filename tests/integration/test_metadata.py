@@ -19,7 +19,7 @@ from django_tasks_cloud_tasks.core.errors import ConfigurationError
 from django_tasks_cloud_tasks.core.names import is_project_id
 from django_tasks_cloud_tasks.core.options import Authentication
 from django_tasks_cloud_tasks.django_integration.configuration import Configuration
-from django_tasks_cloud_tasks.django_integration.surroundings import Surroundings, use
+from django_tasks_cloud_tasks.django_integration.runtime import Runtime, use_runtime
 
 FLAVOR = b"Metadata-Flavor: Google\r\n"
 
@@ -128,7 +128,7 @@ def test_the_environment_says_where_it_is() -> None:
     assert isinstance(metadata_server({"NO_GCE_CHECK": "true"}), NoMetadataServer)
     with (
         answering(lambda _: response(b"my-shop")) as (host, _),
-        use(Surroundings(environ={"GCE_METADATA_HOST": host})),
+        use_runtime(Runtime(environ={"GCE_METADATA_HOST": host})),
     ):
         assert detect_gcp_project() == "my-shop"
         assert not is_cloud_run()
@@ -241,8 +241,8 @@ def test_an_identity_that_cannot_be_told_for_a_moment_is_not_forgotten(kind: str
         server = HttpMetadataServer(host, expected=True, budget=0.2, clock=clock)
         environ = {"K_SERVICE": "s", "K_REVISION": "r"} if on == "cloud run" else {}
         options = {"TASK_HANDLER_HOST": "https://shop.example.com"}
-        runtime = Surroundings(environ=environ, make_metadata=lambda _: server)
-        with use(runtime):
+        runtime = Runtime(environ=environ, make_metadata=lambda _: server)
+        with use_runtime(runtime):
             configuration = Configuration(options, runtime)
             if on == "compute engine" and kind == "nothing there":
                 # A machine may have no account; it may have one the next time.

@@ -42,9 +42,9 @@ from django_tasks_cloud_tasks.core.errors import (
 from django_tasks_cloud_tasks.core.outbox import NAME_KEPT
 from django_tasks_cloud_tasks.core.payload import TaskPayload
 from django_tasks_cloud_tasks.core.records import AttemptError, State, TaskRecord, failed
-from django_tasks_cloud_tasks.django_integration.backend import recording_backends
-from django_tasks_cloud_tasks.django_integration.declaration import Cancellation
-from django_tasks_cloud_tasks.django_integration.outbox import relay_batch
+from django_tasks_cloud_tasks.django_integration.enqueueing.backend import recording_backends
+from django_tasks_cloud_tasks.django_integration.operating.relay import relay_batch
+from django_tasks_cloud_tasks.django_integration.tasks import Cancellation
 
 from tests import recorded_tasks, tasks
 from tests.integration.recording import START, Site, payload, recording

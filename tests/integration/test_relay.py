@@ -24,8 +24,8 @@ from django_tasks_cloud_tasks.adapters.memory import MemoryTokens
 from django_tasks_cloud_tasks.core.errors import QueueNotFoundError
 from django_tasks_cloud_tasks.core.records import State
 from django_tasks_cloud_tasks.core.requests import OidcToken
-from django_tasks_cloud_tasks.django_integration.signing import sign
-from django_tasks_cloud_tasks.django_integration.surroundings import current
+from django_tasks_cloud_tasks.django_integration.enqueueing.signing import sign
+from django_tasks_cloud_tasks.django_integration.runtime import get_runtime
 
 from tests import recorded_tasks
 from tests.integration.databases import sqlite
@@ -121,7 +121,7 @@ def test_the_endpoint_is_closed_to_those_without_proof(site: Site) -> None:
 
 def test_cloud_scheduler_shows_the_token_of_the_account(site: Site) -> None:
     tokens = MemoryTokens(time=START.timestamp)
-    current().make_tokens = lambda _: tokens
+    get_runtime().make_tokens = lambda _: tokens
     entry: dict[str, Any] = dict(settings.TASKS["stored"])
     options = {
         **entry["OPTIONS"],

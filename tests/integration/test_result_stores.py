@@ -19,7 +19,7 @@ from django_tasks_cloud_tasks.core.records import (
     claim,
     succeeded,
 )
-from django_tasks_cloud_tasks.django_integration.store import DatabaseResultStore
+from django_tasks_cloud_tasks.django_integration.results.store import DatabaseResultStore
 from psycopg import IsolationLevel
 from pytest_django import DjangoDbBlocker
 

@@ -17,10 +17,10 @@ import pytest
 from django.core.handlers.asgi import ASGIHandler
 from django.db import OperationalError, connections
 from django_tasks_cloud_tasks.core.records import State
-from django_tasks_cloud_tasks.django_integration.outbox import relay_batch
-from django_tasks_cloud_tasks.django_integration.signing import sign
-from django_tasks_cloud_tasks.django_integration.store import DatabaseResultStore
-from django_tasks_cloud_tasks.django_integration.surroundings import current
+from django_tasks_cloud_tasks.django_integration.enqueueing.signing import sign
+from django_tasks_cloud_tasks.django_integration.operating.relay import relay_batch
+from django_tasks_cloud_tasks.django_integration.results.store import DatabaseResultStore
+from django_tasks_cloud_tasks.django_integration.runtime import get_runtime
 from pytest_django import DjangoDbBlocker
 
 from tests import recorded_tasks
@@ -36,7 +36,7 @@ def site_on(database: str, **options: object) -> Iterator[Site]:
     """A site in real time."""
     DURING.clear()
     with recording(database=database, **options) as made:
-        current().clock = lambda: datetime.now(UTC)
+        get_runtime().clock = lambda: datetime.now(UTC)
         yield made
     DURING.clear()
     Mark.objects.using(database).all().delete()

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from django.test import override_settings
 from django_tasks_cloud_tasks.adapters.metadata import NoMetadataServer
-from django_tasks_cloud_tasks.django_integration.surroundings import Surroundings, use
+from django_tasks_cloud_tasks.django_integration.runtime import Runtime, use_runtime
 from django_tasks_cloud_tasks.emulator.background import BackgroundEmulator
 from django_tasks_cloud_tasks.emulator.server import Emulator
 
@@ -90,7 +90,7 @@ def test_every_view_works_under_every_server(command: list[str], path: str, tmp_
             "EMULATOR_HOST": emulator.address,
         }
         backend = {"BACKEND": "django_tasks_cloud_tasks.CloudTasksBackend", "OPTIONS": options}
-        surroundings = Surroundings(environ={}, make_metadata=lambda _: NoMetadataServer())
+        runtime = Runtime(environ={}, make_metadata=lambda _: NoMetadataServer())
         done = threading.Event()
         finished: dict[str, list[int]] = {}
 
@@ -101,7 +101,7 @@ def test_every_view_works_under_every_server(command: list[str], path: str, tmp_
                     done.set()
 
         emulator.emulator._log = hear
-        with use(surroundings), override_settings(TASKS={"default": backend}):
+        with use_runtime(runtime), override_settings(TASKS={"default": backend}):
             failing = tasks.fails_twice.enqueue().id
             with ThreadPoolExecutor(8) as pool:
                 list(pool.map(lambda n: tasks.add.enqueue(n, n), range(40)))
@@ -131,7 +131,7 @@ def test_coroutine_tasks_share_the_servers_loop_and_hold_no_thread(tmp_path: Pat
             "EMULATOR_HOST": emulator.address,
         }
         backend = {"BACKEND": "django_tasks_cloud_tasks.CloudTasksBackend", "OPTIONS": options}
-        surroundings = Surroundings(environ={}, make_metadata=lambda _: NoMetadataServer())
+        runtime = Runtime(environ={}, make_metadata=lambda _: NoMetadataServer())
         answers: list[int] = []
         done = threading.Event()
 
@@ -142,7 +142,7 @@ def test_coroutine_tasks_share_the_servers_loop_and_hold_no_thread(tmp_path: Pat
                     done.set()
 
         emulator.emulator._log = hear
-        with use(surroundings), override_settings(TASKS={"default": backend}):
+        with use_runtime(runtime), override_settings(TASKS={"default": backend}):
             for _ in range(50):
                 tasks.meets.enqueue(50)
         assert done.wait(30), answers

@@ -19,7 +19,7 @@ from django_tasks_cloud_tasks.adapters.tokens import (
     fetch_certificates,
 )
 from django_tasks_cloud_tasks.core.errors import InvalidTokenError
-from django_tasks_cloud_tasks.django_integration.surroundings import Surroundings, use
+from django_tasks_cloud_tasks.django_integration.runtime import Runtime, use_runtime
 from django_tasks_cloud_tasks.emulator.background import BackgroundEmulator
 from django_tasks_cloud_tasks.emulator.encoding import base64url
 from django_tasks_cloud_tasks.emulator.identity import TokenIssuer
@@ -72,7 +72,7 @@ def post(settings: Any) -> Iterator[Callable[..., int]]:
     """POST a task to a site that demands tokens of `SIGNER`'s key; answers with the status."""
     options = settings.TASKS["default"]["OPTIONS"] | {"OIDC_SERVICE_ACCOUNT_EMAIL": EMAIL}
     settings.TASKS = {"default": settings.TASKS["default"] | {"OPTIONS": options}}
-    surroundings = Surroundings(
+    runtime = Runtime(
         environ={},
         make_tokens=lambda _: GoogleTokenVerifier(CertificateStore(SIGNER.certificates)),
         make_metadata=lambda _: NoMetadataServer(),
@@ -86,7 +86,7 @@ def post(settings: Any) -> Iterator[Callable[..., int]]:
         )
         return response.status_code
 
-    with use(surroundings):
+    with use_runtime(runtime):
         yield _post
 
 

@@ -13,9 +13,9 @@ from django.core.management import call_command
 from django.test import Client
 from django_tasks_cloud_tasks.core.errors import QueueNotFoundError, UnreadableRecordError
 from django_tasks_cloud_tasks.core.outbox import SET_ASIDE
-from django_tasks_cloud_tasks.django_integration.backend import recording_backends
+from django_tasks_cloud_tasks.django_integration.enqueueing.backend import recording_backends
 from django_tasks_cloud_tasks.django_integration.models import StoredTask
-from django_tasks_cloud_tasks.django_integration.outbox import relay_batch
+from django_tasks_cloud_tasks.django_integration.operating.relay import relay_batch
 
 from tests import recorded_tasks
 from tests.integration.recording import Site, recording

@@ -2,8 +2,8 @@
 
 from django.core.management.base import CommandError
 
-from ..backend import recording_backends
 from ..configuration import Configuration
+from ..enqueueing.backend import recording_backends
 
 
 def demand_recording_backends() -> dict[str, Configuration]:

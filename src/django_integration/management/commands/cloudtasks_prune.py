@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from ....core.records import State
 from ....core.retention import FINISHED, RETRIED_FOR, age
 from ...configuration import stores_of
-from ...surroundings import current
+from ...runtime import get_runtime
 from ..recording import demand_recording_backends
 
 
@@ -59,7 +59,7 @@ class Command(BaseCommand):
             raise CommandError(f"--batch-size must be 1 or more, not {batch_size}.")
         stores = stores_of(demand_recording_backends().values())
         states = [State(value) for value in status] if status else list(FINISHED)
-        now = current().clock()
+        now = get_runtime().clock()
         before = now - older_than
         given_up = min(before, now - RETRIED_FOR)
         for store in stores:

@@ -12,8 +12,8 @@ from django.db import close_old_connections
 from ....core.outcomes import Relayed
 from ....core.requests import SIGNATURE_HEADER
 from ...configuration import Configuration, stores_of
-from ...outbox import relay_batch
-from ...signing import sign
+from ...enqueueing.signing import sign
+from ...operating.relay import relay_batch
 from ..recording import demand_recording_backends
 
 logger = logging.getLogger("django_tasks_cloud_tasks")

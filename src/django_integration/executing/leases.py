@@ -10,15 +10,15 @@ from contextlib import contextmanager
 
 from django.tasks.base import TaskError
 
-from ..adapters.heartbeat import Beat
-from ..core.deliveries import Delivery
-from ..core.errors import UnreadableRecordError
-from ..core.names import is_task_id
-from ..core.outbox import adopted
-from ..core.outcomes import BadPayload, Busy, Duplicate, Outcome, Unreadable, Unrecorded
-from ..core.payload import Json, TaskPayload
-from ..core.ports import ResultStore
-from ..core.records import (
+from ...adapters.heartbeat import Beat
+from ...core.deliveries import Delivery
+from ...core.errors import UnreadableRecordError
+from ...core.names import is_task_id
+from ...core.outbox import adopted
+from ...core.outcomes import BadPayload, Busy, Duplicate, Outcome, Unreadable, Unrecorded
+from ...core.payload import Json, TaskPayload
+from ...core.ports import ResultStore
+from ...core.records import (
     LONGEST_NAME,
     AttemptError,
     Closed,
@@ -30,9 +30,9 @@ from ..core.records import (
     renewed,
     succeeded,
 )
-from .configuration import Configuration
-from .results import new_id
-from .surroundings import current
+from ..configuration import Configuration
+from ..results.task_results import new_id
+from ..runtime import get_runtime
 
 logger = logging.getLogger("django_tasks_cloud_tasks")
 
@@ -65,11 +65,13 @@ def claim_task(
             if not is_task_id(payload.task_id) or len(payload.task_id) > LONGEST_NAME:
                 return BadPayload(("task_id cannot be that of a Cloud Task",))
             # Enqueued before results were kept, or by someone else.
-            record = adopted(payload, earlier_attempts=delivery.retry_count, now=current().clock())
+            record = adopted(
+                payload, earlier_attempts=delivery.retry_count, now=get_runtime().clock()
+            )
             store.add(record)
         if (record.task_path, record.backend) != (payload.task_path, payload.backend):
             return BadPayload(("task_id is that of another task",))
-        now, lease = current().clock(), configuration.options.lease
+        now, lease = get_runtime().clock(), configuration.options.lease
         decision = claim(record, now=now, token=new_id(), worker=worker, lease=lease)
         changed = decision.record != record
         if changed and not store.replace(record, decision.record):
@@ -104,12 +106,12 @@ class Lease:
     def held(self) -> Iterator[None]:
         """Renew the lease while inside, from the process's own thread."""
         seconds = self._duration.total_seconds() / _RENEWALS
-        with current().heartbeat.every(seconds, self._renew) as self._beat:
+        with get_runtime().heartbeat.every(seconds, self._renew) as self._beat:
             yield
 
     def succeed(self, value: Json) -> bool:
         """Write that the task returned `value`; False if the lease is lost, and nothing written."""
-        now = current().clock()
+        now = get_runtime().clock()
         return self._end(lambda record: succeeded(record, value, now=now)) is not None
 
     def has_succeeded(self) -> bool:
@@ -123,7 +125,10 @@ class Lease:
 
     def fail(self, error: TaskError, *, final: bool) -> TaskRecord | None:
         """Write why the attempt failed; None if the lease is lost, and nothing written."""
-        reason, now = AttemptError(error.exception_class_path, error.traceback), current().clock()
+        reason, now = (
+            AttemptError(error.exception_class_path, error.traceback),
+            get_runtime().clock(),
+        )
         return self._end(lambda record: failed(record, reason, now=now, final=final))
 
     def _end(self, ended: Callable[[TaskRecord], TaskRecord]) -> TaskRecord | None:
@@ -160,7 +165,7 @@ class Lease:
             self._look()
         else:
             if self._beat is not None:
-                current().heartbeat.hurry(self._beat)
+                get_runtime().heartbeat.hurry(self._beat)
         return self._cancel_requested
 
     def _look(self) -> None:
@@ -174,7 +179,7 @@ class Lease:
         record = self.record
         while True:
             began = time.monotonic()
-            then = renewed(record, now=current().clock(), lease=self._duration)
+            then = renewed(record, now=get_runtime().clock(), lease=self._duration)
             if self.store.renew(record, then):
                 self.record = then
                 self._held_until = began + self._duration.total_seconds()

@@ -1,7 +1,7 @@
 """The outside world of a process: environment, metadata server, queue, token verifier.
 
 The adapters are chosen and made here, once a process, when they are first needed; tests put
-other surroundings in their place with `use`.
+other runtime in their place with `use`.
 """
 
 import os
@@ -42,7 +42,7 @@ def _google_tokens(emulator_host: str | None) -> TokenVerifier:
 
 
 def _database_results(database: str) -> ResultStore:
-    from .store import DatabaseResultStore
+    from .results.store import DatabaseResultStore
 
     return DatabaseResultStore(database)
 
@@ -62,7 +62,7 @@ def _utc_now() -> datetime:
 
 
 @attrs.define(eq=False)
-class Surroundings:
+class Runtime:
     """What the backend and the view reach the outside with.
 
     Attributes:
@@ -142,19 +142,19 @@ def _kept[K, V](kept: dict[K, V], key: K, make: Callable[[K], V], lock: threadin
     return value
 
 
-_current = Surroundings()
+_current = Runtime()
 
 
-def current() -> Surroundings:
-    """The surroundings in use."""
+def get_runtime() -> Runtime:
+    """The runtime in use."""
     return _current
 
 
 @contextmanager
-def use(surroundings: Surroundings) -> Iterator[None]:
-    """Put other surroundings in place, for tests; backends made before are forgotten."""
-    global _current  # noqa: PLW0603 - the one place where the process's surroundings live
-    before, _current = _current, surroundings
+def use_runtime(runtime: Runtime) -> Iterator[None]:
+    """Put other runtime in place, for tests; backends made before are forgotten."""
+    global _current  # noqa: PLW0603 - the one place where the process's runtime live
+    before, _current = _current, runtime
     _forget_backends()
     try:
         yield
@@ -164,7 +164,7 @@ def use(surroundings: Surroundings) -> Iterator[None]:
 
 
 def _forget_backends() -> None:
-    setting_changed.send(use, setting="TASKS", value=None, enter=True)
+    setting_changed.send(use_runtime, setting="TASKS", value=None, enter=True)
 
 
 # The public functions of detection.
@@ -195,17 +195,17 @@ def detect_default_service_account() -> str | None:
 
 def is_cloud_run() -> bool:
     """Whether this process is part of a Cloud Run service."""
-    return detection.is_cloud_run(current().environ)
+    return detection.is_cloud_run(get_runtime().environ)
 
 
 def is_app_engine() -> bool:
     """Whether this process is part of an App Engine app."""
-    return detection.is_app_engine(current().environ)
+    return detection.is_app_engine(get_runtime().environ)
 
 
 type _Find = Callable[[str | None, detection.Platform], detection.Detected]
 
 
 def _value(find: _Find) -> str | None:
-    found = find(None, current().platform(None))
+    found = find(None, get_runtime().platform(None))
     return found.value if isinstance(found, detection.Found) else None

@@ -15,10 +15,10 @@ from django.http import HttpRequest, RawPostDataException, UnreadablePostError
 from django.tasks.base import Task
 from django.tasks.exceptions import InvalidTask
 
-from ..core.authorization import Decision, Policy, Proof, Verdict, authorize, bearer_token
-from ..core.errors import ConfigurationError, InvalidPayloadError, InvalidTokenError
-from ..core.options import Authentication
-from ..core.outcomes import (
+from ...core.authorization import Decision, Policy, Proof, Verdict, authorize, bearer_token
+from ...core.errors import ConfigurationError, InvalidPayloadError, InvalidTokenError
+from ...core.options import Authentication
+from ...core.outcomes import (
     BadPayload,
     Forbidden,
     Outcome,
@@ -26,12 +26,12 @@ from ..core.outcomes import (
     Unauthenticated,
     UnknownTask,
 )
-from ..core.payload import TaskPayload
-from ..core.requests import SIGNATURE_HEADER
-from .backend import CloudTasksBackend
-from .outbox import relay_batch
-from .results import message_of
-from .signing import PayloadSignatures
+from ...core.payload import TaskPayload
+from ...core.requests import SIGNATURE_HEADER
+from ..enqueueing.backend import CloudTasksBackend
+from ..enqueueing.signing import PayloadSignatures
+from ..operating.relay import relay_batch
+from ..results.task_results import message_of
 
 logger = logging.getLogger("django_tasks_cloud_tasks")
 

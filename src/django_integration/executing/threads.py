@@ -12,8 +12,8 @@ from collections.abc import Callable
 from asgiref.sync import AsyncToSync, SyncToAsync, sync_to_async
 from django.db import connections
 
-from ..core.ports import ResultStore
-from .surroundings import current
+from ...core.ports import ResultStore
+from ..runtime import get_runtime
 
 
 def _has_own_thread() -> bool:
@@ -38,7 +38,7 @@ async def in_store_thread[**P, R](
             store.rest()
             _close_old_connections()
 
-    pool = current().store_threads
+    pool = get_runtime().store_threads
     return await sync_to_async(ask, thread_sensitive=False, executor=pool)()
 
 

@@ -17,15 +17,15 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from ..core.errors import ConfigurationError
-from ..core.payload import TaskPayload
-from ..core.requests import TaskRequest
+from ...core.errors import ConfigurationError
+from ...core.payload import TaskPayload
+from ...core.requests import TaskRequest
 
 if TYPE_CHECKING:
-    from ..adapters.memory import MemoryTaskQueue, MemoryTokens
-    from ..emulator.background import BackgroundEmulator
-    from ..emulator.overview import FinishedAttempt
-    from ..emulator.values import Task
+    from ...adapters.memory import MemoryTaskQueue, MemoryTokens
+    from ...emulator.background import BackgroundEmulator
+    from ...emulator.overview import FinishedAttempt
+    from ...emulator.values import Task
 
 # For what a site detects in production and its tests do not set.
 _DEFAULTS = {
@@ -146,18 +146,18 @@ class CapturedTasks:
 @contextmanager
 def capturing() -> Iterator[CapturedTasks]:
     """Capture the tasks that are enqueued; nothing is asked over a network."""
-    from ..adapters.memory import MemoryTaskQueue, MemoryTokens
-    from ..adapters.metadata import NoMetadataServer
-    from .surroundings import Surroundings, use
+    from ...adapters.memory import MemoryTaskQueue, MemoryTokens
+    from ...adapters.metadata import NoMetadataServer
+    from ..runtime import Runtime, use_runtime
 
     queue, tokens = MemoryTaskQueue(), MemoryTokens(time=time.time)
-    surroundings = Surroundings(
+    runtime = Runtime(
         environ={**_DEFAULTS, **os.environ},
         make_queue=lambda _: queue,
         make_tokens=lambda _: tokens,
         make_metadata=lambda _: NoMetadataServer(),
     )
-    with use(surroundings):
+    with use_runtime(runtime):
         yield CapturedTasks(queue, tokens)
 
 
@@ -190,7 +190,7 @@ class EmulatorInHand:
         Raises:
             ConfigurationError: that is no trouble.
         """
-        from ..emulator.chaos import Chaos
+        from ...emulator.chaos import Chaos
 
         self._background.emulator.chaos = Chaos.parse(spec)
 
@@ -225,9 +225,9 @@ def emulating(site: str) -> Iterator[EmulatorInHand]:
             answer.
     """
     try:
-        from ..emulator.background import BackgroundEmulator
-        from ..emulator.clock import ManualClock
-        from ..emulator.server import Emulator
+        from ...emulator.background import BackgroundEmulator
+        from ...emulator.clock import ManualClock
+        from ...emulator.server import Emulator
     except ImportError as error:
         raise ConfigurationError(
             f"The emulator needs the extra [emulator] ({error.name} is missing): pip install "
@@ -237,8 +237,8 @@ def emulating(site: str) -> Iterator[EmulatorInHand]:
     from django.db import connections
     from django.test import override_settings
 
-    from ..adapters.metadata import NoMetadataServer
-    from .surroundings import Surroundings, use
+    from ...adapters.metadata import NoMetadataServer
+    from ..runtime import Runtime, use_runtime
 
     if not settings.STATIC_URL:
         raise ConfigurationError(
@@ -259,8 +259,8 @@ def emulating(site: str) -> Iterator[EmulatorInHand]:
             else entry
             for alias, entry in entries.items()
         }
-        surroundings = Surroundings(
+        runtime = Runtime(
             environ={**_DEFAULTS, **os.environ}, make_metadata=lambda _: NoMetadataServer()
         )
-        with use(surroundings), override_settings(TASKS=tasks):
+        with use_runtime(runtime), override_settings(TASKS=tasks):
             yield EmulatorInHand(emulator)

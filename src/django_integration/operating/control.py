@@ -11,18 +11,18 @@ from asgiref.sync import sync_to_async
 from django.tasks.base import TaskResult
 from django.tasks.exceptions import TaskResultDoesNotExist
 
-from ..core.errors import CancelError, CloudTasksError, ControlError, RunNowError
-from ..core.names import QueueName
-from ..core.outbox import anew, may_run_now
-from ..core.ports import ResultStore
-from ..core.records import Requested, TaskRecord, TooLate
-from ..core.records import cancel as decide
-from ..core.requests import queue_of
-from .backend import CloudTasksBackend
-from .configuration import Configuration
-from .outbox import send
-from .results import mark_cancelled, recorded_task, refresh
-from .surroundings import current
+from ...core.errors import CancelError, CloudTasksError, ControlError, RunNowError
+from ...core.names import QueueName
+from ...core.outbox import anew, may_run_now
+from ...core.ports import ResultStore
+from ...core.records import Requested, TaskRecord, TooLate
+from ...core.records import cancel as decide
+from ...core.requests import queue_of
+from ..configuration import Configuration
+from ..enqueueing.backend import CloudTasksBackend
+from ..results.task_results import mark_cancelled, recorded_task, refresh
+from ..runtime import get_runtime
+from .relay import send
 
 logger = logging.getLogger("django_tasks_cloud_tasks")
 
@@ -85,7 +85,7 @@ def cancel_recorded(
         record = store.get(task_id)
         if record is None:
             raise TaskResultDoesNotExist(f"There is no record of a task {task_id}.")
-        decision = decide(record, now=current().clock())
+        decision = decide(record, now=get_runtime().clock())
         if isinstance(decision, TooLate):
             return CancelOutcome.TOO_LATE, record
         if store.replace(record, decision.record):
@@ -118,7 +118,7 @@ def run_now(configuration: Configuration, store: ResultStore, record: TaskRecord
         RunNowError: Cloud Tasks refused; a task that it does not have waits for the relay.
         ConfigurationError: something needed is neither set nor detected.
     """
-    now = current().clock()
+    now = get_runtime().clock()
     if not may_run_now(record, now=now):
         return False
     queue = _queue(configuration, record.queue_name, record.priority)
@@ -183,7 +183,7 @@ def _answered(
     Raises:
         ControlError: of the class `refusal`, if it was not asked; or whatever the call raises.
     """
-    if configuration.breaker.is_open(current().clock()):
+    if configuration.breaker.is_open(get_runtime().clock()):
         raise refusal("Cloud Tasks did not answer a moment ago.", unanswered=True)
     with configuration.noting_silence():
         return call()

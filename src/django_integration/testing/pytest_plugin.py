@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ..core.errors import ConfigurationError
-from .testing import CapturedTasks, EmulatorInHand, capturing, emulating
+from ...core.errors import ConfigurationError
+from .contexts import CapturedTasks, EmulatorInHand, capturing, emulating
 
 if TYPE_CHECKING:
     from pytest_django.live_server_helper import LiveServer

@@ -4,7 +4,7 @@ import attrs
 import grpc
 import pytest
 from django_tasks_cloud_tasks.core import errors
-from django_tasks_cloud_tasks.core.creation import (
+from django_tasks_cloud_tasks.core.api_failures import (
     Code,
     Control,
     Created,

@@ -22,30 +22,30 @@ from django.tasks.exceptions import InvalidTask, TaskResultDoesNotExist
 from django.tasks.signals import task_enqueued
 from django.utils.module_loading import import_string
 
-from ..core.errors import CloudTasksError, OptionsError
-from ..core.names import is_queue_id, is_task_id
-from ..core.outbox import recorded
-from ..core.payload import TaskPayload
-from ..core.ports import ResultStore
-from ..core.records import LONGEST_NAME
-from ..core.requests import TaskRequest, build_task_request
-from ..core.scheduling import is_beyond_horizon, is_in_calendar, queue_for
-from .configuration import Configuration, configuration_for
-from .declaration import CloudTask, is_atomic
-from .moments import from_site
-from .outbox import send
-from .results import (
-    announce,
-    announce_async,
+from ...core.errors import CloudTasksError, OptionsError
+from ...core.names import is_queue_id, is_task_id
+from ...core.outbox import recorded
+from ...core.payload import TaskPayload
+from ...core.ports import ResultStore
+from ...core.records import LONGEST_NAME
+from ...core.requests import TaskRequest, build_task_request
+from ...core.scheduling import is_beyond_horizon, is_in_calendar, queue_for
+from ..configuration import Configuration, configuration_for
+from ..operating.relay import send
+from ..results.task_results import (
+    asend_signal,
     mark_enqueued,
     new_id,
     ready_result,
     recorded_result,
     recorded_task,
+    send_signal,
 )
+from ..runtime import get_runtime
+from ..tasks import CloudTask, is_atomic
+from ..timezones import from_site
+from ..transactions import after_commit, awaited_transactions
 from .signing import sign
-from .surroundings import current
-from .transactions import after_commit, awaited_transactions
 
 if TYPE_CHECKING:
     from django.tasks.base import Task, TaskResult
@@ -201,7 +201,7 @@ class CloudTasksBackend(BaseTaskBackend):
                 prepared.request, timeout=configuration.options.enqueue_timeout
             )
         mark_enqueued(prepared.result, prepared.enqueued_at)
-        await announce_async(task_enqueued, type(self), prepared.result)
+        await asend_signal(task_enqueued, type(self), prepared.result)
         return prepared.result
 
     def get_result(self, result_id: str) -> TaskResult[..., Any]:
@@ -225,8 +225,8 @@ class CloudTasksBackend(BaseTaskBackend):
 
     def check(self, **kwargs: Any) -> list[CheckMessage]:  # noqa: ARG002, ANN401 - Django's signature
         """The system checks of this entry of `TASKS`."""
-        from .checks import check_backend
-        from .patterns import sees_to_checks
+        from ..checks import check_backend
+        from ..executing.url_patterns import sees_to_checks
 
         return [] if sees_to_checks() else check_backend(self)
 
@@ -243,7 +243,7 @@ class CloudTasksBackend(BaseTaskBackend):
         route = configuration.route
         if task.priority != DEFAULT_TASK_PRIORITY and not route.thresholds:
             self._tell_of_priority()
-        now = current().clock()
+        now = get_runtime().clock()
         run_after = from_site(task.run_after)
         if run_after is not None and not is_in_calendar(run_after):
             raise InvalidTask(f"run_after is {run_after}, and no time in every time zone.")
@@ -324,7 +324,7 @@ class CloudTasksBackend(BaseTaskBackend):
                     # The database, which has just had the record: the relay will see to it.
                     logger.exception("It is not recorded whether %s was sent.", record.task_id)
             mark_enqueued(result, now)
-            announce(task_enqueued, type(self), result)
+            send_signal(task_enqueued, type(self), result)
 
         store.on_commit(committed)
 
@@ -336,7 +336,7 @@ class CloudTasksBackend(BaseTaskBackend):
                 prepared.request, timeout=configuration.options.enqueue_timeout
             )
         mark_enqueued(prepared.result, prepared.enqueued_at)
-        announce(task_enqueued, type(self), prepared.result)
+        send_signal(task_enqueued, type(self), prepared.result)
 
     @staticmethod
     def _awaited(configuration: Configuration) -> list[str]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.test.runner import DiscoverRunner
 
-from .testing import CapturedTasks, EmulatorInHand, capturing, emulating
+from .contexts import CapturedTasks, EmulatorInHand, capturing, emulating
 
 if TYPE_CHECKING:
     from django.test import LiveServerTestCase as _LiveServerTestCase

@@ -24,7 +24,7 @@ from django.http.request import split_domain_port
 from django.urls import set_urlconf
 from django.utils.module_loading import import_string
 
-from ..core.requests import MAX_STORED_SIZE, SIGNATURE_HEADER
+from ...core.requests import MAX_STORED_SIZE, SIGNATURE_HEADER
 
 # No header of a request can have this name.
 _KEY = "django_tasks_cloud_tasks.probe"

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 
 
-def within[T](seconds: float, call: Callable[[], T]) -> T | None:
+def call_with_timeout[T](seconds: float, call: Callable[[], T]) -> T | None:
     """What `call` returns, or None if that takes longer: then its thread is left behind.
 
     Raises:

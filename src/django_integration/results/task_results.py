@@ -24,10 +24,10 @@ from django.utils import timezone
 from django.utils.json import normalize_json
 from django.utils.module_loading import import_string
 
-from ..core.errors import CloudTasksError, UnfinishedWorkError
-from ..core.payload import Json
-from ..core.records import CANCELLED_TEXT, TASK_CANCELLED, State, TaskRecord
-from .moments import to_site
+from ...core.errors import CloudTasksError, UnfinishedWorkError
+from ...core.payload import Json
+from ...core.records import CANCELLED_TEXT, TASK_CANCELLED, State, TaskRecord
+from ..timezones import to_site
 
 _LOG_RECEIVERS = {
     id(signals.log_task_enqueued),
@@ -261,7 +261,7 @@ def _finish(result: TaskResult[..., Any], status: TaskResultStatus) -> None:
     object.__setattr__(result, "finished_at", timezone.now())
 
 
-def announce(signal: Signal, backend: type, result: TaskResult[..., Any]) -> None:
+def send_signal(signal: Signal, backend: type, result: TaskResult[..., Any]) -> None:
     """Send a signal. What a receiver raises is logged by Django and changes nothing:
 
     the task is in its queue, or has run, and must not be enqueued or run again for it.
@@ -269,8 +269,8 @@ def announce(signal: Signal, backend: type, result: TaskResult[..., Any]) -> Non
     signal.send_robust(backend, task_result=result)
 
 
-async def announce_async(signal: Signal, backend: type, result: TaskResult[..., Any]) -> None:
-    """`announce` on a running loop.
+async def asend_signal(signal: Signal, backend: type, result: TaskResult[..., Any]) -> None:
+    """`send_signal` on a running loop.
 
     Django borrows a thread for synchronous receivers. Its own one for each signal, which is
     always there, only logs; while it is alone it is called in place.

@@ -12,13 +12,13 @@ from itertools import batched
 import attrs
 from django.db import InterfaceError, OperationalError
 
-from ..core.errors import (
+from ...core.errors import (
     CloudTasksError,
     EnqueueError,
     ServiceUnavailableError,
     UnreadableRecordError,
 )
-from ..core.outbox import (
+from ...core.outbox import (
     IN_HAND,
     SET_ASIDE,
     Look,
@@ -29,14 +29,14 @@ from ..core.outbox import (
     sent,
     storable,
 )
-from ..core.outcomes import Relayed
-from ..core.ports import ResultStore
-from ..core.records import TaskRecord, Unreadable
-from ..core.requests import TaskRequest, build_task_request
-from .configuration import Configuration, stores_of
-from .results import message_of
-from .signing import sign
-from .surroundings import current
+from ...core.outcomes import Relayed
+from ...core.ports import ResultStore
+from ...core.records import TaskRecord, Unreadable
+from ...core.requests import TaskRequest, build_task_request
+from ..configuration import Configuration, stores_of
+from ..enqueueing.signing import sign
+from ..results.task_results import message_of
+from ..runtime import get_runtime
 
 logger = logging.getLogger("django_tasks_cloud_tasks")
 
@@ -64,12 +64,12 @@ def send(
     Returns:
         Why it did not take it, after telling the log; the relay will try again.
     """
-    if unless_silent and configuration.breaker.is_open(current().clock()):
+    if unless_silent and configuration.breaker.is_open(get_runtime().clock()):
         message = "Cloud Tasks did not answer a moment ago."
         error: CloudTasksError | None = ServiceUnavailableError(message)
     else:
         error = _create(configuration, record, request)
-        configuration.breaker = configuration.breaker.after(error, now=current().clock())
+        configuration.breaker = configuration.breaker.after(error, now=get_runtime().clock())
     _note(store, record, error)
     return error
 
@@ -98,7 +98,7 @@ def _relay_from(
     limit: int,
     pool: ThreadPoolExecutor,
 ) -> Relayed:
-    now = current().clock()
+    now = get_runtime().clock()
     due = store.due(configurations.keys(), now=now, until=now + IN_HAND, limit=limit)
     ready: list[TaskRecord] = []
     errors: list[CloudTasksError | None] = []
@@ -152,7 +152,7 @@ def _each_for_itself(
 def _set_aside(store: ResultStore, task_id: str, reason: str, wait: timedelta) -> CloudTasksError:
     """Leave a record alone for a while, with the reason on it and in the log."""
     logger.error("The relay sets the task %s aside for %s: %s", task_id, wait, reason)
-    store.set_aside(task_id, storable(reason), until=current().clock() + wait)
+    store.set_aside(task_id, storable(reason), until=get_runtime().clock() + wait)
     return UnreadableRecordError(reason)
 
 
@@ -161,7 +161,7 @@ def _create(
 ) -> CloudTasksError | None:
     try:
         if request is None:
-            request = _request(configuration, record, now=current().clock())
+            request = _request(configuration, record, now=get_runtime().clock())
         configuration.queue.create(request, timeout=configuration.options.enqueue_timeout)
     except CloudTasksError as error:
         return error
@@ -189,7 +189,7 @@ def _request(configuration: Configuration, record: TaskRecord, *, now: datetime)
 def _note(store: ResultStore, record: TaskRecord, error: CloudTasksError | None) -> None:
     """Record whether Cloud Tasks took a task. What has become of it meanwhile wins."""
     if error is None:
-        store.replace(record, sent(record, now=current().clock()))
+        store.replace(record, sent(record, now=get_runtime().clock()))
         return
     level = logging.WARNING if error.unanswered else logging.ERROR
     logger.log(
@@ -199,4 +199,4 @@ def _note(store: ResultStore, record: TaskRecord, error: CloudTasksError | None)
         record.task_path,
         error,
     )
-    store.replace(record, put_off(record, str(error), now=current().clock()))
+    store.replace(record, put_off(record, str(error), now=get_runtime().clock()))

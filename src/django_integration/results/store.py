@@ -15,13 +15,13 @@ from django.db import Error as DatabaseFault
 from django.db import IntegrityError, InterfaceError, OperationalError, connections, transaction
 from django.db.models import BigIntegerField, ExpressionWrapper, F, Q, QuerySet, Value
 
-from ..core.errors import UnreadableRecordError
-from ..core.records import AttemptError, Fence, Refused, State, TaskRecord, Unreadable
-from .models import StoredTask
-from .moments import from_site, to_site
-from .surroundings import current
-from .transactions import commit_own
-from .transactions import renew as renew_connection
+from ...core.errors import UnreadableRecordError
+from ...core.records import AttemptError, Fence, Refused, State, TaskRecord, Unreadable
+from ..models import StoredTask
+from ..runtime import get_runtime
+from ..timezones import from_site, to_site
+from ..transactions import commit_own
+from ..transactions import renew as renew_connection
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
 _DELAYS = (0.0, 0.2, 1.0)  # seconds before another try
@@ -254,7 +254,7 @@ class DatabaseResultStore:
             return
         undone: BaseException | None = None
         with transaction.atomic(using=self.database):
-            began, clock = current().clock(), time.monotonic()
+            began, clock = get_runtime().clock(), time.monotonic()
             try:
                 with transaction.atomic(using=self.database):
                     yield

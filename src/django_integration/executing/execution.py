@@ -21,10 +21,10 @@ from django.tasks.backends.base import BaseTaskBackend
 from django.tasks.base import Task, TaskResultStatus
 from django.tasks.signals import task_finished, task_started
 
-from ..core.deliveries import Delivery
-from ..core.errors import CloudTasksError
-from ..core.options import DEFAULT_DISPATCH_DEADLINE
-from ..core.outcomes import (
+from ...core.deliveries import Delivery
+from ...core.errors import CloudTasksError
+from ...core.options import DEFAULT_DISPATCH_DEADLINE
+from ...core.outcomes import (
     Cancelled,
     EndNotRecorded,
     Failed,
@@ -33,24 +33,24 @@ from ..core.outcomes import (
     Succeeded,
     Unserializable,
 )
-from ..core.payload import Json, TaskPayload
-from ..core.ports import ResultStore
-from ..core.records import State
-from .backend import CloudTasksBackend
-from .declaration import Cancellation, CloudTaskContext, is_atomic
-from .leases import Lease, claim_task
-from .results import (
+from ...core.payload import Json, TaskPayload
+from ...core.ports import ResultStore
+from ...core.records import State
+from ..enqueueing.backend import CloudTasksBackend
+from ..results.task_results import (
     UnserializableReturnError,
-    announce,
-    announce_async,
+    asend_signal,
     mark_failed,
     mark_successful,
     message_of,
     recorded_result,
     running_result,
+    send_signal,
 )
+from ..tasks import Cancellation, CloudTaskContext, is_atomic
+from ..transactions import commit_leftovers, open_transactions, roll_back_leftovers
+from .leases import Lease, claim_task
 from .threads import in_store_thread, in_used_thread
-from .transactions import commit_leftovers, open_transactions, roll_back_leftovers
 
 if TYPE_CHECKING:
     from django.tasks.base import TaskResult
@@ -140,7 +140,7 @@ class Execution:
         return copy_context().run(self._run)
 
     def _run(self) -> Outcome:
-        announce(task_started, self.backend, self.result)
+        send_signal(task_started, self.backend, self.result)
         try:
             with self._timed(), self._held():
                 return self._attempt()
@@ -171,7 +171,7 @@ class Execution:
             if not self._committed():
                 outcome = self._failed(error)
                 # Inside the handler, where Django's receiver finds the traceback to log.
-                announce(task_finished, self.backend, self.result)
+                send_signal(task_finished, self.backend, self.result)
                 return outcome
             logger.exception(
                 "The task %s succeeded, and something failed after its commit.", self.result.id
@@ -179,7 +179,7 @@ class Execution:
         else:
             if not self._atomic:
                 self._keep(kept)
-        announce(task_finished, self.backend, self.result)
+        send_signal(task_finished, self.backend, self.result)
         return Succeeded(self.result.id)
 
     async def arun(self) -> Outcome:
@@ -194,7 +194,7 @@ class Execution:
         return await loop.create_task(self._arun(), context=copy_context())
 
     async def _arun(self) -> Outcome:
-        await announce_async(task_started, self.backend, self.result)
+        await asend_signal(task_started, self.backend, self.result)
         try:
             with self._timed(), self._held():
                 return await self._aattempt()
@@ -216,14 +216,14 @@ class Execution:
         except BaseException as error:
             await in_used_thread(roll_back_leftovers, callers)
             outcome = await self._in_thread_if_leased(self._failed, error)
-            await announce_async(task_finished, self.backend, self.result)
+            await asend_signal(task_finished, self.backend, self.result)
             if _is_cancelled(error):
                 # The caller is gone, or the server ends: nobody is there to be answered, and
                 # Cloud Tasks delivers the task again.
                 raise
             return outcome
         await self._in_thread_if_leased(self._keep, kept)
-        await announce_async(task_finished, self.backend, self.result)
+        await asend_signal(task_finished, self.backend, self.result)
         return Succeeded(self.result.id)
 
     @property

@@ -21,10 +21,13 @@ from django.tasks.base import Task
 from django.views.decorators.csrf import csrf_exempt
 from django.views.generic import View
 
-from ..core.deliveries import Delivery
-from ..core.outcomes import Outcome, WrongMethod, decide
-from ..core.payload import TaskPayload
-from .admission import (
+from ...core.deliveries import Delivery
+from ...core.outcomes import Outcome, WrongMethod, decide
+from ...core.payload import TaskPayload
+from ..apps import demand_app
+from ..enqueueing.backend import backends
+from ..operating.probe import Probe
+from .authentication import (
     admit,
     doors,
     is_loaded,
@@ -35,10 +38,7 @@ from .admission import (
     relay,
     resolve,
 )
-from .apps import demand_app
-from .backend import backends
 from .execution import Execution, runs_on_loop, store_of, worker_id
-from .probe import Probe
 from .threads import in_store_thread
 
 

@@ -1,0 +1,1 @@
+"""What `task.enqueue()` leads to: the backend, the request, its signature."""

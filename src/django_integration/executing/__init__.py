@@ -1,0 +1,1 @@
+"""What a delivery leads to: who calls, which task, one attempt at it, its answer."""

@@ -1,0 +1,1 @@
+"""What keeps tasks going: the relay, control by people, the trial of a delivery."""

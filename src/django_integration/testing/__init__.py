@@ -1,0 +1,1 @@
+"""For the tests of sites: captured tasks, the emulator, fixtures and test cases."""
