@@ -127,7 +127,7 @@ def deliveries() -> list[Line]:
 
 async def _deliver(url: str, tasks: int) -> float:
     from django_tasks_cloud_tasks.emulator.server import Emulator
-    from django_tasks_cloud_tasks.emulator.values import QueueState
+    from django_tasks_cloud_tasks.emulator.state.model import QueueState
     from google.cloud.tasks_v2.types import CreateTaskRequest
 
     from .emulator_process import UNLIMITED
@@ -239,7 +239,6 @@ def fill(emulator: object, tasks: int) -> None:
     from .emulator_process import UNLIMITED
 
     emulator.service.create_queue(QUEUE, UNLIMITED, emulator.now())  # type: ignore[attr-defined]
-    emulator._loop = asyncio.get_running_loop()  # type: ignore[attr-defined]
     create = emulator._api.methods[_METHOD].answer  # type: ignore[attr-defined]
     parse = CreateTaskRequest.pb().FromString
     for _ in range(tasks):

@@ -3,10 +3,10 @@
 import asyncio
 import sys
 
-from django_tasks_cloud_tasks.emulator.driver import Method
-from django_tasks_cloud_tasks.emulator.grpc_protocol import GrpcProtocol
+from django_tasks_cloud_tasks.emulator.api.method import Method
 from django_tasks_cloud_tasks.emulator.server import Emulator
-from django_tasks_cloud_tasks.emulator.values import QueueConfig, QueueState, RateLimits
+from django_tasks_cloud_tasks.emulator.state.model import QueueConfig, QueueState, RateLimits
+from django_tasks_cloud_tasks.emulator.ways_in.grpc_protocol import GrpcProtocol
 from google.cloud.tasks_v2 import types
 
 QUEUE = "projects/project/locations/europe-west1/queues/bench"

@@ -84,7 +84,7 @@ def enqueue() -> list[Row]:
     from django.test import override_settings
     from django_tasks_cloud_tasks.adapters.cloud_tasks import encode
     from django_tasks_cloud_tasks.core.names import QueueName
-    from django_tasks_cloud_tasks.core.requests import OidcToken, TaskRequest
+    from django_tasks_cloud_tasks.core.requests import OidcIdentity, TaskRequest
     from google.cloud import tasks_v2
     from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 
@@ -104,7 +104,7 @@ def enqueue() -> list[Row]:
                     url=url,
                     headers={"Content-Type": "application/json"},
                     body=_BODY,
-                    oidc=OidcToken(service_account_email=account, audience=audience),
+                    oidc=OidcIdentity(service_account_email=account, audience=audience),
                 )
             )
 
@@ -269,11 +269,16 @@ def verification() -> list[Row]:
         FetchedCertificates,
         GoogleTokenVerifier,
     )
-    from django_tasks_cloud_tasks.core.authorization import Policy, Proof, authorize
+    from django_tasks_cloud_tasks.core.authorization import (
+        NeedsToken,
+        Policy,
+        Proof,
+        demand,
+        judge_token,
+    )
     from django_tasks_cloud_tasks.core.options import Authentication
-    from django_tasks_cloud_tasks.django_integration.enqueueing.signing import PayloadSignatures
-    from django_tasks_cloud_tasks.emulator.identity import TokenIssuer
-    from django_tasks_cloud_tasks.emulator.targets import OidcToken
+    from django_tasks_cloud_tasks.emulator.state.targets import OidcToken
+    from django_tasks_cloud_tasks.emulator.ways_out.identity import TokenIssuer
     from google.auth import jwt
 
     issuer = TokenIssuer(time=time.time)
@@ -289,10 +294,13 @@ def verification() -> list[Row]:
     verifier = GoogleTokenVerifier(CertificateStore(fetch))
     policy = Policy(mode=Authentication.OIDC, service_accounts=(email,), audiences=(audience,))
     proof = Proof(body=b"", authorization=f"Bearer {token}")
-    signatures = PayloadSignatures()
 
     def ours() -> None:
-        assert authorize(policy, proof, tokens=verifier, signatures=signatures).granted
+        needed = demand(policy, proof)
+        assert isinstance(needed, NeedsToken)
+        claims = verifier.verify(needed.token, may_wait=True)
+        assert claims is not None
+        assert judge_token(policy, claims).granted
 
     times = alternate(
         {

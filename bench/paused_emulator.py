@@ -4,7 +4,7 @@ import asyncio
 import sys
 
 from django_tasks_cloud_tasks.emulator.server import Emulator
-from django_tasks_cloud_tasks.emulator.values import QueueState
+from django_tasks_cloud_tasks.emulator.state.model import QueueState
 
 
 async def main(queue: str) -> None:

@@ -94,9 +94,9 @@ def _enqueue(name: str) -> Iterator[object]:
 def _execution(name: str) -> Iterator[object]:
     from django.tasks import task_backends
     from django.test import Client
-    from django_tasks_cloud_tasks.core.outbox import recorded
+    from django_tasks_cloud_tasks.core.lifecycle import enqueued
     from django_tasks_cloud_tasks.core.payload import TaskPayload
-    from django_tasks_cloud_tasks.django_integration.enqueueing.signing import sign
+    from django_tasks_cloud_tasks.django_integration.signing import sign
 
     store = task_backends["stored"].configuration.results
     client = Client()
@@ -113,7 +113,7 @@ def _execution(name: str) -> Iterator[object]:
             )
             if payload.recorded:
                 store.add(
-                    recorded(
+                    enqueued(
                         payload,
                         args=[],
                         kwargs=library.ARGUMENTS,

@@ -15,8 +15,8 @@ from collections import Counter
 
 import attrs
 from aiohttp import web
-from django_tasks_cloud_tasks.emulator.chaos import Chaos
 from django_tasks_cloud_tasks.emulator.server import Emulator
+from django_tasks_cloud_tasks.emulator.ways_out.chaos import Chaos
 from google.cloud.tasks_v2 import types
 
 _LOCATION = "projects/soak/locations/l"

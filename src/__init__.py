@@ -24,10 +24,11 @@ if TYPE_CHECKING:
         TaskRejectedError,
         WorkerLostError,
     )
+    from .core.lifecycle import CancelOutcome
     from .django_integration.enqueueing.backend import CloudTasksBackend
     from .django_integration.executing.views import AsyncExecuteTaskView, ExecuteTaskView
     from .django_integration.models import StoredTask
-    from .django_integration.operating.control import CancelOutcome, acancel, cancel
+    from .django_integration.operating.control import acancel, cancel
     from .django_integration.runtime import (
         detect_default_service_account,
         detect_gcp_location,
@@ -74,7 +75,7 @@ _HOMES = {
     "CloudTaskContext": ".django_integration.tasks",
     "task": ".django_integration.tasks",
     "StoredTask": ".django_integration.models",
-    "CancelOutcome": ".django_integration.operating.control",
+    "CancelOutcome": ".core.lifecycle",
     "acancel": ".django_integration.operating.control",
     "cancel": ".django_integration.operating.control",
     "ExecuteTaskView": ".django_integration.executing.views",

@@ -1,10 +1,15 @@
-"""For tests of sites with unittest and `manage.py test`; pytest finds its fixtures by itself."""
+"""For tests of sites: mixins for unittest and `manage.py test`, and context managers for others.
+
+pytest finds its fixtures by itself.
+"""
 
 from .django_integration.testing.contexts import CapturedTask as CapturedTask
 from .django_integration.testing.contexts import CapturedTasks as CapturedTasks
 from .django_integration.testing.contexts import Delivered as Delivered
 from .django_integration.testing.contexts import EmulatorInHand as EmulatorInHand
 from .django_integration.testing.contexts import TaskFailedError as TaskFailedError
+from .django_integration.testing.contexts import capturing as capturing
+from .django_integration.testing.contexts import emulating as emulating
 from .django_integration.testing.test_cases import (
     CloudTasksEmulatorMixin as CloudTasksEmulatorMixin,
 )

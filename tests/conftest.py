@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures and settings of all tests."""
 
 from collections.abc import Iterator
 
@@ -9,14 +9,14 @@ from tests import tasks
 
 pytest_plugins = ["pytester"]
 
-# Slow machines are no failure, and a failure must come back: nothing depends on the wall clock.
+# A slow machine must not fail a test, and a failure must be reproducible.
 settings.register_profile("project", deadline=None, derandomize=True)
 settings.load_profile("project")
 
 
 @pytest.fixture(autouse=True)
 def ran() -> Iterator[list[object]]:
-    """What `tests.tasks` ran in this test."""
+    """The tasks of `tests.tasks` that this test ran."""
     tasks.ran.clear()
     yield tasks.ran
     tasks.ran.clear()

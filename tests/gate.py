@@ -1,4 +1,4 @@
-"""Between a test and `tests.slow_import`: who is importing, and when it may go on."""
+"""How a test learns that `tests.slow_import` is being imported, and lets the import continue."""
 
 import threading
 

@@ -1,1 +1,1 @@
-"""Never imported before its caller is authorized: a test looks."""
+"""A test checks that this module is not imported before its caller is authorized."""

@@ -24,12 +24,12 @@ _PATIENCE = 60.0  # seconds for the server to start, or to end
 
 
 def use_driver() -> None:
-    """Have Django find PyMySQL where it looks for mysqlclient."""
+    """Make Django use PyMySQL in place of mysqlclient."""
     pymysql.install_as_MySQLdb()
 
 
 def programs() -> tuple[str, str] | None:
-    """The paths of the server and of what makes its data folder."""
+    """The paths of the server and of the program that creates its data folder."""
     path = os.pathsep.join([os.environ.get("PATH", ""), *_FOLDERS])
     server = shutil.which("mariadbd", path=path)
     install = shutil.which("mariadb-install-db", path=path)
@@ -37,7 +37,7 @@ def programs() -> tuple[str, str] | None:
 
 
 class Server:
-    """A server that can be ended and started again; reached through a socket in its folder."""
+    """A server that can be ended and started again; it listens on a socket in its folder."""
 
     def __init__(self, folder: Path) -> None:
         found = programs()
@@ -66,7 +66,7 @@ class Server:
             "pid-file": self._folder / "pid",
             "user": self._user,
             "innodb-buffer-pool-size": "64M",
-            # What is committed survives a crash of the server, and not one of the machine.
+            # Committed data survives a crash of the server, but not a crash of the machine.
             "innodb-flush-log-at-trx-commit": "2",
             "max-connections": "200",
             "character-set-server": "utf8mb4",
@@ -85,7 +85,7 @@ class Server:
                     return
             assert self._process.poll() is None, (self._folder / "log").read_text()
             assert time.monotonic() < until, (self._folder / "log").read_text()
-            time.sleep(0.05)  # nothing tells that it listens but that it does
+            time.sleep(0.05)  # only an attempt to connect shows that it listens
 
     def execute(self, statement: str) -> None:
         """Execute statements as root."""
@@ -103,18 +103,29 @@ class Server:
             self._process.wait(_PATIENCE)
             self._process = None
 
-    def restart(self) -> None:
-        """End it as a crash does, and start it again."""
-        self.kill()
-        self.start()
+    def stop(self) -> None:
+        """End it as a shutdown does."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(_PATIENCE)
+            self._process = None
 
 
 _running: dict[str, Server] = {}
 
 
-def restart(entry: dict[str, Any]) -> None:
-    """Restart the server of that entry."""
-    _running[entry["HOST"]].restart()
+@contextmanager
+def away(entry: dict[str, Any], *, crashes: bool) -> Iterator[None]:
+    """The server of that entry is down while inside: as after a crash, or stopped in order."""
+    running = _running[entry["HOST"]]
+    if crashes:
+        running.kill()
+    else:
+        running.stop()
+    try:
+        yield
+    finally:
+        running.start()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What tasks of the tests leave behind."""
+"""Tables in which the tasks of the tests leave traces."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from django.db import models
 
 
 class Order(models.Model):
-    """What was enqueued in one transaction with this: the task, and what it shall return."""
+    """Written in the transaction that enqueues a task: its id, kind, number and queue."""
 
     task_id = models.CharField(max_length=50, primary_key=True)
     kind = models.CharField(max_length=20)
@@ -18,7 +18,7 @@ class Order(models.Model):
     objects: ClassVar[models.Manager[Any]] = models.Manager()
 
     class Meta:
-        """No further wishes."""
+        """Nothing beyond the defaults."""
 
         app_label = "tests"
 
@@ -27,7 +27,7 @@ class Order(models.Model):
 
 
 class Counter(models.Model):
-    """Counts up."""
+    """A number that tasks increase."""
 
     name = models.CharField(max_length=20, primary_key=True)
     value = models.IntegerField(default=0)
@@ -35,7 +35,7 @@ class Counter(models.Model):
     objects: ClassVar[models.Manager[Any]] = models.Manager()
 
     class Meta:
-        """No further wishes."""
+        """Nothing beyond the defaults."""
 
         app_label = "tests"
 
@@ -44,7 +44,7 @@ class Counter(models.Model):
 
 
 class Mark(models.Model):
-    """One for each time that a task had its effect."""
+    """A row for each time that a task had its effect."""
 
     name = models.CharField(max_length=100)
     parent = models.ForeignKey("self", models.CASCADE, null=True)
@@ -52,7 +52,7 @@ class Mark(models.Model):
     objects: ClassVar[models.Manager[Any]] = models.Manager()
 
     class Meta:
-        """No further wishes."""
+        """Nothing beyond the defaults."""
 
         app_label = "tests"
 

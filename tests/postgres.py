@@ -55,15 +55,7 @@ def cluster() -> Iterator[dict[str, Any]]:
             user=user,
             stdout=subprocess.DEVNULL,
         )
-        control = [str(binaries / "pg_ctl"), "-D", str(data), "-w"]
-        # Without fsync a crash of PostgreSQL loses nothing, and one of the machine is not tested.
-        options = f"-c listen_addresses='' -k {folder} -c fsync=off -c max_connections=200"
-        subprocess.run(
-            [*control, "-l", str(folder / "log"), "-o", options, "start"],
-            check=True,
-            user=user,
-            stdout=subprocess.DEVNULL,
-        )
+        _start(folder)
         try:
             yield {
                 "ENGINE": "django.db.backends.postgresql",
@@ -72,23 +64,36 @@ def cluster() -> Iterator[dict[str, Any]]:
                 "HOST": str(folder),
             }
         finally:
-            subprocess.run(
-                [*control, "-m", "immediate", "stop"],
-                check=True,
-                user=user,
-                stdout=subprocess.DEVNULL,
-            )
+            _stop(folder, "immediate")
 
 
-def restart(entry: dict[str, Any]) -> None:
-    """End the cluster of that entry as a crash does, and start it again."""
-    binaries = programs()
-    assert binaries is not None
+@contextmanager
+def away(entry: dict[str, Any], *, crashes: bool) -> Iterator[None]:
+    """The cluster of that entry is down while inside: as after a crash, or stopped in order."""
     folder = Path(entry["HOST"])
-    control = [str(binaries / "pg_ctl"), "-D", str(folder / "data"), "-w", "-m", "immediate"]
-    # pg_ctl remembers the options of the latest start.
+    _stop(folder, "immediate" if crashes else "fast")
+    try:
+        yield
+    finally:
+        _start(folder)
+
+
+def _start(folder: Path) -> None:
+    # Without fsync a crash of PostgreSQL loses nothing, and one of the machine is not tested.
+    options = f"-c listen_addresses='' -k {folder} -c fsync=off -c max_connections=200"
+    _control(folder, "-l", str(folder / "log"), "-o", options, "start")
+
+
+def _stop(folder: Path, mode: str) -> None:
+    _control(folder, "-m", mode, "stop")
+
+
+def _control(folder: Path, *arguments: str) -> None:
+    """Have pg_ctl do it, and wait until it is done."""
+    binaries = programs()
+    assert binaries is not None, "ask programs() first"
     subprocess.run(
-        [*control, "-l", str(folder / "log"), "restart"],
+        [str(binaries / "pg_ctl"), "-D", str(folder / "data"), "-w", *arguments],
         check=True,
         user=_user(),
         stdout=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""Tasks that leave a record. What happens while one runs, a test puts into `DURING`."""
+"""Tasks with a record. A test puts a function into `DURING`, and the task calls it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django_tasks_cloud_tasks import CloudTaskContext, task
 from tests.models import Mark
 
 DURING: dict[str, Callable[..., Any]] = {}
-"""By the name that a task is given: what it does, and returns."""
+"""For each name that a task gets as its argument: the function that it calls."""
 
 
 def _do(name: str, *args: object) -> Any:
@@ -65,7 +65,7 @@ def marks_and_returns_a_set() -> set[int]:
 
 @task(backend="stored", atomic=True)
 def marks_there(name: str) -> Any:
-    """In the database that the backend records in, whatever it is called."""
+    """Write a mark to the database that the backend records in."""
     backend: Any = marks_there.get_backend()
     Mark.objects.using(backend.configuration.results.database).create(name=name)
     return _do(name)

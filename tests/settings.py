@@ -35,7 +35,7 @@ TEMPLATES = [
         },
     }
 ]
-# The test of logging in is Django's; this one is quick.
+# Logging in is not what these tests check; this hasher is fast.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
 _OPTIONS = {
@@ -49,12 +49,12 @@ TASKS = {
         "QUEUES": [],
         "OPTIONS": _OPTIONS,
     },
-    # Another door of the same site, with a demand of its own.
+    # Another backend of the same site, with another authentication.
     "closed": {
         "BACKEND": "django_tasks_cloud_tasks.CloudTasksBackend",
         "OPTIONS": {**_OPTIONS, "AUTHENTICATION": "signature"},
     },
-    # Tasks that leave a record.
+    # A backend that records its tasks.
     "stored": {
         "BACKEND": "django_tasks_cloud_tasks.CloudTasksBackend",
         "QUEUES": [],

@@ -1,4 +1,4 @@
-"""A module of tasks whose import takes as long as a test wants. Imported by path only."""
+"""A module of tasks whose import takes as long as a test wants. Only a task path names it."""
 
 from django.tasks import task
 
@@ -10,5 +10,5 @@ assert gate.go_on.wait(30)
 
 @task
 def late() -> str:
-    """A task that is there once the module is."""
+    """A task that exists when the import has ended."""
     return "here"

@@ -9,7 +9,7 @@ from typing import Any
 from django.tasks import TaskContext, task
 
 ran: list[object] = []
-"""What ran, in order; tests empty it."""
+"""The tasks that ran, in order; a fixture empties the list."""
 
 
 @task
@@ -76,7 +76,7 @@ _all_there: asyncio.Event | None = None
 @task
 async def meets(others: int) -> None:
     """Wait until `others` of its kind run at once."""
-    global _arrived, _all_there  # noqa: PLW0603 - they meet in one process
+    global _arrived, _all_there  # noqa: PLW0603 - the tasks of one process share these
     _all_there = _all_there or asyncio.Event()
     _arrived += 1
     if _arrived == others:
@@ -151,7 +151,7 @@ _waiting: dict[object, asyncio.Event] = {}
 
 
 def waiting() -> asyncio.Event:
-    """Set, on this loop, once `waits_for_ever` waits."""
+    """An event of this loop that is set when `waits_for_ever` waits."""
     return _waiting.setdefault(asyncio.get_running_loop(), asyncio.Event())
 
 

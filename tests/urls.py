@@ -1,4 +1,4 @@
-"""Both views, so that every test can choose, and the admin."""
+"""Both views, so that a test can choose one, and the admin."""
 
 from django.contrib import admin
 from django.urls import include, path

@@ -11,9 +11,8 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import suppress
-from functools import partial
 from typing import Any, Protocol
 
 import attrs
@@ -30,18 +29,25 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status as StatusMessage
 
 from ..core.api_failures import (
+    Call,
     Code,
     Control,
-    Created,
+    Decision,
     Failure,
-    GiveUp,
-    Missing,
-    TryAgain,
+    Reply,
+    Sleep,
+    Told,
     after_failed_control,
     after_failure,
-    attempt_timeout,
+    calling,
 )
-from ..core.errors import CancelError, EnqueueError, PermissionDeniedError, RunNowError
+from ..core.errors import (
+    CancelError,
+    CloudTasksError,
+    EnqueueError,
+    PermissionDeniedError,
+    RunNowError,
+)
 from ..core.names import QueueName
 from ..core.requests import TaskRequest
 from .forks import renew_in_children
@@ -60,6 +66,11 @@ _OPTIONS = (
 )
 # An emulator is on this machine or beside it, and never behind a proxy.
 _EMULATOR_OPTIONS = (*_OPTIONS, ("grpc.enable_http_proxy", 0))
+# What gRPC says where nobody listens, the name is unknown, or something else answers.
+_NOBODY_LISTENS = (
+    *("Connection refused", "Domain name not found", "DNS resolution failed"),
+    *("Name or service not known", "Failed parsing HTTP/2"),
+)
 _Message = CreateTaskRequest.pb()
 _CONTROLS = {
     Control.DELETE: ("DeleteTask", DeleteTaskRequest.pb()),
@@ -67,9 +78,6 @@ _CONTROLS = {
 }
 
 type Metadata = tuple[tuple[str, str], ...]
-type _Decision = (
-    Created | Missing | TryAgain | GiveUp[EnqueueError] | GiveUp[CancelError | RunNowError]
-)
 
 
 class _Call(Protocol):
@@ -131,32 +139,36 @@ class GrpcTaskQueue:
 
     def create(self, request: TaskRequest, *, timeout: float) -> None:
         """See `TaskQueue.create`."""
-        decide = partial(self._after_failure, request, timeout)
-        self._repeat("CreateTask", encode(request), _routing(request), timeout, decide)
+        flow = calling(self._creation_failed(request, timeout), timeout=timeout)
+        self._drive(flow, "CreateTask", encode(request), _routing(request))
 
     async def acreate(self, request: TaskRequest, *, timeout: float) -> None:  # noqa: ASYNC109 - the port's word
         """See `TaskQueue.acreate`.
 
         Over the channel of the threads: gRPC's own for event loops crashes in forked children.
         """
+        flow = calling(self._creation_failed(request, timeout), timeout=timeout)
         message, metadata, began = encode(request), _routing(request), self._clock()
-        attempt, remaining, failure = 1, timeout, None
+        client, cause = None, None
+        step = next(flow)
         while True:
-            client = self._client or await self._aconnect()
-            limit = attempt_timeout(remaining=remaining)
-            try:
-                await _answered(client.create.future(message, timeout=limit, metadata=metadata))
-            except grpc.RpcError as error:
-                failure = _failure(error, attempt, self._clock() - began, failure)
-                again = _next_attempt(self._after_failure(request, timeout, failure), error)
+            reply = None
+            if isinstance(step, Sleep):
+                self._forget_if(client, step.reconnect)
+                await asyncio.sleep(step.seconds)
             else:
+                client = self._client or await self._aconnect()
+                call = client.create.future(message, timeout=step.timeout, metadata=metadata)
+                try:
+                    await _answered(call)
+                except grpc.RpcError as error:
+                    reply, cause = _reply(error), error
+            try:
+                step = flow.send(Told(self._clock() - began, reply))
+            except StopIteration:
                 return
-            if again is None:
-                return
-            if again.reconnect:
-                self._forget(client)
-            await asyncio.sleep(again.delay)
-            attempt, remaining = attempt + 1, timeout - (self._clock() - began)
+            except CloudTasksError as error:
+                raise error from cause
 
     def delete(self, queue: QueueName, task_id: str, *, timeout: float) -> bool:
         """See `TaskQueue.delete`."""
@@ -172,42 +184,42 @@ class GrpcTaskQueue:
         method, message = _CONTROLS[control]
         metadata = (("x-goog-request-params", "name=" + _escaped(name)),)
 
-        def decide(failure: Failure) -> _Decision:
+        def failed(failure: Failure) -> Decision[CancelError | RunNowError]:
             return after_failed_control(
                 failure, control=control, name=name, timeout=timeout, jitter=_jitter()
             )
 
         encoded: bytes = message(name=name).SerializeToString()
-        return self._repeat(method, encoded, metadata, timeout, decide)
+        return self._drive(calling(failed, timeout=timeout), method, encoded, metadata)
 
-    def _repeat(
+    def _drive(
         self,
+        flow: Generator[Call | Sleep, Told, bool],
         method: str,
         message: bytes,
         metadata: Metadata,
-        timeout: float,
-        decide: Callable[[Failure], _Decision],
     ) -> bool:
-        """Call until it works, or `decide` ends it; False if there was nothing to call it for."""
-        began, attempt, remaining, failure = self._clock(), 1, timeout, None
+        """Do what the flow says, in this thread; what it returns."""
+        client, cause, began = None, None, self._clock()
+        step = next(flow)
         while True:
-            client = self._client or self._connect()
-            call = client.create if method == "CreateTask" else client.method(method)
-            limit = attempt_timeout(remaining=remaining)
-            try:
-                call(message, timeout=limit, metadata=metadata)
-            except grpc.RpcError as error:
-                failure = _failure(error, attempt, self._clock() - began, failure)
-                decision = decide(failure)
-                again = _next_attempt(decision, error)
+            reply = None
+            if isinstance(step, Sleep):
+                self._forget_if(client, step.reconnect)
+                self._sleep(step.seconds)
             else:
-                return True
-            if again is None:
-                return not isinstance(decision, Missing)
-            if again.reconnect:
-                self._forget(client)
-            self._sleep(again.delay)
-            attempt, remaining = attempt + 1, timeout - (self._clock() - began)
+                client = self._client or self._connect()
+                call = client.create if method == "CreateTask" else client.method(method)
+                try:
+                    call(message, timeout=step.timeout, metadata=metadata)
+                except grpc.RpcError as error:
+                    reply, cause = _reply(error), error
+            try:
+                step = flow.send(Told(self._clock() - began, reply))
+            except StopIteration as end:
+                return bool(end.value)
+            except CloudTasksError as error:
+                raise error from cause
 
     def close(self) -> None:
         """Close the synchronous channel; the next task opens another."""
@@ -216,8 +228,10 @@ class GrpcTaskQueue:
         if client is not None:
             client.channel.close()
 
-    def _forget(self, client: _Client) -> None:
+    def _forget_if(self, client: _Client | None, reconnect: bool) -> None:  # noqa: FBT001 - the flow's word
         """Have the next call make a channel, unless another call has had that done."""
+        if not reconnect:
+            return
         with self._lock:
             if self._client is client:
                 self._client = None
@@ -241,8 +255,10 @@ class GrpcTaskQueue:
         # Finding credentials reads files and asks the metadata server: once.
         return await asyncio.to_thread(self._connect)
 
-    def _after_failure(self, request: TaskRequest, timeout: float, failure: Failure) -> _Decision:
-        return after_failure(
+    def _creation_failed(
+        self, request: TaskRequest, timeout: float
+    ) -> Callable[[Failure], Decision[EnqueueError]]:
+        return lambda failure: after_failure(
             failure,
             request=request,
             timeout=timeout,
@@ -278,17 +294,14 @@ async def _answered(call: grpc.Future[Any]) -> None:
     call.result()
 
 
-def _failure(error: grpc.RpcError, attempt: int, elapsed: float, before: Failure | None) -> Failure:
-    status = error.code().name
-    return Failure(
+def _reply(error: grpc.RpcError) -> Reply:
+    status, details = error.code().name, error.details() or ""
+    return Reply(
         code=Code.named(status),
         status=status,
-        details=error.details() or "",
-        attempt=attempt,
-        elapsed=elapsed,
-        before=before,
+        details=details,
+        refused=any(sign in details for sign in _NOBODY_LISTENS),
         retry_after=_retry_after(error),
-        refused="Connection refused" in (error.details() or ""),
     )
 
 
@@ -304,16 +317,6 @@ def _retry_after(error: grpc.RpcError) -> float:
                         delay = info.retry_delay
                         return max(0.0, delay.seconds + delay.nanos / 1e9)
     return 0.0
-
-
-def _next_attempt(decision: _Decision, error: grpc.RpcError) -> TryAgain | None:
-    """The next attempt, or None when none is needed."""
-    match decision:
-        case TryAgain():
-            return decision
-        case GiveUp(reason):
-            raise reason from error
-    return None
 
 
 def _jitter() -> float:

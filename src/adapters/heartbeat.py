@@ -79,7 +79,7 @@ class Heartbeat:
             except BaseException:
                 # Nothing that one of them raises may end the others.
                 if beat is None:
-                    logger.exception("What the heartbeat left open could not be closed.")
+                    logger.exception("The connections of the heartbeat could not be closed.")
                 else:
                     soon = self._sooner(beat)
                     logger.exception("A heartbeat failed; it is tried again in %.2g s.", soon)

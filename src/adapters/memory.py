@@ -13,9 +13,18 @@ import attrs
 from ..core.errors import InvalidTokenError
 from ..core.names import QueueName
 from ..core.ports import Claims
-from ..core.records import Refused, State, TaskRecord, Unreadable
-from ..core.requests import OidcToken, TaskRequest
-from ..core.retention import may_prune
+from ..core.records import (
+    Backlog,
+    RelayStatus,
+    State,
+    TaskRecord,
+    UnreadableRecord,
+    changes,
+    fence_of,
+    with_leaves,
+)
+from ..core.requests import OidcIdentity, TaskRequest
+from ..core.retention import Cutoffs, may_prune
 
 logger = logging.getLogger("django_tasks_cloud_tasks")
 
@@ -72,9 +81,9 @@ class MemoryResultStore:
         """See `ResultStore.replace`."""
         with self._lock:
             kept = self._records.get(seen.task_id)
-            if kept is None or kept.fence != seen.fence:
+            if kept is None or fence_of(kept) != fence_of(seen):
                 return False
-            self._records[seen.task_id] = attrs.evolve(kept, **seen.changes_to(then))
+            self._records[seen.task_id] = with_leaves(kept, changes(seen, then))
             return True
 
     def renew(self, seen: TaskRecord, then: TaskRecord) -> bool:
@@ -88,16 +97,16 @@ class MemoryResultStore:
 
     def due(
         self, backends: Collection[str], *, now: datetime, until: datetime, limit: int
-    ) -> list[TaskRecord | Unreadable]:
+    ) -> list[TaskRecord | UnreadableRecord]:
         """See `ResultStore.due`."""
         with self._lock:
             waiting = [
-                (record.relay_at, record)
+                (record.relay.at, record)
                 for record in self._records.values()
-                if record.backend in backends and record.relay_at and record.relay_at <= now
+                if record.payload.backend in backends and record.relay.at and record.relay.at <= now
             ]
             waiting.sort(key=lambda pair: pair[0])
-            taken = [attrs.evolve(record, relay_at=until) for _, record in waiting[:limit]]
+            taken = [with_leaves(record, {"relay.at": until}) for _, record in waiting[:limit]]
             self._records.update({record.task_id: record for record in taken})
             return [*taken]
 
@@ -105,50 +114,38 @@ class MemoryResultStore:
         """See `ResultStore.set_aside`."""
         with self._lock:
             if record := self._records.get(task_id):
-                self._records[task_id] = attrs.evolve(
-                    record,
-                    relay_at=until,
-                    relay_failures=record.relay_failures + 1,
-                    relay_error=reason,
-                )
+                relay = RelayStatus(until, record.relay.failures + 1, reason)
+                self._records[task_id] = attrs.evolve(record, relay=relay)
 
-    def refused(self, backends: Collection[str]) -> Refused:
-        """See `ResultStore.refused`."""
+    def backlog(self, backends: Collection[str]) -> Backlog:
+        """See `ResultStore.backlog`."""
         with self._lock:
             waiting = [
-                (record.relay_at, record.relay_error)
+                (record.relay.at, record.relay.error)
                 for record in self._records.values()
-                if record.backend in backends and record.relay_failures and record.relay_at
+                if record.payload.backend in backends and record.relay.failures and record.relay.at
             ]
         if not waiting:
-            return Refused(count=0)
+            return Backlog(count=0)
         next_at, error = min(waiting)
-        return Refused(count=len(waiting), next_at=next_at, error=error)
+        return Backlog(count=len(waiting), next_at=next_at, error=error)
 
-    def count_finished(
-        self, states: Collection[State], *, before: datetime, given_up: datetime
-    ) -> int:
+    def count_finished(self, states: Collection[State], before: Cutoffs) -> int:
         """See `ResultStore.count_finished`."""
         with self._lock:
-            return len(self._finished(states, before, given_up))
+            return len(self._finished(states, before))
 
-    def prune(
-        self, states: Collection[State], *, before: datetime, given_up: datetime, limit: int
-    ) -> int:
+    def prune(self, states: Collection[State], before: Cutoffs, *, limit: int) -> int:
         """See `ResultStore.prune`."""
         with self._lock:
-            finished = self._finished(states, before, given_up)[:limit]
+            finished = self._finished(states, before)[:limit]
             for task_id in finished:
                 del self._records[task_id]
             return len(finished)
 
-    def _finished(
-        self, states: Collection[State], before: datetime, given_up: datetime
-    ) -> list[str]:
+    def _finished(self, states: Collection[State], before: Cutoffs) -> list[str]:
         return [
-            record.task_id
-            for record in self._records.values()
-            if may_prune(record, states, before=before, given_up=given_up)
+            record.task_id for record in self._records.values() if may_prune(record, states, before)
         ]
 
     @contextmanager
@@ -205,7 +202,7 @@ class MemoryTokens:
         self._time = time
         self._issued: dict[str, Claims] = {}
 
-    def issue(self, oidc: OidcToken) -> str:
+    def issue(self, oidc: OidcIdentity) -> str:
         """A token for that account and audience, good for an hour."""
         now = int(self._time())
         claims = {
@@ -224,12 +221,8 @@ class MemoryTokens:
         self._issued[token] = claims
         return token
 
-    def ready(self, token: str) -> bool:  # noqa: ARG002 - the verifier's signature
-        """Whether `verify` will need no request: always."""
-        return True
-
-    def verify(self, token: str) -> Claims:
-        """See `TokenVerifier.verify`."""
+    def verify(self, token: str, *, may_wait: bool) -> Claims:  # noqa: ARG002 - the port's signature
+        """See `TokenVerifier.verify`: it never waits."""
         claims = self._issued.get(token)
         if claims is None:
             raise InvalidTokenError("the token was not issued in this test")

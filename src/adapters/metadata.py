@@ -13,8 +13,9 @@ from pathlib import Path
 
 import attrs
 
-from ..core.detection import is_app_engine, is_cloud_run
+from ..core.detection import Finding, MetadataAnswer, is_app_engine, is_cloud_run
 from ..core.errors import ConfigurationError
+from ..core.ports import MetadataServer
 from .forks import renew_in_children
 from .timeouts import call_with_timeout
 
@@ -25,6 +26,22 @@ _LONGEST_VALUE = 65_536
 _OK, _NOT_FOUND = 200, 404
 _PAUSE = 5.0  # seconds before a server that did not give a value is asked for it again
 _PRODUCT = Path("/sys/class/dmi/id/product_name")  # what the machine says it is, on Linux
+
+
+def found[R](finding: Finding[R], metadata: MetadataServer) -> R:
+    """What a finding comes to, asking that server.
+
+    Raises:
+        ConfigurationError: what the finding raises, or the server is there and does not answer.
+    """
+    try:
+        step = next(finding)
+        while True:
+            value = metadata.get(step.path, step.is_valid)
+            step = finding.send(MetadataAnswer(value, metadata.is_absent))
+    except StopIteration as end:
+        result: R = end.value
+        return result
 
 
 class NoMetadataServer:
@@ -94,7 +111,7 @@ class HttpMetadataServer:
                 return None
             raise ConfigurationError(
                 f"The metadata server ({self._host}) {miss.trouble}. It is asked again in a few "
-                "seconds. Where there is none, set NO_GCE_CHECK=true in the environment."
+                "seconds. If there is no such server, set NO_GCE_CHECK=true in the environment."
             )
 
     def _ask(self, path: str, is_valid: Callable[[str], bool] = bool) -> "_Miss | None":

@@ -19,7 +19,7 @@ def call_with_timeout[T](seconds: float, call: Callable[[], T]) -> T | None:
         except Exception as error:  # noqa: BLE001 - raised below, in the caller's thread
             errors.append(error)
 
-    thread = threading.Thread(target=run, name="cloud-tasks-patience", daemon=True)
+    thread = threading.Thread(target=run, name="cloud-tasks-timeout", daemon=True)
     thread.start()
     thread.join(seconds)
     if errors:

@@ -8,6 +8,7 @@ import base64
 import json
 import logging
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -100,7 +101,7 @@ class CertificateStore:
         except Exception:
             logger.exception(
                 "Certificates for identity tokens could not be fetched; %s.",
-                "the ones in hand stay in use" if self._certificates else "tokens are refused",
+                "the cached ones stay in use" if self._certificates else "tokens are refused",
             )
             wait = _REFRESH_INTERVAL
             if not self._certificates:
@@ -143,7 +144,7 @@ def fetch_certificates(url: str, *, proxied: bool = True) -> FetchedCertificates
     if not isinstance(certificates, dict) or not all(
         isinstance(pem, str) for pem in certificates.values()
     ):
-        raise ValueError(f"{url} answered with something that is no map of certificates")
+        raise ValueError(f"{url} answered with something that is not a map of certificates")
     age = _MAX_AGE.search(response.headers.get("cache-control", ""))
     return FetchedCertificates(certificates, float(age.group(1)) if age else _DEFAULT_LIFETIME)
 
@@ -155,18 +156,14 @@ class GoogleTokenVerifier:
         self._store = store
         self._time = time
 
-    def ready(self, token: str) -> bool:
-        """Whether `verify` will need no request. A token that is none needs none."""
-        try:
-            return self._store.ready(_key_id(token))
-        except InvalidTokenError:
-            return True
-
-    def verify(self, token: str) -> Claims:
+    def verify(self, token: str, *, may_wait: bool) -> Claims | None:
         """See `TokenVerifier.verify`."""
+        key_id = _key_id(token)
+        is_imported = "google.auth.jwt" in sys.modules
+        if not may_wait and not (is_imported and self._store.ready(key_id)):
+            return None  # The first import takes as long as a request.
         from google.auth import jwt
 
-        key_id = _key_id(token)
         certificates = self._store.certificates(key_id)
         if not certificates:
             raise InvalidTokenError("there are no certificates to check the token with")
@@ -191,7 +188,7 @@ class GoogleTokenVerifier:
         for name in ("iat", "exp", "nbf"):
             moment = claims.get(name, 0)
             if not isinstance(moment, int | float) or not 0 <= moment <= _LAST_MOMENT:
-                raise InvalidTokenError(f"the token's {name} is no time")
+                raise InvalidTokenError(f"the token's {name} is not a time")
             if name == "nbf" and moment > self._time() + _CLOCK_SKEW:
                 raise InvalidTokenError("the token is not valid yet")
 

@@ -1,14 +1,19 @@
-"""Calling Cloud Tasks over an unreliable network: how long to try, when to stop, what to say.
+"""What failures of the Cloud Tasks API mean: whether to call again, when to stop, what to say.
+
+A call with its repetitions is one generator, `calling`. It needs a network and a clock, and has
+neither: it yields what to do next (`Call`, `Sleep`), and is told how that went.
 
 A creation that failed may have worked: the answer, not the request, may be what was lost. With
 the task named after its id, doing it again is harmless, because the service answers
 ALREADY_EXISTS, and on a repetition that means that an earlier attempt got through.
 """
 
+from collections.abc import Callable, Generator
 from enum import Enum
 
 import attrs
 
+from .backoff import Backoff
 from .errors import (
     CancelError,
     CloudTasksError,
@@ -20,7 +25,6 @@ from .errors import (
     TaskRejectedError,
 )
 from .requests import TaskRequest
-from .retries import RetryPolicy
 
 
 class Repeat(Enum):
@@ -68,33 +72,48 @@ class Code(Enum):
         return cls.__members__.get(name, cls.OTHER)
 
 
-_BACKOFF = RetryPolicy(min_backoff=0.1, max_backoff=2.0, max_doublings=8)
+_BACKOFF = Backoff(first=0.1, longest=2.0)
 _SHORTEST_ATTEMPT = 1.0
 
 
 @attrs.frozen(kw_only=True)
-class Failure:
-    """A failed attempt to create a task.
+class Reply:
+    """How a call ended that the service, or the network, failed.
 
     Attributes:
         code: what kind of failure.
         status: gRPC's name of the status code.
         details: what the service or the network said.
-        attempt: its number, 1 for the first.
-        elapsed: seconds since the first attempt began.
-        before: how the attempt before it failed.
-        refused: whether nobody listens at the address.
+        refused: whether nobody, or no Cloud Tasks, listens at the address.
         retry_after: seconds that the service asked to be left alone for (`RetryInfo`).
     """
 
     code: Code
     status: str
     details: str
+    refused: bool = False
+    retry_after: float = 0.0
+
+
+@attrs.frozen(kw_only=True)
+class Failure:
+    """A failed attempt at a call, among the others.
+
+    Attributes:
+        attempt: its number, 1 for the first.
+        elapsed: seconds since the first attempt began.
+        before: how the attempt before it failed.
+    """
+
+    reply: Reply
     attempt: int
     elapsed: float
     before: "Failure | None" = None
-    retry_after: float = 0.0
-    refused: bool = False
+
+    @property
+    def code(self) -> Code:
+        """What kind of failure."""
+        return self.reply.code
 
     @property
     def said(self) -> str:
@@ -103,17 +122,23 @@ class Failure:
         An attempt that runs out of time hides why the ones before it failed.
         """
         earlier = self.before
-        while earlier is not None and earlier.status == self.status:
+        while earlier is not None and earlier.reply.status == self.reply.status:
             earlier = earlier.before
-        told = f"{self.status}: {self.details}"
+        told = f"{self.reply.status}: {self.reply.details}"
         if earlier is None:
             return told
-        return f"{told}; before that {earlier.status}: {earlier.details}"
+        return f"{told}; before that {earlier.reply.status}: {earlier.reply.details}"
 
 
 @attrs.frozen
-class Created:
-    """The call has worked after all: an earlier attempt did, and its answer was lost."""
+class Done:
+    """The call has worked, or an earlier attempt did whose answer was lost.
+
+    Attributes:
+        found: whether there was a task to do it to.
+    """
+
+    found: bool = True
 
 
 @attrs.frozen
@@ -135,16 +160,78 @@ class GiveUp[E: CloudTasksError]:
     error: E
 
 
+type Decision[E: CloudTasksError] = Done | TryAgain | GiveUp[E]
+
+
+@attrs.frozen
+class Call:
+    """Make the call. It may take `timeout` seconds."""
+
+    timeout: float
+
+
+@attrs.frozen
+class Sleep:
+    """Do nothing for so many seconds.
+
+    Attributes:
+        reconnect: whether the connection is to be given up before: the next call makes another.
+    """
+
+    seconds: float
+    reconnect: bool = False
+
+
+@attrs.frozen
+class Told:
+    """What the generator is told: how the call ended (None: it worked), and the time.
+
+    Attributes:
+        elapsed: seconds since the first attempt began.
+    """
+
+    elapsed: float
+    reply: Reply | None = None
+
+
+def calling[E: CloudTasksError](
+    decide: Callable[[Failure], Decision[E]], *, timeout: float
+) -> Generator[Call | Sleep, Told, bool]:
+    """A call with its repetitions.
+
+    Args:
+        decide: what a failed attempt leads to.
+        timeout: seconds that all attempts together may take.
+
+    Returns:
+        Whether there was something to do it to.
+
+    Raises:
+        CloudTasksError: the one that `decide` gives up with.
+    """
+    failure: Failure | None = None
+    remaining, attempt = timeout, 1
+    while True:
+        told = yield Call(attempt_timeout(remaining=remaining))
+        if told.reply is None:
+            return True
+        failure = Failure(reply=told.reply, attempt=attempt, elapsed=told.elapsed, before=failure)
+        decision = decide(failure)
+        match decision:
+            case Done(found):
+                return found
+            case GiveUp(error):
+                raise error
+            case TryAgain(delay, reconnect):
+                told = yield Sleep(delay, reconnect)
+                remaining, attempt = timeout - told.elapsed, attempt + 1
+
+
 class Control(Enum):
     """What can be done to a task that is in its queue."""
 
     DELETE = "delete"
     RUN = "run"
-
-
-@attrs.frozen
-class Missing:
-    """There is no such task: it has ended, or was never created."""
 
 
 def attempt_timeout(*, remaining: float) -> float:
@@ -159,7 +246,7 @@ def after_failure(
     timeout: float,
     jitter: float,
     emulator: str | None = None,
-) -> Created | TryAgain | GiveUp[EnqueueError]:
+) -> Decision[EnqueueError]:
     """What to do after a failed attempt.
 
     Args:
@@ -170,12 +257,13 @@ def after_failure(
     """
     repeated = failure.attempt > 1 or request.may_exist
     if failure.code is Code.ALREADY_EXISTS and repeated and request.task_id:
-        return Created()
-    if emulator and failure.refused:
+        return Done()
+    if emulator and failure.reply.refused:
         return GiveUp(
             ServiceUnavailableError(
                 f"No emulator listens at {emulator}. Start it: python manage.py "
-                f"cloudtasks_emulator --port {emulator.rpartition(':')[2]} --auto-create-queues"
+                f"cloudtasks_emulator --port {emulator.rpartition(':')[2]} --auto-create-queues "
+                f"({failure.said})"
             )
         )
     # Without a name each creation makes a task; these two may have, without a word.
@@ -188,14 +276,14 @@ def after_failure(
 
 def after_failed_control(
     failure: Failure, *, control: Control, name: str, timeout: float, jitter: float
-) -> Created | Missing | TryAgain | GiveUp[CancelError | RunNowError]:
+) -> Decision[CancelError | RunNowError]:
     """What to do after a failed attempt to have something done to the task of that name.
 
     To delete a task twice deletes it, and to run it twice delivers it twice at worst.
     """
     if failure.code is Code.NOT_FOUND:
         is_deleted = control is Control.DELETE and failure.attempt > 1
-        return Created() if is_deleted else Missing()
+        return Done(found=is_deleted)
     again = _again(failure, timeout, jitter)
     if again is not None:
         return again
@@ -210,17 +298,17 @@ def after_failed_control(
 
 def _asked(failure: Failure) -> str:
     """What the service asked for, as a sentence."""
-    if not failure.retry_after:
+    if not failure.reply.retry_after:
         return ""
-    return f"Cloud Tasks asks to be left alone for {failure.retry_after:g} s. "
+    return f"Cloud Tasks asks to wait {failure.reply.retry_after:g} s before the next try. "
 
 
 def _again(failure: Failure, timeout: float, jitter: float) -> TryAgain | None:
     """The next attempt, where one may help and there is time for it."""
     if failure.code.repeat is Repeat.NEVER:
         return None
-    backoff = _BACKOFF.backoff(failure.attempt) * (0.5 + jitter / 2)
-    delay = max(backoff, failure.retry_after)
+    backoff = _BACKOFF.seconds(failure.attempt) * (0.5 + jitter / 2)
+    delay = max(backoff, failure.reply.retry_after)
     if failure.elapsed + delay >= timeout:
         return None
     return TryAgain(delay, reconnect=failure.code.repeat is Repeat.RECONNECTED)
@@ -242,7 +330,7 @@ def _error(
     if failure.code in {Code.PERMISSION_DENIED, Code.UNAUTHENTICATED}:
         identity = (
             f" and roles/iam.serviceAccountUser on {request.oidc.service_account_email}, "
-            "whose token it asks for"
+            "because the task carries a token of that account"
             if request.oidc
             else ""
         )

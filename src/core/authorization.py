@@ -16,14 +16,14 @@ import base64
 import binascii
 import hmac
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
 
 import attrs
 
 from .errors import InvalidTokenError
 from .options import Authentication
-from .ports import Claims, SignatureVerifier, TokenVerifier
+from .ports import Claims
 
 ISSUERS = ("https://accounts.google.com", "accounts.google.com")
 """The two spellings that Google documents for the issuer of its tokens."""
@@ -89,6 +89,21 @@ class Decision:
         return self.verdict is Verdict.GRANTED or self.verdict is Verdict.GRANTED_WITHOUT_PROOF
 
 
+@attrs.frozen
+class NeedsSignature:
+    """Ask whether this site made `signature` for `body`, and then `judge_signature`."""
+
+    body: bytes
+    signature: str
+
+
+@attrs.frozen
+class NeedsToken:
+    """Ask for the claims of this token, verified, and then `judge_token`."""
+
+    token: str
+
+
 def resolve_policy(
     authentication: Authentication,
     *,
@@ -104,50 +119,119 @@ def resolve_policy(
 
     Only `auto` opens for requests without proof, and only under DEBUG: who names a mode means it.
     """
-    mode = authentication
-    if mode is Authentication.AUTO:
-        mode = Authentication.OIDC if service_account else Authentication.SIGNATURE
     return Policy(
-        mode=mode,
+        mode=authentication.resolved(knows_account=service_account is not None),
         service_accounts=(service_account, *earlier_service_accounts) if service_account else (),
         audiences=(audience, *earlier_audiences) if audience else (),
         open_without_proof=debug and authentication is Authentication.AUTO,
     )
 
 
-def authorize(
-    policy: Policy, proof: Proof, *, tokens: TokenVerifier, signatures: SignatureVerifier
-) -> Decision:
-    """Decide whether a request may have its task executed."""
+def demand(policy: Policy, proof: Proof) -> NeedsSignature | NeedsToken | Decision:
+    """Decide whether a request may have its task executed, or what the decision needs to know."""
     if policy.mode is Authentication.NONE:
         return Decision(Verdict.GRANTED, "AUTHENTICATION is 'none'")
     if policy.open_without_proof and proof.authorization is None and proof.signature is None:
         # Any page that a developer visits can make the browser send something to localhost.
         if proof.from_browser:
-            return Decision(Verdict.UNAUTHENTICATED, "no proof, and a web page sent it")
-        return Decision(Verdict.GRANTED_WITHOUT_PROOF, "DEBUG is on and the request claims nothing")
+            return _unauthenticated("no proof, and a web page sent it")
+        return Decision(Verdict.GRANTED_WITHOUT_PROOF, "DEBUG is on, and there is no proof")
+    if policy.mode is Authentication.OIDC:
+        try:
+            return NeedsToken(bearer_token(proof.authorization))
+        except InvalidTokenError as error:
+            return _unauthenticated(str(error))
+    if proof.body is None:
+        return _unauthenticated("the body is too large, or incomplete")
+    if not proof.signature:
+        return _unauthenticated("no payload signature")
+    return NeedsSignature(proof.body, proof.signature)
+
+
+def judge_signature(policy: Policy, proof: Proof, *, is_valid: bool) -> Decision:
+    """The decision on a request with a signature.
+
+    Args:
+        is_valid: whether this site made it for the body.
+    """
+    if not is_valid:
+        return _unauthenticated("the payload signature is wrong")
+    if policy.mode is not Authentication.PLATFORM:
+        return Decision(Verdict.GRANTED, "the payload signature is right")
     try:
-        if policy.mode is Authentication.OIDC:
-            claims = tokens.verify(bearer_token(proof.authorization))
-            if not _is_one_of(claims.get("aud"), policy.audiences):
-                return Decision(
-                    Verdict.UNAUTHENTICATED,
-                    f"the token's audience is {_quoted(claims.get('aud'))}, "
-                    f"not {_listed(policy.audiences)}",
-                )
-            return _judge(claims, policy)
-        if proof.body is None:
-            return Decision(Verdict.UNAUTHENTICATED, "the body is too large, or broke off")
-        if not proof.signature or not signatures.verify(proof.body, proof.signature):
-            return Decision(
-                Verdict.UNAUTHENTICATED,
-                "the payload signature is wrong" if proof.signature else "no payload signature",
-            )
-        if policy.mode is Authentication.PLATFORM:
-            return _judge(claims_without_signature(bearer_token(proof.authorization)), policy)
+        claims = claims_without_signature(bearer_token(proof.authorization))
+        return _judge_account(claims, policy)
     except InvalidTokenError as error:
-        return Decision(Verdict.UNAUTHENTICATED, str(error))
-    return Decision(Verdict.GRANTED, "the payload signature is right")
+        return _unauthenticated(str(error))
+
+
+def judge_token(policy: Policy, claims: Claims | InvalidTokenError) -> Decision:
+    """The decision on a request with a token.
+
+    Args:
+        claims: of the token, whose signature and times are good; or why there are none.
+    """
+    if isinstance(claims, InvalidTokenError):
+        return _unauthenticated(str(claims))
+    audience = claims.get("aud")
+    try:
+        if not _is_one_of(audience, policy.audiences):
+            return _unauthenticated(
+                f"the token's audience is {_quoted(audience)}, not {_listed(policy.audiences)}"
+            )
+        return _judge_account(claims, policy)
+    except InvalidTokenError as error:
+        return _unauthenticated(str(error))
+
+
+# A request is judged for each backend of the site.
+
+
+@attrs.frozen
+class Refusal:
+    """The caller may not do what was asked for.
+
+    Attributes:
+        verdict: UNAUTHENTICATED or FORBIDDEN.
+        reasons: for the log of the site only.
+    """
+
+    verdict: Verdict
+    reasons: tuple[str, ...]
+
+
+def refusal_of_all(decisions: Mapping[str, Decision]) -> Refusal | None:
+    """Why the caller may use no backend; None if there is one.
+
+    Args:
+        decisions: on the request, by the alias of the backend.
+    """
+    if any(decision.granted for decision in decisions.values()):
+        return None
+    return _refusal(decisions.values())
+
+
+def refusal_of(decisions: Mapping[str, Decision], alias: str) -> Refusal | None:
+    """Why the caller may not use that backend; None if they may, or if it demands nothing of its
+    own.
+
+    It is asked twice: for the backend that the payload names, and for the one that the task was
+    declared for. Who may use one backend must not run what is declared for another.
+    """
+    decision = decisions.get(alias)
+    return None if decision is None or decision.granted else _refusal([decision])
+
+
+def _refusal(decisions: Collection[Decision]) -> Refusal:
+    forbidden = any(decision.verdict is Verdict.FORBIDDEN for decision in decisions)
+    return Refusal(
+        Verdict.FORBIDDEN if forbidden else Verdict.UNAUTHENTICATED,
+        tuple(dict.fromkeys(decision.reason for decision in decisions)),
+    )
+
+
+def _unauthenticated(reason: str) -> Decision:
+    return Decision(Verdict.UNAUTHENTICATED, reason)
 
 
 def bearer_token(authorization: str | None) -> str:
@@ -189,13 +273,13 @@ def claims_without_signature(token: str) -> Claims:
     except (ValueError, binascii.Error, RecursionError) as error:
         raise InvalidTokenError("the token's claims are not JSON") from error
     if not isinstance(claims, dict):
-        raise InvalidTokenError("the token's claims are no JSON object")
+        raise InvalidTokenError("the token's claims are not a JSON object")
     return claims
 
 
-def _judge(claims: Claims, policy: Policy) -> Decision:
+def _judge_account(claims: Claims, policy: Policy) -> Decision:
     if claims.get("iss") not in ISSUERS:
-        return Decision(Verdict.UNAUTHENTICATED, "the token's issuer is not Google")
+        return _unauthenticated("the token's issuer is not Google")
     if claims.get("email_verified") is not True:
         return Decision(Verdict.FORBIDDEN, "the token's e-mail is not verified")
     email = claims.get("email")

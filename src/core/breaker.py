@@ -9,7 +9,7 @@ import attrs
 
 from .errors import CloudTasksError
 
-COOLDOWN = timedelta(seconds=5)
+BREAKER_COOLDOWN = timedelta(seconds=5)
 """For how long, after a call that nobody answered, others are not tried."""
 
 
@@ -27,8 +27,6 @@ class Breaker:
         """Whether a call would only wait for the same silence."""
         return self.open_until is not None and now < self.open_until
 
-    def after(self, error: CloudTasksError | None, *, now: datetime) -> "Breaker":
-        """The breaker after a call that ended with that error, or worked."""
-        if error is None:
-            return Breaker()
-        return Breaker(now + COOLDOWN) if error.unanswered else self
+    def after(self, error: CloudTasksError, *, now: datetime) -> "Breaker":
+        """The breaker after a call that ended with that error."""
+        return Breaker(now + BREAKER_COOLDOWN) if error.unanswered else self

@@ -1,10 +1,17 @@
-"""What Cloud Tasks says about a delivery in the headers of its request."""
+"""A delivery: what its headers say, and what it means for a task that is recorded."""
 
 import re
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Self
 
 import attrs
+
+from .lifecycle import Claimed, Ended, TurnedAway, adopted, claim
+from .names import is_task_id
+from .outcomes import BadPayload, Busy, Duplicate, Outcome, Unrecorded
+from .payload import TaskPayload
+from .records import LONGEST_NAME, UNKNOWN_WORKER, TaskRecord
 
 # A retry count that no queue reaches in the 31 days a task lives is not worth a longer list of
 # workers: the number of the attempt stays there.
@@ -44,4 +51,71 @@ class Delivery:
 
     def worker_ids(self, worker_id: str) -> list[str]:
         """One entry an attempt, this worker's last; who made the earlier ones is not known."""
-        return ["unknown"] * self.retry_count + [worker_id]
+        return [UNKNOWN_WORKER] * self.retry_count + [worker_id]
+
+
+@attrs.frozen
+class Adopt:
+    """There is no record: add this one, and decide again."""
+
+    record: TaskRecord
+
+
+@attrs.frozen
+class Run:
+    """The task is to run under the claim of `record`, once that is stored."""
+
+    record: TaskRecord
+
+
+@attrs.frozen
+class Decline:
+    """The task must not run now.
+
+    Attributes:
+        outcome: how the request ends.
+        record: to be stored first, where it is not the one that was seen; None if there is none.
+    """
+
+    outcome: Outcome
+    record: TaskRecord | None = None
+
+
+def receive(
+    payload: TaskPayload,
+    record: TaskRecord | None,
+    *,
+    delivery: Delivery,
+    now: datetime,
+    token: str,
+    worker: str,
+    lease: timedelta,
+) -> Adopt | Run | Decline:
+    """Decide what a delivery means for a task that is to be recorded.
+
+    Args:
+        record: of the task, if there is one.
+        token, worker, lease: of the claim, should the task run.
+    """
+    if record is None:
+        return _without_record(payload, delivery, now)
+    known = record.payload
+    if (known.task_path, known.backend) != (payload.task_path, payload.backend):
+        return Decline(BadPayload(("task_id belongs to another task",)))
+    decision = claim(record, now=now, token=token, worker=worker, lease=lease)
+    match decision:
+        case Claimed(then):
+            return Run(then)
+        case TurnedAway(then, until):
+            return Decline(Busy(payload.task_id, (until - now).total_seconds()), then)
+        case Ended(then):
+            return Decline(Duplicate(payload.task_id, then.state), then)
+
+
+def _without_record(payload: TaskPayload, delivery: Delivery, now: datetime) -> Adopt | Decline:
+    if payload.recorded:
+        return Decline(Unrecorded(payload.task_id))
+    if not is_task_id(payload.task_id) or len(payload.task_id) > LONGEST_NAME:
+        return Decline(BadPayload(("task_id cannot be the id of a Cloud Task",)))
+    # Enqueued before results were kept, or by someone else.
+    return Adopt(adopted(payload, earlier_attempts=delivery.retry_count, now=now))

@@ -1,11 +1,12 @@
 """Where the app runs: project, location, handler host and service account.
 
 Sources are asked in order (option, environment, metadata server) and only until one answers.
-Each answer says where it came from; each miss says everything that was tried.
+Each answer says where it came from; each miss says everything that was tried. What is to be asked
+of the metadata server is yielded, and the answer sent back: `Finding`.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from functools import partial
 
 import attrs
@@ -13,7 +14,6 @@ import attrs
 from .errors import ConfigurationError
 from .names import is_location_id, is_project_id
 from .options import is_email, is_web_address
-from .ports import MetadataServer
 
 type Environment = Mapping[str, str]
 
@@ -46,10 +46,9 @@ class Missing:
             emulated: whether an emulator is in use already.
         """
         laptop = (
-            "beside an emulator any value will do"
+            "with an emulator any value works"
             if emulated
-            else "on a laptop start the emulator and set CLOUD_TASKS_EMULATOR_HOST, and nothing is "
-            "missing"
+            else "on a laptop, you can start the emulator and set CLOUD_TASKS_EMULATOR_HOST instead"
         )
         return ConfigurationError(
             f"No {self.what} found. Set {self.option} in the OPTIONS of the backend; {laptop}. "
@@ -59,22 +58,47 @@ class Missing:
 
 @attrs.frozen(kw_only=True)
 class Platform:
-    """What is asked for everything that was not given.
+    """What is known of where the app runs.
 
     Attributes:
         environ: the environment's variables.
-        metadata: Google Cloud's metadata server.
         emulated: whether tasks go to an emulator. Then nothing is Google Cloud's, and what is
             missing has a default: an emulator takes any project, and the app is `runserver`'s.
     """
 
     environ: Environment
-    metadata: MetadataServer
     emulated: bool = False
 
 
+@attrs.frozen
+class Ask:
+    """Ask the metadata server for the value under that path.
+
+    Attributes:
+        is_valid: whether a text can be such a value.
+    """
+
+    path: str
+    is_valid: Callable[[str], bool]
+
+
+@attrs.frozen
+class MetadataAnswer:
+    """What the metadata server said.
+
+    Attributes:
+        value: None if it has none.
+        is_absent: whether it is certain that there is no such server.
+    """
+
+    value: str | None
+    is_absent: bool
+
+
 type Detected = Found | Missing
-type Source = tuple[str, Callable[[], str | Found | None]]
+type Finding[R] = Generator[Ask, MetadataAnswer, R]
+type Asking = Callable[[], Finding[str | Found | None]]
+type Source = tuple[str, str | Asking | None]
 
 
 def is_cloud_run(environ: Environment) -> bool:
@@ -87,48 +111,37 @@ def is_app_engine(environ: Environment) -> bool:
     return "GAE_APPLICATION" in environ or "GAE_SERVICE" in environ
 
 
-def find_project(option: str | None, platform: Platform) -> Detected:
+def find_project(option: str | None, platform: Platform) -> Finding[Detected]:
     """The id of the Google Cloud project.
 
     Raises:
         ConfigurationError: the environment has something else.
     """
 
-    def app_engine() -> str | None:
-        # GAE_APPLICATION is CODE~PROJECT; the code names a region, but not by its name.
-        return platform.environ.get("GAE_APPLICATION", "").partition("~")[2] or None
-
-    found = _first(
+    # GAE_APPLICATION is CODE~PROJECT; the code names a region, but not by its name.
+    app_engine = platform.environ.get("GAE_APPLICATION", "").partition("~")[2]
+    found = yield from _first(
         "Google Cloud project",
         "CLOUD_TASKS_PROJECT",
         option,
         [
             *_variables(platform, "GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT", "GCP_PROJECT"),
             ("GAE_APPLICATION in the environment", app_engine),
-            (
-                "project/project-id of the metadata server",
-                lambda: platform.metadata.get("project/project-id", is_project_id),
-            ),
+            _of_metadata("project/project-id", is_project_id),
             *_beside_emulator(platform, "local-project"),
         ],
     )
-    return _checked(found, is_project_id, "project id: write one such as 'my-project-123'")
+    return _checked(found, is_project_id, "a project id: write one such as 'my-project-123'")
 
 
-def find_location(option: str | None, platform: Platform) -> Detected:
+def find_location(option: str | None, platform: Platform) -> Finding[Detected]:
     """The region of the queues: by default that of the app.
 
     Raises:
         ConfigurationError: the environment has something else.
     """
 
-    def region() -> str | None:
-        return _last_part(_REGION, platform.metadata.get("instance/region", _is(_REGION)))
-
-    def zone() -> str | None:
-        return _last_part(_ZONE, platform.metadata.get("instance/zone", _is(_ZONE)))
-
-    found = _first(
+    found = yield from _first(
         "Cloud Tasks location",
         "CLOUD_TASKS_LOCATION",
         option,
@@ -136,15 +149,15 @@ def find_location(option: str | None, platform: Platform) -> Detected:
             *_variables(
                 platform, "CLOUD_TASKS_LOCATION", "CLOUD_RUN_REGION", "GOOGLE_CLOUD_REGION"
             ),
-            ("instance/region of the metadata server", region),
-            ("instance/zone of the metadata server", zone),
+            _part_of_metadata("instance/region", _REGION),
+            _part_of_metadata("instance/zone", _ZONE),
             *_beside_emulator(platform, "local"),
         ],
     )
-    return _checked(found, is_location_id, "location: write a region such as 'europe-west1'")
+    return _checked(found, is_location_id, "a location: write a region such as 'europe-west1'")
 
 
-def find_service_account(option: str | None, platform: Platform) -> Detected:
+def find_service_account(option: str | None, platform: Platform) -> Finding[Detected]:
     """The e-mail of the account whose token tasks carry: by default the app's own.
 
     Raises:
@@ -152,25 +165,30 @@ def find_service_account(option: str | None, platform: Platform) -> Detected:
             where there is one, and the metadata server did not tell it.
     """
     path = "instance/service-accounts/default/email"
-    found = _first(
+    always_there = is_cloud_run(platform.environ) or is_app_engine(platform.environ)
+
+    def own() -> Finding[str | None]:
+        answer = yield Ask(path, is_email)
+        if answer.value is None and always_there and not answer.is_absent:
+            raise ConfigurationError(
+                "The metadata server has no service account for this app, but Cloud Run and "
+                "App Engine always have one. It is asked again in a few seconds."
+            )
+        return answer.value
+
+    found = yield from _first(
         "service account",
         "OIDC_SERVICE_ACCOUNT_EMAIL",
         option,
         [
             *_variables(platform, "OIDC_SERVICE_ACCOUNT_EMAIL"),
-            (f"{path} of the metadata server", lambda: platform.metadata.get(path, is_email)),
+            (f"{path} of the metadata server", own),
         ],
     )
-    always_there = is_cloud_run(platform.environ) or is_app_engine(platform.environ)
-    if isinstance(found, Missing) and always_there and not platform.metadata.is_absent:
-        raise ConfigurationError(
-            "The metadata server has no service account for this app, though Cloud Run and App "
-            "Engine always have one. It is asked again in a few seconds."
-        )
-    return _checked(found, is_email, "e-mail address of a service account")
+    return _checked(found, is_email, "the e-mail address of a service account")
 
 
-def find_handler_host(option: str | None, platform: Platform) -> Detected:
+def find_handler_host(option: str | None, platform: Platform) -> Finding[Detected]:
     """The address under which Cloud Tasks reaches the app, such as `https://app.example.com`.
 
     Raises:
@@ -178,34 +196,34 @@ def find_handler_host(option: str | None, platform: Platform) -> Detected:
     """
     sources = _variables(platform, "TASK_HANDLER_HOST", "SERVICE_URL")
     if is_cloud_run(platform.environ):
-        sources.append(("the Cloud Run service's own URL", lambda: _cloud_run_url(platform)))
+        sources.append(("the Cloud Run service's own URL", partial(_cloud_run_url, platform)))
     if is_app_engine(platform.environ):
-        sources.append(("the App Engine version's own URL", lambda: _app_engine_url(platform)))
+        sources.append(("the App Engine version's own URL", partial(_app_engine_url, platform)))
     sources += _beside_emulator(platform, "http://localhost:8000")
-    found = _first("task handler host", "TASK_HANDLER_HOST", option, sources)
+    found = yield from _first("task handler host", "TASK_HANDLER_HOST", option, sources)
     if isinstance(found, Missing):
         return found
     if not is_web_address(found.value):
         raise ConfigurationError(
-            f"{found.value!r} ({found.source}) is no task handler host: write a URL without a "
+            f"{found.value!r} ({found.source}) is not a task handler host: write a URL without a "
             "path, such as 'https://app.example.com'."
         )
     return attrs.evolve(found, value=found.value.rstrip("/"))
 
 
-def _cloud_run_url(platform: Platform) -> str | None:
+def _cloud_run_url(platform: Platform) -> Finding[str | None]:
     """`https://SERVICE-PROJECT_NUMBER.REGION.run.app`, if its first label fits into DNS."""
-    number = platform.metadata.get("project/numeric-project-id", str.isdecimal)
-    region = _last_part(_REGION, platform.metadata.get("instance/region", _is(_REGION)))
+    number = (yield Ask("project/numeric-project-id", str.isdecimal)).value
+    region = yield from _last_part(_REGION, "instance/region")
     label = f"{platform.environ['K_SERVICE']}-{number}"
     if not number or not region or len(label) > _LONGEST_LABEL:
         return None
     return f"https://{label}.{region}.run.app"
 
 
-def _app_engine_url(platform: Platform) -> Found | None:
+def _app_engine_url(platform: Platform) -> Finding[Found | None]:
     """`https://VERSION-dot-SERVICE-dot-PROJECT.appspot.com`, which only older apps answer to."""
-    project, environ = find_project(None, platform), platform.environ
+    project, environ = (yield from find_project(None, platform)), platform.environ
     service, version = environ.get("GAE_SERVICE"), environ.get("GAE_VERSION")
     if isinstance(project, Missing) or ":" in project.value or not service or not version:
         return None
@@ -216,20 +234,28 @@ def _app_engine_url(platform: Platform) -> Found | None:
         f"https://{label}.appspot.com",
         "",
         caution=(
-            "apps made since February 2020 have a region id in their host name that stands "
-            "nowhere in the environment; if tasks do not arrive, set SERVICE_URL or "
+            "apps made since February 2020 have a region id in their host name that is not "
+            "in the environment; if tasks do not arrive, set SERVICE_URL or "
             "TASK_HANDLER_HOST to the app's real address"
         ),
     )
 
 
-def _is(pattern: re.Pattern[str]) -> Callable[[str], bool]:
-    return lambda text: pattern.fullmatch(text) is not None
+def _of_metadata(path: str, is_valid: Callable[[str], bool]) -> Source:
+    def ask() -> Finding[str | None]:
+        return (yield Ask(path, is_valid)).value
+
+    return f"{path} of the metadata server", ask
 
 
-def _last_part(pattern: re.Pattern[str], value: str | None) -> str | None:
-    """The id at the end of a resource name such as `projects/1/regions/europe-west1`."""
-    match = pattern.fullmatch(value or "")
+def _part_of_metadata(path: str, pattern: re.Pattern[str]) -> Source:
+    return f"{path} of the metadata server", partial(_last_part, pattern, path)
+
+
+def _last_part(pattern: re.Pattern[str], path: str) -> Finding[str | None]:
+    """The id at the end of a value such as `projects/1/regions/europe-west1`."""
+    answer = yield Ask(path, lambda text: pattern.fullmatch(text) is not None)
+    match = pattern.fullmatch(answer.value or "")
     return match.group(1) if match else None
 
 
@@ -240,28 +266,30 @@ def _checked(found: Detected, is_valid: Callable[[str], bool], what: str) -> Det
         ConfigurationError: it cannot.
     """
     if isinstance(found, Found) and not is_valid(found.value):
-        raise ConfigurationError(f"{found.value!r} ({found.source}) is no {what}.")
+        raise ConfigurationError(f"{found.value!r} ({found.source}) is not {what}.")
     return found
 
 
 def _variables(platform: Platform, *names: str) -> list[Source]:
-    get = platform.environ.get
-    return [(f"{name} in the environment", partial(get, name)) for name in names]
+    return [(f"{name} in the environment", platform.environ.get(name)) for name in names]
 
 
 def _beside_emulator(platform: Platform, value: str) -> list[Source]:
-    return [("the default beside an emulator", lambda: value)] if platform.emulated else []
+    return [("the default with an emulator", value)] if platform.emulated else []
 
 
-def _first(what: str, option_name: str, option: str | None, sources: Iterable[Source]) -> Detected:
+def _first(
+    what: str, option_name: str, option: str | None, sources: Iterable[Source]
+) -> Finding[Detected]:
     if option:
         return Found(option, f"{option_name} in OPTIONS")
     tried = [f"{option_name} in OPTIONS"]
-    for source, ask in sources:
-        match ask():
-            case Found(value, _, caution):
-                return Found(value, source, caution)
-            case str(value) if value:
-                return Found(value, source)
+    for source, given in sources:
+        value = (yield from given()) if callable(given) else given
+        match value:
+            case Found(text, _, caution):
+                return Found(text, source, caution)
+            case str(text) if text:
+                return Found(text, source)
         tried.append(source)
     return Missing(what, option_name, tuple(tried))

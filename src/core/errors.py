@@ -115,8 +115,22 @@ class UnfinishedWorkError(CloudTasksError):
     """A task returned something that has not run yet, such as a generator."""
 
 
+class UnserializableReturnError(CloudTasksError):
+    """A task did its work and returned what JSON cannot carry."""
+
+    def __init__(self, kind: type) -> None:
+        super().__init__(
+            f"The task returned a value of the type {kind.__qualname__} that cannot be kept as "
+            "JSON; return text, numbers, lists and dicts only."
+        )
+
+
 class UnreadableRecordError(CloudTasksError):
     """The record of a task is damaged, or a newer version of this package wrote it."""
+
+
+class IllegalTransitionError(CloudTasksError):
+    """The record of a task is not in a situation in which this can happen to it."""
 
 
 class TaskRejectedError(EnqueueError):

@@ -5,6 +5,7 @@ The alphabets are those of the API reference: a task id is `[A-Za-z0-9_-]{1,500}
 """
 
 import re
+from functools import lru_cache
 from typing import Self
 
 import attrs
@@ -17,6 +18,7 @@ _QUEUE_ID = re.compile(r"[A-Za-z0-9-]{1,100}")
 _TASK_ID = re.compile(r"[A-Za-z0-9_-]{1,500}")
 
 
+@lru_cache(maxsize=1000)
 def is_queue_id(text: str) -> bool:
     """Whether Cloud Tasks takes `text` as the id of a queue."""
     return _QUEUE_ID.fullmatch(text) is not None
@@ -53,7 +55,7 @@ class QueueName:
         ):
             if not alphabet.fullmatch(value):
                 raise InvalidNameError(
-                    f"{value!r} is no {part} id: it must match {alphabet.pattern}."
+                    f"{value!r} is not a {part} id: it must match {alphabet.pattern}."
                 )
 
     @classmethod
@@ -67,7 +69,7 @@ class QueueName:
             case ["projects", project, "locations", location, "queues", queue]:
                 return cls(project, location, queue)
         raise InvalidNameError(
-            f"{text!r} is no queue name: write projects/PROJECT/locations/LOCATION/queues/QUEUE."
+            f"{text!r} is not a queue name: write projects/PROJECT/locations/LOCATION/queues/QUEUE."
         )
 
     @property

@@ -31,6 +31,17 @@ class Authentication(Enum):
     PLATFORM = "platform"
     NONE = "none"
 
+    def resolved(self, *, knows_account: bool) -> "Authentication":
+        """The mode that is meant: `auto` is `oidc` where a service account is known."""
+        if self is not Authentication.AUTO:
+            return self
+        return Authentication.OIDC if knows_account else Authentication.SIGNATURE
+
+    @property
+    def may_use_tokens(self) -> bool:
+        """Whether tasks may carry a token: of no other mode is the account looked up."""
+        return self not in {Authentication.SIGNATURE, Authentication.NONE}
+
 
 class Results(Enum):
     """Where results are kept."""
@@ -83,10 +94,13 @@ class BackendOptions:
 
     @classmethod
     def read(
-        cls, options: Mapping[str, object], beside: Collection[str] = ()
+        cls, options: object, beside: Collection[str] = ()
     ) -> tuple[Self, tuple[OptionFault, ...]]:
         """Read as much as makes sense, for checks that go on; what is faulty has its default."""
         faults = [OptionFault(str(name), _beside(name)) for name in beside]
+        if not isinstance(options, Mapping):
+            faults.append(OptionFault("OPTIONS", f"OPTIONS must be a dict, not {options!r}"))
+            options = {}
         values: dict[str, Any] = {}
         for name, value in options.items():
             if name not in _OPTIONS:
@@ -103,7 +117,7 @@ class BackendOptions:
                 OptionFault(
                     "NAME_TASKS",
                     "NAME_TASKS must be True with RESULTS: a recorded task may be created twice, "
-                    "and its name makes one of the two",
+                    "and only its name prevents two Cloud Tasks",
                 )
             )
         return read_options, tuple(faults)
@@ -111,17 +125,19 @@ class BackendOptions:
 
 def _beside(name: object) -> str:
     if name in _OPTIONS:
-        return f"{name!r} stands beside OPTIONS, where nobody reads it; move it into OPTIONS"
+        return f"{name!r} is beside OPTIONS, where it has no effect; move it into OPTIONS"
     near = difflib.get_close_matches(str(name).upper(), ["BACKEND", "QUEUES", "OPTIONS"], n=1)
-    return f"{name!r} is no key of an entry of TASKS" + (
-        f"; did you mean {near[0]!r}?" if near else "; there are BACKEND, OPTIONS, QUEUES"
+    return f"{name!r} is not a key of an entry of TASKS" + (
+        f"; did you mean {near[0]!r}?" if near else "; the keys are BACKEND, OPTIONS, QUEUES"
     )
 
 
 def _unknown(name: object) -> str:
     near = difflib.get_close_matches(str(name).upper(), _OPTIONS, n=1)
-    return f"{name!r} is no option" + (
-        f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(_OPTIONS))}"
+    return f"{name!r} is not an option" + (
+        f"; did you mean {near[0]!r}?"
+        if near
+        else f"; the options are {', '.join(sorted(_OPTIONS))}"
     )
 
 
@@ -153,7 +169,7 @@ def _several(read: Callable[[object], str]) -> Callable[[object], tuple[str, ...
         try:
             return tuple(map(read, value))
         except ValueError as error:
-            raise ValueError(f"a list, each of it {error}") from error
+            raise ValueError(f"a list in which each item is {error}") from error
 
     return read_all
 
@@ -177,7 +193,7 @@ def is_web_address(text: str) -> bool:
         scheme in {"http", "https"}
         and bool(separator)
         and bool(rest.rstrip("/"))
-        and not any(c in "/?#" or c.isspace() for c in rest.rstrip("/"))
+        and not any(c in "/?#@" or c.isspace() for c in rest.rstrip("/"))
     )
 
 
@@ -269,7 +285,7 @@ def _priority_queues(value: object) -> dict[int, str]:
         if not isinstance(template, str) or not is_queue_id(template.replace("{queue}", "q")):
             raise ValueError(
                 "a mapping to queue ids of letters, digits and hyphens, in which '{queue}' "
-                f"stands for the task's own ({template!r} is none)"
+                f"stands for the queue of the task ({template!r} is not such an id)"
             )
     return dict(value)
 

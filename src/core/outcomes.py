@@ -111,7 +111,7 @@ class Relayed:
 
 @attrs.frozen
 class BadPayload:
-    """The body is no task."""
+    """The body is not a task."""
 
     faults: tuple[str, ...]
 
@@ -139,7 +139,7 @@ class WrongMethod:
     """Not a POST."""
 
 
-type Refusal = BadPayload | UnknownTask | Unauthenticated | Forbidden | WrongMethod
+type Refused = BadPayload | UnknownTask | Unauthenticated | Forbidden | WrongMethod
 
 type Outcome = (
     Succeeded
@@ -153,12 +153,12 @@ type Outcome = (
     | Unreadable
     | EndNotRecorded
     | Relayed
-    | Refusal
+    | Refused
 )
 
 
 @attrs.frozen
-class Answer:
+class Response:
     """The HTTP response: status, JSON document, further headers."""
 
     status: HTTPStatus
@@ -166,69 +166,69 @@ class Answer:
     headers: Mapping[str, str] = attrs.field(factory=dict)
 
 
-def decide(outcome: Outcome, *, debug: bool) -> Answer:
+def response_to(outcome: Outcome, *, debug: bool) -> Response:
     """The answer to Cloud Tasks; tracebacks are part of it only under DEBUG.
 
     To a caller that proved nothing the answer tells nothing about tasks.
     """
     match outcome:
         case Succeeded(task_id):
-            return Answer(HTTPStatus.OK, {"status": "success", "task_id": task_id})
+            return Response(HTTPStatus.OK, {"status": "success", "task_id": task_id})
         case Failed(task_id, error, traceback):
             document: dict[str, Json] = {"status": "error", "task_id": task_id, "error": error}
             if debug:
                 document["traceback"] = traceback
-            return Answer(HTTPStatus.INTERNAL_SERVER_ERROR, document)
+            return Response(HTTPStatus.INTERNAL_SERVER_ERROR, document)
         case Unserializable(task_id, error):
-            return Answer(HTTPStatus.OK, {"status": "error", "task_id": task_id, "error": error})
+            return Response(HTTPStatus.OK, {"status": "error", "task_id": task_id, "error": error})
         case Duplicate(task_id, state):
-            return Answer(
+            return Response(
                 HTTPStatus.OK, {"status": "duplicate", "task_id": task_id, "ended": state.value}
             )
         case Cancelled(task_id):
-            return Answer(HTTPStatus.OK, {"status": "cancelled", "task_id": task_id})
+            return Response(HTTPStatus.OK, {"status": "cancelled", "task_id": task_id})
         case Relayed(sent, failed, _):
             status = HTTPStatus.SERVICE_UNAVAILABLE if failed else HTTPStatus.OK
             word = "error" if failed else "success"
-            return Answer(status, {"status": word, "sent": sent, "failed": failed})
+            return Response(status, {"status": word, "sent": sent, "failed": failed})
         case Busy() | LeaseLost() | Unrecorded() | Unreadable() | EndNotRecorded():
             return _repeat(outcome)
         case _:
             return _refuse(outcome)
 
 
-def _repeat(outcome: Busy | LeaseLost | Unrecorded | Unreadable | EndNotRecorded) -> Answer:
+def _repeat(outcome: Busy | LeaseLost | Unrecorded | Unreadable | EndNotRecorded) -> Response:
     """The answer that has Cloud Tasks deliver a recorded task again."""
     match outcome:
         # 409 has the delivery repeated, as every status but 2xx does. Not 429 or 503: those make
         # Cloud Tasks slow the whole queue down.
         case Busy(task_id, seconds):
             wait = max(1, math.ceil(seconds))
-            reason = f"Another attempt runs, for {wait} s at least."
+            reason = f"Another attempt is running, for at least {wait} s more."
             return _error(HTTPStatus.CONFLICT, reason, {"Retry-After": str(wait)}, task_id=task_id)
         case LeaseLost(task_id):
-            reason = "Another attempt took over; this one's end is not recorded."
+            reason = "Another attempt took over. The end of this one is not recorded."
             return _error(HTTPStatus.CONFLICT, reason, task_id=task_id)
         case Unrecorded(task_id):
             reason = "The record of this task is gone."
             return _error(HTTPStatus.NOT_FOUND, reason, task_id=task_id)
         case EndNotRecorded(task_id):
-            reason = "The attempt is over, and the database did not take how it ended."
+            reason = "The attempt is over, but its end could not be written to the database."
             return _error(HTTPStatus.INTERNAL_SERVER_ERROR, reason, task_id=task_id)
         case Unreadable(task_id):
             reason = "The record of this task cannot be read."
             return _error(HTTPStatus.INTERNAL_SERVER_ERROR, reason, task_id=task_id)
 
 
-def _refuse(outcome: Refusal) -> Answer:
+def _refuse(outcome: Refused) -> Response:
     """The answer to a request of which no task came."""
     match outcome:
         case BadPayload(faults):
-            return _error(HTTPStatus.BAD_REQUEST, "The body is no task.", faults=list(faults))
+            return _error(HTTPStatus.BAD_REQUEST, "The body is not a task.", faults=list(faults))
         case UnknownTask(task_id, reason):
             return _error(HTTPStatus.NOT_FOUND, reason, task_id=task_id)
         case Unauthenticated():
-            return Answer(
+            return Response(
                 HTTPStatus.UNAUTHORIZED,
                 {"status": "error", "error": "Unauthorized"},
                 {"WWW-Authenticate": "Bearer"},
@@ -236,7 +236,7 @@ def _refuse(outcome: Refusal) -> Answer:
         case Forbidden():
             return _error(HTTPStatus.FORBIDDEN, "Forbidden")
         case WrongMethod():
-            return Answer(
+            return Response(
                 HTTPStatus.METHOD_NOT_ALLOWED,
                 {"status": "error", "error": "Method not allowed"},
                 {"Allow": "POST"},
@@ -245,5 +245,5 @@ def _refuse(outcome: Refusal) -> Answer:
 
 def _error(
     status: HTTPStatus, error: str, headers: Mapping[str, str] | None = None, **more: Json
-) -> Answer:
-    return Answer(status, {"status": "error", "error": error, **more}, headers or {})
+) -> Response:
+    return Response(status, {"status": "error", "error": error, **more}, headers or {})

@@ -22,7 +22,9 @@ def _carry(value: object) -> object:
         return dict(value)
     if isinstance(value, Sequence):
         return list(value)
-    raise TypeError(f"{_short(value)} is a {type(value).__qualname__}, and JSON has none")
+    raise TypeError(
+        f"{_short(value)} has the type {type(value).__qualname__}, which JSON does not have"
+    )
 
 
 def _short(value: object) -> str:
@@ -105,8 +107,15 @@ class TaskPayload:
             found = _strange(value)
             if found is not None:
                 path, part = found
-                what = f"{name}{path}: {_short(part)} is a {type(part).__qualname__}"
-                return f"{what}; pass {_instead_of(part)} instead"
+                what = f"{name}{path}: {_short(part)} has the type {type(part).__qualname__}"
+                return f"{what}. {_instead_of(part)}"
+        for name, value in named:
+            try:
+                _ENCODER.encode(value)
+            except TypeError:
+                continue  # Keys that are bytes, which are taken.
+            except (ValueError, RecursionError) as error:
+                return f"{name}: {error}"
         return None
 
     def carried(self, body: bytes) -> tuple[list[Any], dict[str, Any]]:
@@ -204,7 +213,7 @@ def _refuse_constant(name: str) -> Json:
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError("a number is beyond what a float holds")
+        raise ValueError("a number is out of the range of a float")
     return number
 
 
@@ -212,9 +221,7 @@ def _without_doubles(pairs: list[tuple[str, object]]) -> None:
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names):
         double = next(name for name in names if names.count(name) > 1)
-        raise ValueError(
-            f"two keys of a mapping are both {double!r} in JSON, and one would be lost"
-        )
+        raise ValueError(f"two keys of a dict both become {double!r} in JSON, so one would be lost")
 
 
 _DECODER = json.JSONDecoder()
@@ -247,6 +254,9 @@ def _strange(value: object, path: str = "", depth: int = 0) -> tuple[str, object
             return path, value
         return None
     if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str | int | float | bool | bytes | None):
+                return f"{path}, a key of the dict", key
         parts = [(f"{path}[{key!r}]", part) for key, part in value.items()]
     elif isinstance(value, Sequence):
         parts = [(f"{path}[{number}]", part) for number, part in enumerate(value)]
@@ -257,35 +267,35 @@ def _strange(value: object, path: str = "", depth: int = 0) -> tuple[str, object
 
 
 def _instead_of(value: object) -> str:
-    """What can be passed in place of a value, by its type. Nothing but types is looked at."""
+    """The advice what to pass in place of a value, by its type. It looks at types only."""
     names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(value).__mro__}
     if "django.db.models.base.Model" in names:
-        return "its pk, and get the object in the task,"
+        return "Pass its primary key, and load the object in the task."
     if "enum.Enum" in names:
-        return "its .value"
+        return "Pass its .value."
     for known, advice in _ADVICE.items():
         if known in names:
             return advice
     if attrs.has(type(value)) or hasattr(type(value), "__dataclass_fields__"):
-        return "asdict() of it"
-    return "text, numbers, lists and dicts"
+        return "Pass a dict made from it, for example with asdict()."
+    return "Pass text, numbers, lists or dicts."
 
 
 _ADVICE: Mapping[str, str] = {
-    "datetime.date": "isoformat() of it",
-    "datetime.time": "isoformat() of it",
-    "datetime.timedelta": "total_seconds() of it",
-    "uuid.UUID": "str() of it",
-    "decimal.Decimal": "str() of it",
-    "pathlib.PurePath": "str() of it",
-    "pathlib._local.PurePath": "str() of it",
-    "django.utils.functional.Promise": "str() of it",
-    "builtins.set": "a list of it, sorted if the order matters,",
-    "builtins.frozenset": "a list of it, sorted if the order matters,",
-    "builtins.bytes": "base64 of it, as text,",
-    "builtins.float": "None, or a number that is finite,",
-    "builtins.complex": "its two parts",
-    "django.db.models.query.QuerySet": "a list of the pks in it",
+    "datetime.date": "Pass its isoformat().",
+    "datetime.time": "Pass its isoformat().",
+    "datetime.timedelta": "Pass its total_seconds().",
+    "uuid.UUID": "Convert it with str().",
+    "decimal.Decimal": "Convert it with str().",
+    "pathlib.PurePath": "Convert it with str().",
+    "pathlib._local.PurePath": "Convert it with str().",
+    "django.utils.functional.Promise": "Convert it with str().",
+    "builtins.set": "Convert it to a list. Sort the list if the order matters.",
+    "builtins.frozenset": "Convert it to a list. Sort the list if the order matters.",
+    "builtins.bytes": "Encode it as text, for example with base64.",
+    "builtins.float": "Pass a finite number, or None.",
+    "builtins.complex": "Pass its real part and its imaginary part.",
+    "django.db.models.query.QuerySet": "Pass a list of the primary keys.",
 }
 
 
@@ -298,7 +308,7 @@ def _with_text_keys(value: object) -> object:
             for key, part in value.items()
         ]
         if len(dict(pairs)) < len(pairs):
-            raise ValueError("two keys of a mapping are the same in JSON, and one would be lost")
+            raise ValueError("two keys of a dict become the same in JSON, so one would be lost")
         return dict(pairs)
     if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
         return [_with_text_keys(part) for part in value]

@@ -6,8 +6,9 @@ from datetime import datetime
 from typing import Protocol
 
 from .names import QueueName
-from .records import Refused, State, TaskRecord, Unreadable
+from .records import Backlog, State, TaskRecord, UnreadableRecord
 from .requests import TaskRequest
+from .retention import Cutoffs
 
 type Claims = Mapping[str, object]
 """The payload of a verified JSON Web Token."""
@@ -74,33 +75,25 @@ class ResultStore(Protocol):
 
     def due(
         self, backends: Collection[str], *, now: datetime, until: datetime, limit: int
-    ) -> list[TaskRecord | Unreadable]:
-        """Take records of these backends whose `relay_at` has come, the longest due first.
+    ) -> list[TaskRecord | UnreadableRecord]:
+        """Take records of these backends whose `relay.at` has come, the longest due first.
 
-        Their `relay_at` becomes `until`, so that of several processes each takes others.
+        Their `relay.at` becomes `until`, so that of several processes each takes others.
         """
 
     def set_aside(self, task_id: str, reason: str, *, until: datetime) -> None:
-        """Have the relay leave a record alone until then; `reason` becomes its `relay_error`.
+        """Have the relay leave a record alone until then; `reason` becomes its `relay.error`.
 
         For records that cannot be handled otherwise. It reads nothing of the record.
         """
 
-    def refused(self, backends: Collection[str]) -> Refused:
+    def backlog(self, backends: Collection[str]) -> Backlog:
         """The records of these backends that failed to be sent, and wait for another try."""
 
-    def count_finished(
-        self, states: Collection[State], *, before: datetime, given_up: datetime
-    ) -> int:
-        """How many records in these states finished before that time.
+    def count_finished(self, states: Collection[State], before: Cutoffs) -> int:
+        """How many records in these states may be pruned."""
 
-        Args:
-            given_up: the same for those that are not final, and may be repeated.
-        """
-
-    def prune(
-        self, states: Collection[State], *, before: datetime, given_up: datetime, limit: int
-    ) -> int:
+    def prune(self, states: Collection[State], before: Cutoffs, *, limit: int) -> int:
         """Delete up to `limit` of those; how many there were."""
 
     def atomic(self) -> AbstractContextManager[None]:
@@ -152,19 +145,15 @@ class MetadataServer(Protocol):
 class TokenVerifier(Protocol):
     """Verifies OIDC tokens: signature and validity in time. What they claim, the core judges."""
 
-    def ready(self, token: str) -> bool:
-        """Whether `verify` will answer without a request to anyone."""
-
-    def verify(self, token: str) -> Claims:
+    def verify(self, token: str, *, may_wait: bool) -> Claims | None:
         """The claims of a token that its issuer signed and that is valid now.
+
+        Args:
+            may_wait: whether certificates may be fetched, or modules imported, for it.
+
+        Returns:
+            None where it would have to wait, and must not.
 
         Raises:
             InvalidTokenError: bad in any way, or no certificates to check it with.
         """
-
-
-class SignatureVerifier(Protocol):
-    """Verifies the signature that the backend put on a request body."""
-
-    def verify(self, body: bytes, signature: str) -> bool:
-        """Whether `signature` was made for `body` with a key of this site."""

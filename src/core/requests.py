@@ -19,7 +19,7 @@ SIGNATURE_HEADER = "X-Django-Tasks-Signature"
 
 
 @attrs.frozen(kw_only=True)
-class OidcToken:
+class OidcIdentity:
     """The identity token that Cloud Tasks adds to each dispatch."""
 
     service_account_email: str
@@ -43,7 +43,7 @@ class Route:
     project: str
     location: str
     url: str
-    oidc: OidcToken | None = None
+    oidc: OidcIdentity | None = None
     dispatch_deadline: timedelta | None = None
     thresholds: Mapping[int, str] = attrs.field(factory=dict)
     name_tasks: bool = True
@@ -64,7 +64,7 @@ class TaskRequest:
     body: bytes
     schedule_time: datetime | None = None
     dispatch_deadline: timedelta | None = None
-    oidc: OidcToken | None = None
+    oidc: OidcIdentity | None = None
     may_exist: bool = False
 
 
@@ -96,7 +96,7 @@ def build_task_request(
         url=route.url,
         headers={"Content-Type": "application/json", SIGNATURE_HEADER: signature},
         body=body,
-        schedule_time=schedule_time(run_after, now=now),
+        schedule_time=schedule_time(run_after, now=now) if run_after else None,
         dispatch_deadline=route.dispatch_deadline,
         oidc=route.oidc,
         may_exist=payload.recorded,
@@ -120,7 +120,9 @@ def queue_of(queue_name: str, *, priority: int, route: Route) -> QueueName:
     Raises:
         InvalidNameError: the queue's name is none.
     """
-    queue = queue_for(queue_name, priority=priority, thresholds=route.thresholds)
+    queue = queue_name
+    if route.thresholds:
+        queue = queue_for(queue_name, priority=priority, thresholds=route.thresholds)
     return _queue_name(route.project, route.location, queue)
 
 

@@ -4,31 +4,43 @@ import re
 from collections.abc import Collection
 from datetime import datetime, timedelta
 
-from .records import LONGEST_LIFE, State, TaskRecord
+import attrs
+
+from .lifecycle import LONGEST_LIFE
+from .records import State, TaskRecord
 
 FINISHED = (State.SUCCESSFUL, State.FAILED, State.CANCELLED)
 """The states in which a record may be pruned. One that waits or runs never is, and a failed one
 not while its queue may repeat it."""
 
-RETRIED_FOR = LONGEST_LIFE
-"""How long a failed record that is not final is kept: its queue may repeat the task."""
 
+@attrs.frozen(kw_only=True)
+class Cutoffs:
+    """Which finished records may be pruned.
 
-def may_prune(
-    record: TaskRecord, states: Collection[State], *, before: datetime, given_up: datetime
-) -> bool:
-    """Whether a record in one of these states finished long enough ago, and nothing waits for it.
-
-    Args:
-        before: it finished before that time.
-        given_up: the same for those that are not final, and may be repeated.
+    Attributes:
+        final: those that are final and finished before that time.
+        failed: those that are not final and failed before that time: their queue has given up.
     """
+
+    final: datetime
+    failed: datetime
+
+
+def cutoffs(older_than: timedelta, *, now: datetime) -> Cutoffs:
+    """The cutoffs for records that finished longer ago than that."""
+    final = now - older_than
+    return Cutoffs(final=final, failed=min(final, now - LONGEST_LIFE))
+
+
+def may_prune(record: TaskRecord, states: Collection[State], before: Cutoffs) -> bool:
+    """Whether a record in one of these states finished long enough ago, and is not awaited."""
     if record.state not in states or record.finished_at is None:
         return False
     if record.final:
-        return record.finished_at < before
+        return record.finished_at < before.final
     # One whose delivery was turned away is sent again by the relay, however old it is.
-    return record.finished_at < min(before, given_up) and not record.turned_away
+    return record.finished_at < before.failed and not record.redelivery.turned_away
 
 
 _AGE = re.compile(r"([0-9]{1,6})([smhdw])", re.ASCII)
@@ -43,5 +55,7 @@ def age(text: str) -> timedelta:
     """
     found = _AGE.fullmatch(text)
     if not found:
-        raise ValueError(f"{text!r} is no age: write a number and s, m, h, d or w, such as 30d.")
+        raise ValueError(
+            f"{text!r} is not an age: write a number and s, m, h, d or w, such as 30d."
+        )
     return timedelta(**{_UNITS[found[2]]: int(found[1])})

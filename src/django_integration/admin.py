@@ -27,19 +27,24 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from ..core.errors import CloudTasksError
+from ..core.lifecycle import CancelOutcome
 from ..core.names import is_task_id
 from ..core.ports import ResultStore
+from ..core.records import CANCELLED_TEXT, TASK_CANCELLED, Attempt, AttemptError
 from .configuration import Configuration
-from .enqueueing.backend import recording_backends
 from .models import Status, StoredTask
-from .operating.control import CancelOutcome, cancel_recorded, run_again, run_now
-from .results.store import record_of
+from .operating.control import cancel_recorded, run_again, run_now
+from .registry import recording_backends
+from .results.columns import decode_attempts
 
 _MOST_COUNTED = 10_000
 _MOST_ACTED_ON = 1000
 _MOST_KINDS = 200  # values that a filter offers
 _SHORTEST_PREFIX = 6  # characters of an id
-_BIG_COLUMNS = ("arguments_json", "errors_json", "return_value_json", "relay_error")
+_BIG_COLUMNS = (
+    *("args_json", "kwargs_json", "attempts_json", "tracebacks_json"),
+    *("return_value_json", "relay_error"),
+)
 _FROM_DETAIL = "_from_detail"
 
 
@@ -115,12 +120,12 @@ _FIELDSETS: list[tuple[str | None, dict[str, list[str]]]] = [
         "When",
         {
             "fields": [
-                *("enqueued_at", "due_at", "started_at", "last_attempted_at"),
-                *("finished_at", "lease_ends", "cancel_requested"),
+                *("enqueued_at", "due_at", "finished_at"),
+                *("lease_ends", "cancel_requested"),
             ]
         },
     ),
-    ("Attempts", {"fields": ["workers", "errors"]}),
+    ("Attempts", {"fields": ["attempts", "errors"]}),
     ("Relay", {"fields": ["relay_looks", "relay_failures", "relay_error"]}),
 ]
 
@@ -134,11 +139,11 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
         "task_path",
         "queue_name",
         "status",
-        "attempts",
+        "attempt_count",
         *("enqueued_at", "finished_at"),
     )
     list_filter = ("status", QueueFilter, TaskFilter, "enqueued_at")
-    search_fields = ("task_id", "arguments_json")
+    search_fields = ("task_id", "args_json", "kwargs_json")
     search_help_text = "An id, its beginning, or a part of the arguments"
     sortable_by = ("enqueued_at",)
     ordering = ("-enqueued_at",)
@@ -174,20 +179,15 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
                 if by_id.exists():
                     return by_id, False
         # Arguments are kept as JSON, where many a letter is written with an escape.
-        found = Q(arguments_json__icontains=json.dumps(term)[1:-1])
+        part = json.dumps(term)[1:-1]
+        found = Q(args_json__icontains=part) | Q(kwargs_json__icontains=part)
         # Few letters begin many an id, and are as likely to be meant for the arguments.
         return queryset.filter(found | Q(pk__startswith=term) if is_task_id(term) else found), False
 
-    @admin.display(description="attempts")
-    def attempts(self, row: StoredTask) -> int | None:
-        """How many there were."""
-        workers = _listed(row.worker_ids_json)
-        return None if workers is None else len(workers)
-
     @admin.display(description="arguments")
     def arguments(self, row: StoredTask) -> SafeString:
-        """As JSON, for people."""
-        return _json(row.arguments_json)
+        """Positional and keyword arguments as JSON, for people."""
+        return format_html("{}{}", _json(row.args_json), _json(row.kwargs_json))
 
     @admin.display(description="return value")
     def return_value(self, row: StoredTask) -> SafeString | str:
@@ -202,32 +202,46 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
     @admin.display(description="lease ends")
     def lease_ends(self, row: StoredTask) -> str:
         """Until when its runner has the task."""
-        return _moment(row.lease_expires_at)
+        return _moment(row.claim_expires_at)
 
-    @admin.display(description="relay looks")
+    @admin.display(description="next look of the relay")
     def relay_looks(self, row: StoredTask) -> str:
         """When the relay looks at it."""
         return _moment(row.relay_at)
 
-    @admin.display(description="workers")
-    def workers(self, row: StoredTask) -> SafeString:
-        """One a line."""
-        workers = _listed(row.worker_ids_json)
-        if workers is None:
-            return _json(row.worker_ids_json)
-        items = ((_shown(str(worker)),) for worker in workers)
-        return format_html("<ol>{}</ol>", format_html_join("", "<li>{}</li>", items))
+    @admin.display(description="attempts")
+    def attempts(self, row: StoredTask) -> SafeString:
+        """A table: number, worker, start, end, and the class of the error."""
+        attempts = _attempts(row)
+        if attempts is None:
+            return _json(row.attempts_json)
+        lines = (
+            (
+                number,
+                _shown(attempt.worker),
+                _moment(attempt.started_at),
+                _moment(attempt.finished_at),
+                _shown(attempt.error.exception_class_path) if attempt.error else "-",
+            )
+            for number, attempt in enumerate(attempts, 1)
+        )
+        cells = "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>"
+        head = "<tr><th>#</th><th>worker</th><th>start</th><th>end</th><th>error</th></tr>"
+        return format_html("<table>" + head + "{}</table>", format_html_join("", cells, lines))
 
     @admin.display(description="errors")
     def errors(self, row: StoredTask) -> SafeString:
         """Class and traceback of each."""
-        errors = _listed(row.errors_json)
-        if errors is None or not all(_is_pair(error) for error in errors):
-            return _json(row.errors_json)
+        attempts = _attempts(row)
+        if attempts is None:
+            return _json(row.attempts_json)
+        errors = [attempt.error for attempt in attempts if attempt.error]
+        if row.status == Status.CANCELLED:
+            errors.append(AttemptError(TASK_CANCELLED, CANCELLED_TEXT))
         return format_html_join(
             "",
             "<details open><summary>{}</summary><pre>{}</pre></details>",
-            ((_shown(str(kind)), _shown(str(text))) for kind, text in errors),
+            ((_shown(error.exception_class_path), _shown(error.traceback)) for error in errors),
         )
 
     # Nothing is written but by the actions.
@@ -279,7 +293,7 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
         """Have waiting tasks delivered at once."""
 
         def act(row: StoredTask) -> str:
-            return "Sent to run now" if run_now(*_recording(row), record_of(row)) else ""
+            return "Sent to run now" if run_now(*_recording(row), row.record) else ""
 
         return self._act(request, rows, act, "was not waiting")
 
@@ -303,7 +317,7 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
         """Enqueue the same once more, under a new id."""
 
         def act(row: StoredTask) -> str:
-            return f"Run again as {run_again(record_of(row)).id}"
+            return f"Run again as {run_again(row.record).id}"
 
         return self._act(request, rows, act, "")
 
@@ -324,7 +338,7 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
         # Chosen before anything is done: what is run again would be among them, again.
         keys = list(rows.values_list("pk", flat=True)[: _MOST_ACTED_ON + 1])
         if len(keys) > _MOST_ACTED_ON:
-            told = f"Choose {_MOST_ACTED_ON:,} tasks at most; nothing was done."
+            told = f"Choose at most {_MOST_ACTED_ON:,} tasks. Nothing was done."
             self.message_user(request, told, messages.ERROR)
             return None
         for row in (found for key in keys for found in rows.defer(None).filter(pk=key)):
@@ -337,7 +351,9 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
                     # Each of the others would wait as long.
                     left = len(keys) - keys.index(row.pk) - 1
                     if left:
-                        told = f"Stopped, with {left:,} left as they were: Cloud Tasks is silent."
+                        told = (
+                            f"Stopped: Cloud Tasks does not answer. Tasks left unchanged: {left:,}."
+                        )
                         self.message_user(request, told, messages.WARNING)
                     break
                 continue
@@ -347,7 +363,7 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
             else:
                 self.message_user(request, f"Task {row.pk} {otherwise}.", messages.WARNING)
         if done:
-            told = f"{done[0]}." if len(done) == 1 else f"Done for {len(done)}."
+            told = f"{done[0]}." if len(done) == 1 else f"Done for {len(done)} tasks."
             self.message_user(request, told, messages.SUCCESS)
         if _FROM_DETAIL in request.POST and keys:
             page = f"{self.admin_site.name}:{_url('change')}"
@@ -373,7 +389,7 @@ def _recording(row: StoredTask) -> tuple[Configuration, ResultStore]:
     """
     configuration = recording_backends().get(row.backend)
     if configuration is None or configuration.results is None:
-        raise InvalidTaskBackend(f"No backend {row.backend!r} keeps results.")
+        raise InvalidTaskBackend(f"There is no backend {row.backend!r} that keeps results.")
     return configuration, configuration.results
 
 
@@ -393,17 +409,12 @@ def _json(text: str) -> SafeString:
     return format_html("<pre>{}</pre>", _shown(told))
 
 
-def _listed(text: str) -> list[Any] | None:
-    """What a JSON array holds; None where the column is damaged."""
+def _attempts(row: StoredTask) -> tuple[Attempt, ...] | None:
+    """The attempts; None if they cannot be read."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        return decode_attempts(row.attempts_json, row.tracebacks_json)
+    except Exception:  # noqa: BLE001 - a damaged record is shown as it is
         return None
-    return value if isinstance(value, list) else None
-
-
-def _is_pair(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 2  # noqa: PLR2004 - class and traceback
 
 
 def _shown(text: str) -> str:

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 import attrs
 from django.apps import apps
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 - Django's name
+from django.core.checks import CheckMessage, Error, Info, Warning  # noqa: A004 - Django's name
 from django.core.exceptions import ImproperlyConfigured
-from django.urls import Resolver404
+from django.urls import Resolver404, URLResolver, get_resolver
 from django.urls import resolve as resolve_url
+from django.utils.translation import get_language, get_language_from_path
+from django.utils.translation import override as override_language
 
-from ..adapters.metadata import NoMetadataServer
+from ..adapters.metadata import NoMetadataServer, found
 from ..core.detection import (
     Detected,
     Found,
@@ -29,13 +32,13 @@ from ..core.detection import (
 from ..core.errors import ConfigurationError, OptionFault
 from ..core.names import is_queue_id
 from ..core.options import Authentication, BackendOptions
-from .apps import APP
 from .configuration import emulator_host
-from .operating.probe import Obstacle, obstacles
+from .installation import APP
+from .operating.delivery_check import Obstacle, Trial, obstacles
 from .runtime import get_runtime
 
 if TYPE_CHECKING:
-    from .enqueueing.backend import CloudTasksBackend
+    from .registry import SiteBackend
 
 _SQLITE_TIMEOUT = 5.0  # seconds, unless its OPTIONS say otherwise
 _LEASE_TO_TIMEOUT = 1.5  # a renewal begins at a third of the lease, and may wait for the rest
@@ -57,7 +60,7 @@ class _Subject:
         handler_host: None where the environment has something else.
     """
 
-    backend: CloudTasksBackend
+    backend: SiteBackend
     options: BackendOptions
     faults: tuple[OptionFault, ...]
     environment: tuple[str, ...]
@@ -80,7 +83,7 @@ class _Subject:
         return self.options.results_database if self.options.results else None
 
 
-def _read(backend: CloudTasksBackend) -> _Subject:
+def _read(backend: SiteBackend) -> _Subject:
     options, faults = backend.configuration.readable_options
     environ, host = get_runtime().environ, options.emulator_host
     handler_host, wrong = None, []
@@ -89,9 +92,10 @@ def _read(backend: CloudTasksBackend) -> _Subject:
     except ConfigurationError as error:
         wrong.append(str(error))
     # Checks ask nothing over the network.
-    platform = Platform(environ=environ, metadata=NoMetadataServer(), emulated=host is not None)
+    platform = Platform(environ=environ, emulated=host is not None)
     try:
-        handler_host = find_handler_host(options.handler_host, platform)
+        finding = find_handler_host(options.handler_host, platform)
+        handler_host = found(finding, NoMetadataServer())
     except ConfigurationError as error:
         wrong.append(str(error))
     return _Subject(
@@ -114,12 +118,12 @@ def _option_fault(fault: OptionFault, where: str) -> CheckMessage:
         )
     return Error(
         f"{where}: {fault.message}.",
-        hint="Correct OPTIONS; the README has the table of options.",
+        hint="Correct this entry of TASKS; the README has the table of options.",
         id="django_tasks_cloud_tasks.E001",
     )
 
 
-def check_backend(backend: CloudTasksBackend) -> list[CheckMessage]:
+def check_backend(backend: SiteBackend) -> list[CheckMessage]:
     """What is wrong with a backend anywhere: everything in one run, and each thing once.
 
     What concerns the site, or a database, and not one backend is told for the first backend.
@@ -139,7 +143,7 @@ def check_backend(backend: CloudTasksBackend) -> list[CheckMessage]:
 
 def check_deployment(**kwargs: Any) -> list[CheckMessage]:  # noqa: ARG001, ANN401 - Django's signature
     """What is wrong with the site's backends in production; for `check --deploy`."""
-    from .enqueueing.backend import backends
+    from .registry import backends
 
     subjects = [_read(backend) for backend in backends()]
     found: list[CheckMessage] = []
@@ -149,7 +153,7 @@ def check_deployment(**kwargs: Any) -> list[CheckMessage]:  # noqa: ARG001, ANN4
 
 
 def _check_environment(subject: _Subject) -> Iterator[CheckMessage]:
-    from .enqueueing.backend import backends
+    from .registry import backends
 
     told: set[str] = set()
     for other in map(_read, backends()):
@@ -166,13 +170,16 @@ def _check_environment(subject: _Subject) -> Iterator[CheckMessage]:
 
 
 def _check_app(subject: _Subject) -> Iterator[CheckMessage]:
-    from .enqueueing.backend import backends
+    from .registry import backends
 
-    if not apps.is_installed(APP) and subject.backend.alias == backends()[0].alias:
+    if not apps.is_installed(APP) and subject.backend.alias == next(
+        (b.alias for b in backends()), None
+    ):
         yield Error(
-            f"{subject.where}: the app of its backend is not installed: it brings these checks, "
-            "the commands, and the table that RESULTS needs.",
-            hint="Add 'django_tasks_cloud_tasks' to INSTALLED_APPS; with RESULTS, migrate.",
+            f"{subject.where}: the app django_tasks_cloud_tasks is not installed. It contains "
+            "these checks, the commands, and the table that RESULTS needs.",
+            hint="Add 'django_tasks_cloud_tasks' to INSTALLED_APPS. If you use RESULTS, run "
+            "migrate.",
             id="django_tasks_cloud_tasks.E006",
         )
 
@@ -196,18 +203,19 @@ def _check_path(subject: _Subject) -> Iterator[CheckMessage]:
         return
     if prefix and _below(prefix, path) is None:
         yield Warning(
-            f"{subject.where}: Cloud Tasks will deliver to {path}, and the site is below {prefix}.",
-            hint=f"Set TASK_HANDLER_PATH to {prefix}{path}, or to where the view is from outside.",
+            f"{subject.where}: Cloud Tasks will deliver to {path}, but the site is below {prefix}.",
+            hint=f"Set TASK_HANDLER_PATH to {prefix}{path}, or to the view's path as seen from "
+            "outside.",
             id="django_tasks_cloud_tasks.W001",
         )
-    elif not _executes_tasks(path):
+    elif not _executes_tasks(subject):
         yield Warning(
             f"{subject.where}: no view executes tasks at {path}, where Cloud Tasks will deliver "
             "them.",
             hint=(
                 "Add path('cloudtasks/', include('django_tasks_cloud_tasks.urls')) to the root "
-                "URLconf, or set TASK_HANDLER_PATH to where it is included. If another service "
-                "executes the tasks, silence this check."
+                "URLconf, or set TASK_HANDLER_PATH to the path where it is included. Silence this "
+                "check if another service executes the tasks, or if a decorator hides the view."
             ),
             id="django_tasks_cloud_tasks.W001",
         )
@@ -227,18 +235,24 @@ def _below(prefix: str, path: str) -> str | None:
 
 def _view_at(path: str) -> object:
     """The class of the view at that path of the site; None if there is none, or no URLconf."""
+    plain = unquote(urlsplit(_below(_prefix(), path) or path).path)
+    language = get_language_from_path(plain) or get_language()
     try:
-        view = resolve_url(_below(_prefix(), path) or path).func
+        with override_language(language):
+            view = resolve_url(plain).func
     except (Resolver404, ImproperlyConfigured, AttributeError):
         return None
     return getattr(view, "view_class", None)
 
 
-def _executes_tasks(path: str) -> bool:
+def _is_task_view(view: object) -> bool:
     from .executing.views import TaskView
 
-    view = _view_at(path)
     return isinstance(view, type) and issubclass(view, TaskView)
+
+
+def _executes_tasks(subject: _Subject) -> bool:
+    return _is_task_view(_view_at(subject.options.handler_path))
 
 
 def _check_audience(subject: _Subject) -> Iterator[CheckMessage]:
@@ -250,41 +264,42 @@ def _check_audience(subject: _Subject) -> Iterator[CheckMessage]:
     known = options.audience or isinstance(subject.handler_host, Found) or is_detected
     if _demands_token(options) and not known:
         yield Error(
-            f"{subject.where}: tokens are demanded, but no audience is known to compare theirs "
-            "with.",
-            hint="Set OIDC_AUDIENCE, or TASK_HANDLER_HOST, which it defaults to.",
+            f"{subject.where}: the endpoint demands tokens, but it is not known for which "
+            "audience.",
+            hint="Set OIDC_AUDIENCE. Its default is TASK_HANDLER_HOST, so you can also set that.",
             id="django_tasks_cloud_tasks.E004",
         )
 
 
 def _demands_token(options: BackendOptions) -> bool:
-    return options.authentication is Authentication.OIDC or (
-        options.authentication is Authentication.AUTO and options.service_account is not None
-    )
+    knows_account = options.service_account is not None
+    mode = options.authentication.resolved(knows_account=knows_account)
+    return mode is Authentication.OIDC
 
 
 def _check_emulator(subject: _Subject) -> Iterator[CheckMessage]:
     if subject.emulator_host and not settings.DEBUG:
         yield Warning(
-            f"{subject.where}: tasks go to the emulator at {subject.emulator_host}, though DEBUG "
+            f"{subject.where}: tasks go to the emulator at {subject.emulator_host}, but DEBUG "
             "is off.",
             hint=(
-                "In production remove EMULATOR_HOST from OPTIONS and CLOUD_TASKS_EMULATOR_HOST "
-                "from the environment: the emulator's tokens are trusted while it is set."
+                "In production, remove EMULATOR_HOST from OPTIONS and CLOUD_TASKS_EMULATOR_HOST "
+                "from the environment. While one of them is set, the site trusts the emulator's "
+                "tokens."
             ),
             id="django_tasks_cloud_tasks.W002",
         )
 
 
 def _check_results(subject: _Subject) -> Iterator[CheckMessage]:
-    from .enqueueing.backend import backends
+    from .registry import backends
 
     database, alias = subject.results_database, subject.backend.alias
     if database is None:
         return
     everyone = map(_read, backends())
     recording = [other for other in everyone if other.results_database is not None]
-    first = recording[0]
+    first = recording[0] if recording else subject
     if database not in settings.DATABASES:
         yield Error(
             f"{subject.where}: RESULTS_DATABASE is {database!r}, which is not in DATABASES.",
@@ -295,14 +310,14 @@ def _check_results(subject: _Subject) -> Iterator[CheckMessage]:
         entry = settings.DATABASES[database]
         yield from _check_lease(entry, database, subject)
         sharers = [other for other in recording if other.results_database == database]
-        if sharers[0].backend.alias == alias:
+        if not sharers or sharers[0].backend.alias == alias:
             yield from _check_transactions(entry, database, subject.where)
             yield from _check_connections(entry, database, subject)
     if first.results_database != database:
         yield Error(
-            f"{subject.where}: its results go to {database!r}, and those of "
-            f"{first.backend.alias!r} to {first.results_database!r}.",
-            hint="Use one RESULTS_DATABASE for all: the admin shows one table.",
+            f"{subject.where}: its results go to the database {database!r}, but those of "
+            f"{first.backend.alias!r} go to {first.results_database!r}.",
+            hint="Use one RESULTS_DATABASE for all backends: the admin shows one table.",
             id="django_tasks_cloud_tasks.E008",
         )
 
@@ -320,16 +335,16 @@ def _check_transactions(
     engine, options = str(entry.get("ENGINE", "")), entry.get("OPTIONS", {})
     if entry.get("AUTOCOMMIT", True) is False:
         yield Error(
-            f"{where}: DATABASES[{database!r}] has AUTOCOMMIT off: what is recorded about tasks "
-            "would be committed with whatever comes next, or never.",
+            f"{where}: DATABASES[{database!r}] has AUTOCOMMIT off. The records of tasks would be "
+            "committed with whatever comes next, or never.",
             hint="Remove AUTOCOMMIT, or name another database in RESULTS_DATABASE.",
             id="django_tasks_cloud_tasks.E009",
         )
     mode = str(options.get("transaction_mode", "")).upper()
     if _is_shared_file(entry) and mode not in {"IMMEDIATE", "EXCLUSIVE"}:
         yield Warning(
-            f"{where}: in DATABASES[{database!r}] transactions take their lock when they first "
-            "write: too late, if somebody else has written since they began.",
+            f"{where}: in DATABASES[{database!r}], a transaction takes its lock at its first "
+            "write. It fails if another process has written since it began.",
             hint="Set 'transaction_mode': 'IMMEDIATE' in its OPTIONS; the README shows how.",
             id="django_tasks_cloud_tasks.W005",
         )
@@ -341,8 +356,8 @@ def _check_transactions(
     )
     if strict:
         yield Warning(
-            f"{where}: DATABASES[{database!r}] is stricter than READ COMMITTED: atomic tasks fail "
-            "when their lease is renewed while they run.",
+            f"{where}: the isolation level of DATABASES[{database!r}] is stricter than READ "
+            "COMMITTED. An atomic task fails if its lease is renewed while it runs.",
             hint="Remove isolation_level from its OPTIONS, or keep atomic tasks short.",
             id="django_tasks_cloud_tasks.W006",
         )
@@ -356,9 +371,10 @@ def _check_lease(
     busy = float(entry.get("OPTIONS", {}).get("timeout", _SQLITE_TIMEOUT))
     if _is_shared_file(entry) and lease < _LEASE_TO_TIMEOUT * busy:
         yield Warning(
-            f"{subject.where}: LEASE is {lease:g} s, and whoever writes to DATABASES[{database!r}] "
-            f"may wait {busy:g} s for others: a lease can end while its renewal waits.",
-            hint=f"Set LEASE to {_LEASE_TO_TIMEOUT * busy:g} or more, or its timeout to less.",
+            f"{subject.where}: LEASE is {lease:g} s, but a write to DATABASES[{database!r}] may "
+            f"wait {busy:g} s for other writes. A lease can end while its renewal waits.",
+            hint=f"Set LEASE to {_LEASE_TO_TIMEOUT * busy:g} or more, or set 'timeout' in the "
+            "OPTIONS of the database to less.",
             id="django_tasks_cloud_tasks.W007",
         )
 
@@ -370,8 +386,9 @@ def _check_connections(
     own, where = entry.get("OPTIONS", {}), subject.where
     if entry.get("CONN_MAX_AGE", 0) != 0 and _is_served_by_the_async_view(subject.options):
         yield Warning(
-            f"{where}: DATABASES[{database!r}] keeps connections (CONN_MAX_AGE), and tasks are "
-            "executed over ASGI, where each request has a thread of its own: they pile up.",
+            f"{where}: DATABASES[{database!r}] keeps its connections open (CONN_MAX_AGE). Tasks "
+            "are executed over ASGI, where each request has its own thread. So more and more "
+            "connections stay open.",
             hint="Set CONN_MAX_AGE to 0; for PostgreSQL, use the option 'pool' instead.",
             id="django_tasks_cloud_tasks.W008",
         )
@@ -379,9 +396,9 @@ def _check_connections(
     size = pool.get("max_size") or pool.get("min_size", 2) if isinstance(pool, Mapping) else None
     if size == 1:
         yield Warning(
-            f"{where}: the pool of DATABASES[{database!r}] has one connection: while an atomic "
-            "task holds it, nothing else in its process can reach the database.",
-            hint="Set max_size to as many as the process has threads that run tasks.",
+            f"{where}: the pool of DATABASES[{database!r}] has one connection. While an atomic "
+            "task holds it, nothing else in the process can use the database.",
+            hint="Set max_size to at least the number of threads that run tasks in a process.",
             id="django_tasks_cloud_tasks.W009",
         )
 
@@ -397,7 +414,8 @@ def _check_https(subject: _Subject) -> Iterator[CheckMessage]:
     host = subject.handler_host
     if isinstance(host, Found) and not host.value.startswith("https://"):
         yield Warning(
-            f"{subject.where}: tasks and their proofs travel unencrypted to {host.value} "
+            f"{subject.where}: tasks, with their tokens or signatures, are sent unencrypted to "
+            f"{host.value} "
             f"({host.source}).",
             hint="Use an https:// address.",
             id="django_tasks_cloud_tasks.W003",
@@ -407,9 +425,9 @@ def _check_https(subject: _Subject) -> Iterator[CheckMessage]:
 def _check_open_door(subject: _Subject) -> Iterator[CheckMessage]:
     if subject.options.authentication is Authentication.NONE:
         yield Warning(
-            f"{subject.where}: AUTHENTICATION is 'none': whoever reaches the endpoint can run any "
-            "task with any arguments.",
-            hint="Remove the option; the default needs no further setting.",
+            f"{subject.where}: AUTHENTICATION is 'none'. Anybody who can reach the endpoint can "
+            "run any task with any arguments.",
+            hint="Remove the option. The default needs no other setting.",
             id="django_tasks_cloud_tasks.W004",
         )
 
@@ -418,22 +436,55 @@ def _check_deliveries(subjects: Sequence[_Subject]) -> Iterator[CheckMessage]:
     """What stops a delivery on its way to the view; the same once for all backends."""
     told: set[Obstacle] = set()
     for subject in subjects:
-        path = _below(_prefix(), subject.options.handler_path)
-        if path is None or not _executes_tasks(subject.options.handler_path):
+        options, host = subject.options, subject.handler_host
+        path, is_there = _below(_prefix(), options.handler_path), _executes_tasks(subject)
+        if path is None or not (is_there or _executes_tasks_somewhere()):
             continue  # `check_backend` has told of it, or another service executes the tasks.
-        host = subject.handler_host
-        carries_token = (
-            _demands_token(subject.options)
-            or subject.options.authentication is Authentication.PLATFORM
+        trial = Trial(
+            host=host.value if isinstance(host, Found) else None,
+            path=path,
+            carries_token=_may_carry_token(options),
+            over_asgi=_is_served_by_the_async_view(options),
         )
-        found = obstacles(
-            host.value if isinstance(host, Found) else None, path, carries_token=carries_token
-        )
-        for obstacle in found:
-            if obstacle not in told:
-                told.add(obstacle)
+        for obstacle in obstacles(trial):
+            is_told = obstacle in told or (obstacle.cause == path and not is_there)
+            told.add(obstacle)
+            if not is_told:
                 yield Warning(
-                    f"{subject.where}: a delivery would not arrive. {obstacle.what}.",
+                    f"{subject.where}: Cloud Tasks cannot deliver to {options.handler_path}: "
+                    f"{obstacle.what}.",
                     hint=obstacle.hint,
                     id="django_tasks_cloud_tasks.W010",
                 )
+        if trial.host is None and "*" not in settings.ALLOWED_HOSTS:
+            yield Info(
+                f"{subject.where}: the address of the app is not known, so its host was not "
+                "compared with ALLOWED_HOSTS.",
+                hint="Set TASK_HANDLER_HOST, so that this is checked too.",
+                id="django_tasks_cloud_tasks.I001",
+            )
+
+
+def _may_carry_token(options: BackendOptions) -> bool:
+    """Whether tasks have a token, as far as that can be told without the metadata server."""
+    environ = get_runtime().environ
+    is_detected = is_cloud_run(environ) or is_app_engine(environ)
+    knows_account = options.service_account is not None or is_detected
+    mode = options.authentication.resolved(knows_account=knows_account)
+    return mode in {Authentication.OIDC, Authentication.PLATFORM}
+
+
+def _executes_tasks_somewhere() -> bool:
+    """Whether a view of the site executes tasks, at whatever path."""
+    try:
+        return any(map(_is_task_view, _views(get_resolver())))
+    except (ImproperlyConfigured, AttributeError):
+        return False
+
+
+def _views(resolver: URLResolver) -> Iterator[object]:
+    for pattern in resolver.url_patterns:
+        if isinstance(pattern, URLResolver):
+            yield from _views(pattern)
+        else:
+            yield getattr(pattern.callback, "view_class", None)

@@ -1,35 +1,32 @@
 """One backend's configuration: its OPTIONS, completed from the runtime when needed."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 
 from django.conf import settings
 
+from ..adapters.guarded_queue import GuardedTaskQueue
 from ..core.authorization import Policy, resolve_policy
-from ..core.breaker import Breaker
 from ..core.detection import (
     Detected,
     Found,
     Missing,
-    Platform,
     find_handler_host,
     find_location,
     find_project,
     find_service_account,
 )
-from ..core.errors import CloudTasksError, ConfigurationError, OptionFault
+from ..core.errors import ConfigurationError, OptionFault
 from ..core.options import Authentication, BackendOptions, is_address
-from ..core.ports import ResultStore, TaskQueue, TokenVerifier
-from ..core.requests import OidcToken, Route
-from .apps import demand_app
-from .runtime import Runtime, get_runtime
+from ..core.ports import ResultStore, TokenVerifier
+from ..core.requests import OidcIdentity, Route
+from .installation import demand_app
+from .runtime import Find, Runtime, get_runtime
 
 logger = logging.getLogger("django_tasks_cloud_tasks")
 
 _EMULATOR_VARIABLE = "CLOUD_TASKS_EMULATOR_HOST"
-_WITHOUT_TOKEN = {Authentication.SIGNATURE, Authentication.NONE}
 
 
 def configuration_for(
@@ -56,7 +53,7 @@ def emulator_host(options: BackendOptions, environ: Mapping[str, str]) -> str | 
     host = options.emulator_host or environ.get(_EMULATOR_VARIABLE)
     if host and not is_address(host):
         raise ConfigurationError(
-            f"{_EMULATOR_VARIABLE} is {host!r}, and must be HOST:PORT, such as 'localhost:8123'."
+            f"{_EMULATOR_VARIABLE} is {host!r}, but it must be HOST:PORT, such as 'localhost:8123'."
         )
     return host or None
 
@@ -80,8 +77,7 @@ class Configuration:
     ) -> None:
         self.raw = options
         self._beside = beside
-        self.breaker = Breaker()
-        self._surroundings = runtime
+        self._runtime = runtime
         self._policies: dict[bool, Policy] = {}
         self._route: Route | None = None
         self._known_account: str | None = None
@@ -103,17 +99,21 @@ class Configuration:
         Raises:
             ConfigurationError: the environment has something else.
         """
-        return emulator_host(self.options, self._surroundings.environ)
+        return emulator_host(self.options, self._runtime.environ)
 
     @cached_property
-    def queue(self) -> TaskQueue:
-        """Where the tasks are created."""
-        return self._surroundings.queue(self.emulator_host)
+    def queue(self) -> GuardedTaskQueue:
+        """Where the tasks are created.
+
+        Each backend has a breaker of its own: another project has other quotas, and another
+        ENQUEUE_TIMEOUT another idea of silence.
+        """
+        return GuardedTaskQueue(self._runtime.queue(self.emulator_host), clock=self._runtime.clock)
 
     @cached_property
     def tokens(self) -> TokenVerifier:
         """What verifies identity tokens."""
-        return self._surroundings.tokens(self.emulator_host)
+        return self._runtime.tokens(self.emulator_host)
 
     @cached_property
     def results(self) -> ResultStore | None:
@@ -125,16 +125,7 @@ class Configuration:
         if self.options.results is None:
             return None
         demand_app()
-        return self._surroundings.results(self.options.results_database)
-
-    @contextmanager
-    def noting_silence(self) -> Iterator[None]:
-        """Around a call to Cloud Tasks: who waits for it in vain has waited for the others."""
-        try:
-            yield
-        except CloudTasksError as error:
-            self.breaker = self.breaker.after(error, now=self._surroundings.clock())
-            raise
+        return self._runtime.results(self.options.results_database)
 
     @property
     def may_block(self) -> bool:
@@ -142,11 +133,14 @@ class Configuration:
 
         Code on an event loop lets a thread work them out then, once.
         """
-        given = (self.options.project, self.options.location, self.options.handler_host)
+        if self._route or self._policies:
+            return False
+        options = self.options
+        given = (options.project, options.location, options.handler_host)
         complete = all(given) and (
-            self.options.service_account or self.options.authentication in _WITHOUT_TOKEN
+            options.service_account or not options.authentication.may_use_tokens
         )
-        return not (self._route or self._policies or complete or self._platform.metadata.is_absent)
+        return not (complete or self._is_off_google_cloud)
 
     @property
     def route(self) -> Route:
@@ -162,10 +156,10 @@ class Configuration:
         oidc = None
         if account:
             audience = options.audience or _value(self._handler_host)
-            oidc = OidcToken(service_account_email=account, audience=audience)
+            oidc = OidcIdentity(service_account_email=account, audience=audience)
         route = Route(
-            project=_value(find_project(options.project, self._platform)),
-            location=_value(find_location(options.location, self._platform)),
+            project=_value(self._detect(find_project, options.project)),
+            location=_value(self._detect(find_location, options.location)),
             url=_value(self._handler_host) + options.handler_path,
             oidc=oidc,
             dispatch_deadline=options.dispatch_deadline,
@@ -202,9 +196,13 @@ class Configuration:
                 self._policies[settings.DEBUG] = policy
         return policy
 
-    @cached_property
-    def _platform(self) -> Platform:
-        return self._surroundings.platform(self.emulator_host)
+    def _detect(self, find: Find, option: str | None) -> Detected:
+        return self._runtime.detect(find, option, self.emulator_host)
+
+    @property
+    def _is_off_google_cloud(self) -> bool:
+        """Whether it is certain that no metadata server will tell anything."""
+        return self._runtime.metadata(self.emulator_host).is_absent
 
     @property
     def _is_settled(self) -> bool:
@@ -214,16 +212,16 @@ class Configuration:
         """
         return (
             self._known_account is not None
-            or self.options.authentication in _WITHOUT_TOKEN
-            or self._platform.metadata.is_absent
+            or not self.options.authentication.may_use_tokens
+            or self._is_off_google_cloud
         )
 
     @property
     def _service_account(self) -> str | None:
         """The account whose token tasks carry; None where the mode demands no token."""
-        if self._known_account or self.options.authentication in _WITHOUT_TOKEN:
+        if self._known_account or not self.options.authentication.may_use_tokens:
             return self._known_account
-        found = find_service_account(self.options.service_account, self._platform)
+        found = self._detect(find_service_account, self.options.service_account)
         if isinstance(found, Found):
             self._known_account = found.value
             return found.value
@@ -233,7 +231,7 @@ class Configuration:
 
     @cached_property
     def _handler_host(self) -> Detected:
-        found = find_handler_host(self.options.handler_host, self._platform)
+        found = self._detect(find_handler_host, self.options.handler_host)
         if isinstance(found, Found) and found.caution:
             logger.warning(
                 "Tasks are sent to %s (%s), which is a guess: %s.",

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from ..core.records import LONGEST_NAME, State
+from ..core.errors import UnreadableRecordError
+from ..core.records import LONGEST_NAME, State, TaskRecord
+from .results.columns import Columns
 
 if TYPE_CHECKING:
     from django.tasks.base import TaskResult
@@ -79,26 +81,26 @@ class StoredTask(models.Model):
     backend = ExactCharField(max_length=100)
     priority = models.SmallIntegerField(default=0)
     takes_context = models.BooleanField(default=False)
-    arguments_json = models.TextField("arguments")
+    args_json = models.TextField("positional arguments", default="[]")
+    kwargs_json = models.TextField("keyword arguments", default="{}")
+    enqueued_at = models.DateTimeField(null=True)
     run_after = InstantField(null=True)
     status = models.CharField(max_length=10, choices=Status, default=Status.READY)
     final = models.BooleanField(default=False)
-    enqueued_at = models.DateTimeField(null=True)
-    started_at = models.DateTimeField(null=True)
-    last_attempted_at = models.DateTimeField(null=True)
+    attempts_json = models.TextField("attempts", default="[]")
+    tracebacks_json = models.TextField("tracebacks", default="[]")
+    attempt_count = models.IntegerField("number of attempts", default=0)
     finished_at = models.DateTimeField(null=True)
     return_value_json = models.TextField("return value", default="null")
-    errors_json = models.TextField("errors", default="[]")
-    worker_ids_json = models.TextField("workers", default="[]")
-    token = models.CharField(max_length=32, default="")
-    lease_expires_at = InstantField(null=True)
     cancel_requested = models.BooleanField(default=False)
-    turned_away = models.BooleanField(default=False)
+    claim_token = models.CharField(max_length=32, default="")
+    claim_expires_at = InstantField(null=True)
+    redelivery_count = models.IntegerField(default=0)
+    redelivery_sent = models.BooleanField(default=False)
+    redelivery_turned_away = models.BooleanField(default=False)
     relay_at = InstantField(null=True)
     relay_failures = models.IntegerField(default=0)
     relay_error = models.TextField(default="")
-    dispatch = models.IntegerField(default=0)
-    sent = models.BooleanField(default=False)
 
     objects: ClassVar[models.Manager[Any]] = models.Manager()
 
@@ -123,14 +125,38 @@ class StoredTask(models.Model):
         return f"{self.task_path} {self.task_id}"
 
     @property
+    def record(self) -> TaskRecord:
+        """The task as a value.
+
+        Raises:
+            UnreadableRecordError: it is damaged, or a newer version wrote it.
+        """
+        try:
+            return COLUMNS.decode(self)
+        except Exception as error:
+            raise unreadable(self.pk, error) from error
+
+    @property
     def result(self) -> TaskResult[..., Any]:
         """What `get_result()` answers for this task.
 
         Raises:
             TaskResultDoesNotExist: the site has no such task any more.
+            UnreadableRecordError: it is damaged, or a newer version wrote it.
         """
-        from .results.store import record_of
         from .results.task_results import recorded_result, recorded_task
 
-        record = record_of(self)
+        record = self.record
         return recorded_result(recorded_task(record), record)
+
+
+COLUMNS = Columns(StoredTask)
+"""How a `TaskRecord` is kept in the table."""
+
+
+def unreadable(task_id: str, error: Exception) -> UnreadableRecordError:
+    """What to raise for a record that cannot be read, for the reason `error`."""
+    return UnreadableRecordError(
+        f"The record of the task {task_id} cannot be read: {type(error).__name__}: {error}. It is "
+        "damaged, or a newer version of this package wrote it."
+    )

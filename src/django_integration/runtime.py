@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 
 import attrs
@@ -17,9 +17,13 @@ from django.core.signals import setting_changed
 
 from ..adapters.forks import renew_in_children
 from ..adapters.heartbeat import Heartbeat
-from ..adapters.metadata import NoMetadataServer, metadata_server
+from ..adapters.metadata import NoMetadataServer, found, metadata_server
 from ..core import detection
+from ..core.detection import Detected
 from ..core.ports import MetadataServer, ResultStore, TaskQueue, TokenVerifier
+from .timezones import utc_now
+
+type Find = Callable[[str | None, detection.Platform], detection.Finding[Detected]]
 
 _STORE_THREADS = 4
 
@@ -41,10 +45,10 @@ def _google_tokens(emulator_host: str | None) -> TokenVerifier:
     )
 
 
-def _database_results(database: str) -> ResultStore:
+def _database_results(database: str, clock: Callable[[], datetime]) -> ResultStore:
     from .results.store import DatabaseResultStore
 
-    return DatabaseResultStore(database)
+    return DatabaseResultStore(database, clock=clock)
 
 
 def _close_connections() -> None:
@@ -57,8 +61,9 @@ def _store_threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_STORE_THREADS, thread_name_prefix="cloud-tasks-store")
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
+def _random_id() -> str:
+    """Of a form that Cloud Tasks takes and spreads evenly: 32 hexadecimal digits."""
+    return os.urandom(16).hex()
 
 
 @attrs.define(eq=False)
@@ -72,6 +77,7 @@ class Runtime:
         make_metadata: the metadata server that such an environment tells of.
         make_results: the result store in the database of that alias.
         clock: the time, aware. What is recorded about tasks, and their leases, go by it.
+        new_id: an id of a task, or a token of a claim, that nobody else has.
         configurations: what `configuration_for` worked out, by alias.
     """
 
@@ -79,8 +85,9 @@ class Runtime:
     make_queue: Callable[[str | None], TaskQueue] = _grpc_queue
     make_tokens: Callable[[str | None], TokenVerifier] = _google_tokens
     make_metadata: Callable[[Mapping[str, str]], MetadataServer] = metadata_server
-    make_results: Callable[[str], ResultStore] = _database_results
-    clock: Callable[[], datetime] = _utc_now
+    make_results: Callable[[str, Callable[[], datetime]], ResultStore] = _database_results
+    clock: Callable[[], datetime] = utc_now
+    new_id: Callable[[], str] = _random_id
     configurations: dict[str, object] = attrs.field(factory=dict, init=False)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
     _queues: dict[str | None, TaskQueue] = attrs.field(factory=dict, init=False)
@@ -107,7 +114,9 @@ class Runtime:
 
     def results(self, database: str) -> ResultStore:
         """The process's result store in that database."""
-        return _kept(self._results, database, self.make_results, self._lock)
+        return _kept(
+            self._results, database, lambda name: self.make_results(name, self.clock), self._lock
+        )
 
     @property
     def store_threads(self) -> ThreadPoolExecutor:
@@ -121,15 +130,23 @@ class Runtime:
             self._heartbeats, os.getpid(), lambda _: Heartbeat(idle=_close_connections), self._lock
         )
 
-    def platform(self, emulator_host: str | None) -> detection.Platform:
-        """What detection asks. Where an emulator is in use nothing is Google Cloud's."""
+    def metadata(self, emulator_host: str | None) -> MetadataServer:
+        """The metadata server; where an emulator is in use nothing is Google Cloud's."""
         if emulator_host:
-            metadata: MetadataServer = NoMetadataServer()
-            return detection.Platform(environ=self.environ, metadata=metadata, emulated=True)
+            return NoMetadataServer()
         with self._lock:
             if self._metadata is None:
                 self._metadata = self.make_metadata(self.environ)
-            return detection.Platform(environ=self.environ, metadata=self._metadata)
+            return self._metadata
+
+    def detect(self, find: Find, option: str | None, emulator_host: str | None) -> Detected:
+        """What `find` of `core.detection` finds for that option.
+
+        Raises:
+            ConfigurationError: see there.
+        """
+        platform = detection.Platform(environ=self.environ, emulated=emulator_host is not None)
+        return found(find(option, platform), self.metadata(emulator_host))
 
 
 def _kept[K, V](kept: dict[K, V], key: K, make: Callable[[K], V], lock: threading.Lock) -> V:
@@ -203,9 +220,6 @@ def is_app_engine() -> bool:
     return detection.is_app_engine(get_runtime().environ)
 
 
-type _Find = Callable[[str | None, detection.Platform], detection.Detected]
-
-
-def _value(find: _Find) -> str | None:
-    found = find(None, get_runtime().platform(None))
-    return found.value if isinstance(found, detection.Found) else None
+def _value(find: Find) -> str | None:
+    detected = get_runtime().detect(find, None, None)
+    return detected.value if isinstance(detected, detection.Found) else None

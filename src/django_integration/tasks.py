@@ -82,7 +82,7 @@ def task(
             return made
         if not isinstance(made, CloudTask):
             raise InvalidTask(
-                f"{made.module_path} cannot be atomic: its backend {made.backend!r} is no "
+                f"{made.module_path} cannot be atomic: its backend {made.backend!r} is not a "
                 "CloudTasksBackend."
             )
         return dataclasses.replace(made, atomic=True)

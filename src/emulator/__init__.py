@@ -1,7 +1,10 @@
-"""A Cloud Tasks for one machine, for development and tests.
+"""An emulator of Cloud Tasks on one machine, for development and tests.
 
-Like the core it decides without doing: `state` takes what happened and the time, and answers
-with what is to be dispatched and when to look again. Around it are thin shells, one for each
-kind of input and output: `grpc_protocol` and `web` in front, `dispatcher` behind, `server` to
-put them together.
+Like the core, the state machine (`state.state_machine`) performs no input or output. It is told
+what happened and at what time. It returns the attempts to dispatch and the time of the next event.
+The other modules connect it to the outside:
+
+- `ways_in` receives requests, `messages` converts them, and `api` handles them.
+- `scheduler` dispatches attempts when they are due, and `ways_out` makes them.
+- `storage` keeps the state in a file, and `server` puts everything together.
 """

@@ -1,4 +1,4 @@
-"""An emulator in a thread of its own: for tests and programs that are not asynchronous."""
+"""An emulator in a thread, for tests and programs that are not asynchronous."""
 
 import asyncio
 import threading
@@ -9,15 +9,15 @@ from .server import Emulator
 
 
 class BackgroundEmulator:
-    """Runs an emulator on an event loop in a thread; a context manager.
+    """A context manager that runs an emulator on an event loop in a thread.
 
     Args:
-        make: makes the emulator, on that loop.
+        make: is called on that loop and makes the emulator.
         host: the address to listen on.
-        port: 0 for a free one.
+        port: the port to listen on; 0 for a free one.
 
     Attributes:
-        address: HOST:PORT, once it runs.
+        address: HOST:PORT, set when the emulator has started.
     """
 
     address: str
@@ -53,7 +53,7 @@ class BackgroundEmulator:
         self._loop.close()
 
     def call[T](self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run something on the emulator's loop, and wait for it."""
+        """Run a coroutine on the emulator's loop, and wait for its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     async def _start(self) -> None:

@@ -1,14 +1,14 @@
-"""The emulator's clock: the machine's, which can be moved on, or one that stands still."""
+"""The emulator's clocks: the machine's clock, which can be moved forward, and a manual clock."""
 
 import time
 from datetime import UTC, datetime
 from typing import Protocol
 
-from .limits import SECOND
+from .state.limits import SECOND
 
 LATEST = round(datetime(2262, 1, 1, tzinfo=UTC).timestamp()) * SECOND
-"""How far a clock is moved on: nanoseconds since the epoch fit into 64 bits until April 2262, and
-tasks lie up to a month ahead."""
+"""The last time that a clock is moved to. Nanoseconds since the epoch fit into 64 bits until April
+2262, and tasks are scheduled up to a month ahead."""
 
 
 class Clock(Protocol):
@@ -18,11 +18,11 @@ class Clock(Protocol):
         """The time."""
 
     def move_to(self, moment: int) -> None:
-        """Move on; a clock that went back would undo what has happened."""
+        """Move forward to that time. An earlier time changes nothing."""
 
 
 class SystemClock:
-    """The machine's clock, ahead by as much as it was moved on."""
+    """The machine's clock, plus the time by which it was moved forward."""
 
     def __init__(self) -> None:
         self._ahead = 0
@@ -37,7 +37,7 @@ class SystemClock:
 
 
 class ManualClock:
-    """Stands still until it is moved."""
+    """A clock that stands still until it is moved."""
 
     def __init__(self, start: int | None = None) -> None:
         self._now = time.time_ns() if start is None else start

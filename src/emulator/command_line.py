@@ -15,14 +15,14 @@ from typing import Any
 
 from ..core.errors import ConfigurationError, InvalidNameError
 from ..core.names import QueueName
-from .chaos import Chaos
-from .identity import GOOGLE_ISSUER
 from .server import Emulator
 from .storage import Storage
+from .ways_out.chaos import Chaos
+from .ways_out.identity import GOOGLE_ISSUER
 
 _HIGHEST_PORT = 65535
-_ONCE_IN = 60.0  # seconds
-_FAULT = 2  # exit code for what the caller has to change
+_SILENCE = 60.0  # seconds until the same error is printed again
+_USAGE_ERROR = 2  # exit code for errors that the caller has to correct
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="a queue to begin with: projects/P/locations/L/queues/Q; may be given repeatedly",
+        help="a queue that exists from the start: projects/P/locations/L/queues/Q; may be given "
+        "repeatedly",
     )
     parser.add_argument(
         "--auto-create-queues",
@@ -59,15 +60,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--state",
         type=Path,
         metavar="FILE",
-        help="keep queues and tasks in this SQLite file, and begin with what it holds",
+        help="keep queues and tasks in this SQLite file, and load what it contains",
     )
     parser.add_argument(
         "--chaos",
         nargs="?",
         const="",
         metavar="SPEC",
-        help="make trouble: seed=7,duplicate=0.1,drop=0.1,refuse=0.05,delay=0.2,longest_delay=1; "
-        f"what is not named has its default ({Chaos()})",
+        help="inject faults: seed=7,duplicate=0.1,drop=0.1,refuse=0.05,delay=0.2,longest_delay=1; "
+        f"names that are left out have their defaults ({Chaos()})",
     )
     parser.add_argument(
         "--oidc-issuer",
@@ -84,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the emulator as a program of its own; the exit code."""
+    """Run the emulator as a program, and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m django_tasks_cloud_tasks.emulator",
         description="A Cloud Tasks emulator: gRPC API, dispatch over HTTP, OIDC tokens.",
@@ -108,9 +109,9 @@ def run(
     log_format: str = "text",
     **_: object,
 ) -> int:
-    """Run the emulator until Ctrl-C or SIGTERM; the exit code."""
+    """Run the emulator until Ctrl-C or SIGTERM, and return the exit code."""
     if not 0 <= port <= _HIGHEST_PORT:
-        return _fault(f"{port} is no port: ports go from 0 to {_HIGHEST_PORT}.")
+        return _fail(f"{port} is not a port: ports go from 0 to {_HIGHEST_PORT}.")
     try:
         queues = {str(QueueName.parse(name)) for name in queue}
         emulator = Emulator(
@@ -123,30 +124,30 @@ def run(
             allowed_hosts=allowed_host,
         )
     except (InvalidNameError, ConfigurationError) as error:
-        return _fault(str(error))
+        return _fail(str(error))
     if isinstance(sys.stdout, TextIOWrapper):
-        # A URL may hold what the output's encoding does not know.
+        # A URL may contain characters that the output's encoding lacks.
         sys.stdout.reconfigure(errors="backslashreplace")
     say = _silent if log_format == "json" else _say
     try:
         asyncio.run(_serve(emulator, host, port, say))
     except _CannotListenError as error:
-        return _fault(f"Cannot listen on {host}:{port}: {error}. Choose another --port or --host.")
+        return _fail(f"Cannot listen on {host}:{port}: {error}. Choose another --port or --host.")
     except KeyboardInterrupt:
-        pass  # Where signals cannot be handled on the loop, this is how Ctrl-C arrives.
+        pass  # Ctrl-C raises this where the loop cannot handle signals.
     finally:
         _end_output()
     return 0
 
 
 class _CannotListenError(Exception):
-    """The address is taken, or is none."""
+    """The address is taken or does not exist."""
 
 
 async def _serve(emulator: Emulator, host: str, port: int, say: Callable[[str], None]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(_LoopTrouble())
+    loop.set_exception_handler(_LoopErrors())
     with suppress(NotImplementedError):
         for signal_number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(signal_number, stop.set)
@@ -170,11 +171,11 @@ async def _serve(emulator: Emulator, host: str, port: int, say: Callable[[str], 
     say("Ended.")
 
 
-class _LoopTrouble:
-    """Tells of what the event loop could not do in one line, and of the same once a minute."""
+class _LoopErrors:
+    """Prints the operating system errors of the event loop, each as one line, once a minute."""
 
     def __init__(self) -> None:
-        self._told: dict[str, float] = {}
+        self._printed: dict[str, float] = {}
 
     def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
@@ -182,8 +183,8 @@ class _LoopTrouble:
             loop.default_exception_handler(context)
             return
         message = f"{context['message']}: {error.strerror or error}"
-        if self._told.get(message, float("-inf")) < loop.time() - _ONCE_IN:
-            self._told[message] = loop.time()
+        if self._printed.get(message, float("-inf")) < loop.time() - _SILENCE:
+            self._printed[message] = loop.time()
             print(message, file=sys.stderr, flush=True)
 
 
@@ -197,7 +198,7 @@ def _print_text(event: str, facts: dict[str, object]) -> None:
 
 
 def _on_one_line(value: object) -> str:
-    """A value as text in which nothing breaks the line, or hides: a URL may hold anything."""
+    """A value as text without line breaks or invisible characters, which a URL may contain."""
     text = str(value)
     if text.isprintable():
         return text
@@ -209,11 +210,11 @@ def _print_json(event: str, facts: dict[str, object]) -> None:
 
 
 def _silent(_: str) -> None:
-    """Nothing: every line of the output is an event."""
+    """Print nothing, because every line of the output is a JSON event."""
 
 
 class _Output:
-    """Lines on the standard output. Where it cannot be written, the emulator's work goes on."""
+    """Prints lines. When the standard output cannot be written, the emulator keeps running."""
 
     def __init__(self) -> None:
         self._refuses = False
@@ -222,7 +223,7 @@ class _Output:
         try:
             print(line, flush=True)
         except BrokenPipeError:
-            pass  # Whoever read it is gone (`| head`).
+            pass  # The reader has exited (`| head`).
         except OSError as error:
             if not self._refuses:
                 print(f"The output cannot be written: {error}.", file=sys.stderr, flush=True)
@@ -235,7 +236,7 @@ _say = _Output()
 
 
 def _end_output() -> None:
-    """Write what is left; what cannot be written is not to be a fault at the interpreter's end."""
+    """Flush the output. An error here must not become an error when the interpreter exits."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -244,6 +245,6 @@ def _end_output() -> None:
         os.close(null)
 
 
-def _fault(sentence: str) -> int:
+def _fail(sentence: str) -> int:
     print(sentence, file=sys.stderr)
-    return _FAULT
+    return _USAGE_ERROR

@@ -1,4 +1,4 @@
-"""What the API answers when it refuses, in the words that production was heard to use."""
+"""The errors of the API, with the texts that were recorded from production."""
 
 from enum import Enum
 
@@ -20,7 +20,7 @@ class Status(Enum):
 
     @property
     def http(self) -> int:
-        """The HTTP status that stands for it in Google's APIs."""
+        """The HTTP status that Google's APIs use for this code."""
         return _HTTP_STATUS[self]
 
 
@@ -39,14 +39,14 @@ _HTTP_STATUS = {
 
 @attrs.frozen
 class Help:
-    """A link that goes along with an error."""
+    """A link that is part of an error."""
 
     description: str
     url: str
 
 
 class ApiError(Exception):
-    """A refusal: status, message and perhaps a link to the documentation."""
+    """The API refuses a request: a status, a message and sometimes a link to the documentation."""
 
     def __init__(self, status: Status, message: str, help: Help | None = None) -> None:  # noqa: A002 - google.rpc.Help
         self.status = status
@@ -59,12 +59,12 @@ _REFERENCE = "https://cloud.google.com/tasks/docs/reference/rest/v2/projects.loc
 
 
 def invalid(message: str) -> ApiError:
-    """An argument that the API does not take."""
+    """The API does not accept an argument."""
     return ApiError(Status.INVALID_ARGUMENT, message)
 
 
 def invalid_queue_name() -> ApiError:
-    """A queue name of another form."""
+    """A queue name has the wrong form."""
     return ApiError(
         Status.INVALID_ARGUMENT,
         "Queue name must be formatted: "
@@ -74,7 +74,7 @@ def invalid_queue_name() -> ApiError:
 
 
 def invalid_task_name() -> ApiError:
-    """A task name of another form."""
+    """A task name has the wrong form."""
     return invalid(
         "Task name must be formatted: "
         '"projects/<PROJECT_ID>/locations/<LOCATION_ID>/queues/<QUEUE_ID>/tasks/<TASK_ID>".'
@@ -82,7 +82,7 @@ def invalid_task_name() -> ApiError:
 
 
 def invalid_task_id(task_id: str) -> ApiError:
-    """A task id with other characters, or too long; shown no longer than it may be."""
+    """A task id has invalid characters or is too long. The message shows a limited part of it."""
     return ApiError(
         Status.INVALID_ARGUMENT,
         f'Task ID "{task_id[:501]}" can contain only letters ([A-Za-z]), numbers ([0-9]), '
@@ -92,7 +92,7 @@ def invalid_task_id(task_id: str) -> ApiError:
 
 
 def no_queue() -> ApiError:
-    """The queue does not exist, or not any more."""
+    """The queue does not exist."""
     return ApiError(
         Status.NOT_FOUND,
         "Queue does not exist. If you just created the queue, wait at least a minute for the "
@@ -101,7 +101,7 @@ def no_queue() -> ApiError:
 
 
 def not_found() -> ApiError:
-    """Nothing of that name."""
+    """Nothing with that name exists."""
     return ApiError(Status.NOT_FOUND, "Requested entity was not found.")
 
 
@@ -115,5 +115,5 @@ def task_gone() -> ApiError:
 
 
 def unavailable(message: str) -> ApiError:
-    """The emulator cannot do it now, and may be asked again."""
+    """The emulator cannot process the request now. The client may retry."""
     return ApiError(Status.UNAVAILABLE, message)

@@ -1,7 +1,7 @@
-"""Queues and tasks in SQLite, for an emulator that is to survive its own end.
+"""The state file: queues and tasks in SQLite, which the next emulator reads.
 
-Every change is written before the call that made it is answered. What is written survives the
-process, killed in whatever moment; not the machine's power, for which nothing is synced.
+Every change is written before the call that made it is answered. It survives when the process is
+killed at any moment. It may be lost when the machine loses power, because nothing is synced.
 """
 
 import logging
@@ -14,12 +14,12 @@ from google.protobuf.message import DecodeError
 
 from ..core.errors import ConfigurationError
 from .errors import ApiError, unavailable
-from .limits import SECOND
-from .queue_messages import read_queue, write_queue
-from .state import Service, split_task_name
-from .task_messages import read_deadline, read_target, read_task_retries, write_task
-from .values import AttemptRecord, Queue, QueueState, Task
-from .wire import FULL, QueueMessage, TaskMessage
+from .messages.queues import read_queue, write_queue
+from .messages.tasks import read_deadline, read_target, read_task_retries, write_task
+from .messages.wire import FULL, QueueMessage, TaskMessage
+from .state.limits import SECOND
+from .state.model import AttemptRecord, Queue, QueueState, Task
+from .state.state_machine import QUEUE_TOMBSTONE, TASK_TOMBSTONE, Service, split_task_name
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +40,21 @@ CREATE TABLE IF NOT EXISTS tombstones (name TEXT PRIMARY KEY, until INTEGER NOT 
 PRAGMA user_version = 1;
 """
 _VERSION = 1
+# Names that are still taken tell when their tasks and queues went.
+_LATEST = """
+SELECT max(moment) FROM (
+    SELECT max(create_time) AS moment FROM tasks
+    UNION ALL SELECT max(until) - ? FROM tombstones
+    UNION ALL SELECT max(until) - ? FROM deleted_queues
+)
+"""
 
 
 class Storage:
     """`Journal` on a SQLite file.
 
     Raises:
-        ConfigurationError: the file is none of ours, or cannot be read or written.
+        ConfigurationError: the file is not a state file, or cannot be read or written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -69,7 +77,8 @@ class Storage:
 
     def _prepare(self) -> None:
         execute = self._database.execute
-        # For as long as the emulator lives: two of them would deliver everything twice.
+        # The lock is held while the emulator runs. Two emulators on one file would deliver every
+        # task twice.
         execute("PRAGMA locking_mode=EXCLUSIVE")
         execute("PRAGMA journal_mode=WAL")
         execute("PRAGMA synchronous=OFF")
@@ -85,9 +94,11 @@ class Storage:
         return ConfigurationError(f"The state file {self._path} cannot be used: {why}.")
 
     def latest(self) -> int:
-        """The latest time in the file: no earlier than this may a clock go on."""
+        """The latest time of which the file tells. The clock must not start earlier."""
         with self._reading():
-            (latest,) = self._database.execute("SELECT max(create_time) FROM tasks").fetchone()
+            (latest,) = self._database.execute(
+                _LATEST, [TASK_TOMBSTONE, QUEUE_TOMBSTONE]
+            ).fetchone()
             return _whole(latest or 0)
 
     def restore(self, service: Service, now: int) -> None:
@@ -113,10 +124,10 @@ class Storage:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """Whatever is wrong with what the file holds is told as one fault of the file.
+        """Turn every error of reading the file into one error.
 
         Raises:
-            ConfigurationError: it is damaged.
+            ConfigurationError: the file is damaged.
         """
         try:
             yield
@@ -144,7 +155,7 @@ class Storage:
             self._database.execute("DELETE FROM queues WHERE name = ?", [name])
             self._database.execute("REPLACE INTO deleted_queues VALUES (?, ?)", [name, until])
             for table in ("tasks", "tombstones"):
-                # The names of a queue's tasks: from its own and a slash up to the next character.
+                # All names that begin with `{name}/tasks/`: "0" is the character after "/".
                 self._database.execute(
                     f"DELETE FROM {table} WHERE name >= ? AND name < ?",  # noqa: S608 - tables of ours
                     [f"{name}/tasks/", f"{name}/tasks0"],
@@ -180,7 +191,7 @@ class Storage:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """See `Journal`. All of it or nothing, wherever the process is killed."""
+        """See `Journal`. This also holds when the process is killed."""
         if self._database.in_transaction:
             yield
             return
@@ -195,9 +206,9 @@ class Storage:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Refuse a change that cannot be written: a full disk, a file that is gone.
+        """Refuse a change that cannot be written, for example because the disk is full.
 
-        The log has a line when that begins, and one when it ends.
+        One line is logged when writing begins to fail, and one when it succeeds again.
         """
         try:
             yield
@@ -239,7 +250,7 @@ def _read(
     )
     if first_dispatch is not None:
         task.first_attempt = AttemptRecord(_whole(first_dispatch), first_dispatch)
-        # An attempt that was under way when the emulator ended had no answer.
+        # An attempt that was under way when the emulator ended had no response.
         dispatched = message.last_attempt.dispatch_time
         task.last_attempt = AttemptRecord(
             schedule_time,
@@ -251,7 +262,7 @@ def _read(
 
 
 def _whole(value: object) -> int:
-    """A number of a column; SQLite keeps whatever it was given."""
+    """A whole number from a column. SQLite does not enforce the type of a column."""
     if not isinstance(value, int):
-        raise TypeError(f"{value!r} is no whole number")
+        raise TypeError(f"{value!r} is not a whole number")
     return value

@@ -16,15 +16,13 @@ from django_tasks_cloud_tasks.emulator.clock import ManualClock
 from django_tasks_cloud_tasks.emulator.server import Emulator
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import tasks_v2
-from google.cloud.tasks_v2.services.cloud_tasks.transports import (
-    CloudTasksGrpcTransport,
-    CloudTasksRestTransport,
-)
+from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksRestTransport
 from pytest_django import DjangoDbBlocker
 from selenium import webdriver
 
 from tests import mariadb, postgres
 from tests.integration import databases
+from tests.integration.grpc_calls import client_over
 from tests.integration.refusals import LOCATION, QUEUE, START
 
 
@@ -46,14 +44,14 @@ def client(request: pytest.FixtureRequest, emulator: BackgroundEmulator) -> Iter
             yield rest
         return
     with grpc.insecure_channel(emulator.address) as channel:
-        yield tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
+        yield client_over(channel)
 
 
 @pytest.fixture
 def grpc_client(emulator: BackgroundEmulator) -> Iterator[Any]:
-    """Over gRPC alone, for what cannot be put into a URL, or into JSON."""
+    """The client over gRPC only, for values that neither a URL nor JSON can hold."""
     with grpc.insecure_channel(emulator.address) as channel:
-        yield tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
+        yield client_over(channel)
 
 
 @pytest.fixture
@@ -77,7 +75,7 @@ def sqlite_file(
 
 @pytest.fixture(scope="session")
 def postgres_cluster(django_db_blocker: DjangoDbBlocker) -> Iterator[str]:
-    """The alias of a database in a cluster of the tests' own."""
+    """The alias of a database in a PostgreSQL cluster that only the tests use."""
     databases.demand_postgres()
     with ExitStack() as stack:
         entry = stack.enter_context(postgres.cluster())
@@ -88,7 +86,7 @@ def postgres_cluster(django_db_blocker: DjangoDbBlocker) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def mariadb_server(django_db_blocker: DjangoDbBlocker) -> Iterator[str]:
-    """The alias of a database in a server of the tests' own."""
+    """The alias of a database in a MariaDB server that only the tests use."""
     databases.demand_mariadb()
     with ExitStack() as stack:
         entry = stack.enter_context(mariadb.server())
@@ -99,7 +97,7 @@ def mariadb_server(django_db_blocker: DjangoDbBlocker) -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite_file", "postgres_cluster", "mariadb_server"])
 def database(request: pytest.FixtureRequest, django_db_blocker: DjangoDbBlocker) -> Iterator[str]:
-    """The alias of each, with an empty table of tasks, for tests that use threads."""
+    """The alias of each database, with an empty table of tasks, for tests that use threads."""
     alias: str = request.getfixturevalue(request.param)
     with django_db_blocker.unblock():
         yield alias
@@ -109,7 +107,7 @@ def database(request: pytest.FixtureRequest, django_db_blocker: DjangoDbBlocker)
 
 @pytest.fixture
 def browser() -> Iterator[webdriver.Chrome]:
-    """A real browser; it must have had nothing to complain about in the end."""
+    """A real browser; its log must have no errors at the end."""
     program, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (program and driver):
         if os.environ.get("REQUIRE_BROWSER"):

@@ -1,6 +1,6 @@
-"""Databases that tests bring along: SQLite in a file, PostgreSQL and MariaDB where they are.
+"""Databases of the tests: SQLite in a file; PostgreSQL and MariaDB if they are installed.
 
-The site's own one is in memory, and threads of theirs cannot share that.
+The database of the test site is in memory, and threads cannot share it.
 """
 
 import os
@@ -20,7 +20,7 @@ NO_POSTGRES = "no PostgreSQL: install its server programs (Debian: postgresql)"
 
 
 def sqlite(folder: Path) -> dict[str, Any]:
-    """An entry for `DATABASES`, as the README advises it."""
+    """An entry for `DATABASES` with the options that the README recommends."""
     return {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": folder / "tests.sqlite3",
@@ -34,7 +34,7 @@ def sqlite(folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def reachable(alias: str, entry: dict[str, Any]) -> Iterator[None]:
-    """Have Django know a database of that alias, with its tables."""
+    """Register a database with Django under that alias, and create its tables."""
     known = connections.settings
     complete = connections.configure_settings({"default": known["default"], alias: entry})
     known[alias] = complete[alias]
@@ -48,7 +48,7 @@ def reachable(alias: str, entry: dict[str, Any]) -> Iterator[None]:
 
 
 def demand_postgres() -> None:
-    """Skip the test where there is no PostgreSQL, unless there must be one."""
+    """Skip the test if there is no PostgreSQL; fail it if REQUIRE_POSTGRES is set."""
     if postgres.programs() is None:
         if os.environ.get("REQUIRE_POSTGRES"):
             pytest.fail(NO_POSTGRES)
@@ -56,7 +56,7 @@ def demand_postgres() -> None:
 
 
 def demand_mariadb() -> None:
-    """Skip the test where there is no MariaDB, unless there must be one."""
+    """Skip the test if there is no MariaDB; fail it if REQUIRE_MARIADB is set."""
     if mariadb.programs() is None:
         if os.environ.get("REQUIRE_MARIADB"):
             pytest.fail(NO_MARIADB)

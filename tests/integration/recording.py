@@ -1,17 +1,20 @@
-"""A site that records its tasks, with the queue, the store and the clock in a test's hand."""
+"""A site that records its tasks; the test controls the queue, the store and the clock."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import attrs
+import pytest
 from django.conf import settings
+from django.dispatch import Signal
 from django.http import HttpResponse
-from django.test import Client, override_settings
+from django.tasks import TaskResult
+from django.test import override_settings
 from django_tasks_cloud_tasks.adapters.memory import MemoryResultStore, MemoryTaskQueue
 from django_tasks_cloud_tasks.adapters.metadata import NoMetadataServer
 from django_tasks_cloud_tasks.core.errors import ServiceUnavailableError
@@ -19,15 +22,19 @@ from django_tasks_cloud_tasks.core.payload import TaskPayload
 from django_tasks_cloud_tasks.core.ports import ResultStore
 from django_tasks_cloud_tasks.core.records import TaskRecord
 from django_tasks_cloud_tasks.core.requests import TaskRequest
-from django_tasks_cloud_tasks.django_integration.enqueueing.signing import sign
+from django_tasks_cloud_tasks.django_integration.operating.relay import relay_batch
+from django_tasks_cloud_tasks.django_integration.registry import recording_backends
 from django_tasks_cloud_tasks.django_integration.results.store import DatabaseResultStore
 from django_tasks_cloud_tasks.django_integration.runtime import Runtime, use_runtime
+
+from tests import recorded_tasks
+from tests.integration.deliveries import post_signed
 
 START = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
 class Queue(MemoryTaskQueue):
-    """Keeps requests, or is down; a name is taken once."""
+    """Keeps requests, or raises `down`; creates only one task of each name."""
 
     down: Exception | BaseException | None = None
 
@@ -43,7 +50,7 @@ class Queue(MemoryTaskQueue):
 
 @attrs.define
 class Site:
-    """What a test does to the site."""
+    """The site under test, and how a test acts on it."""
 
     queue: Queue
     store: ResultStore
@@ -51,42 +58,32 @@ class Site:
     now: datetime = START
 
     def wait(self, seconds: float) -> None:
-        """Move the clock that leases and the relay go by."""
+        """Move the clock of leases and of the relay."""
         self.now += timedelta(seconds=seconds)
 
     def record(self, task_id: str) -> TaskRecord:
-        """The record as it is."""
+        """The current record of that task."""
         record = self.store.get(task_id)
         assert record is not None
         return record
 
     def deliver(self, task_id: str = "", *, retry: int = 0) -> tuple[int, dict[str, Any]]:
-        """Deliver the Cloud Task of that id, or the only one; status and document."""
+        """Deliver the Cloud Task of that id, or the only one; returns status and document."""
         response = self.post(task_id, retry=retry)
         return response.status_code, json.loads(response.content)
 
     def post(self, task_id: str = "", *, retry: int = 0) -> HttpResponse:
-        """Deliver as `deliver` does; the whole answer."""
+        """Deliver as `deliver` does; returns the complete answer."""
         (request,) = [r for r in self.queue.requests if not task_id or r.task_id == task_id]
         return self.post_body(request.body, retry=retry)
 
     def post_body(self, body: bytes, *, retry: int = 0) -> HttpResponse:
-        """Deliver these bytes, signed."""
-        response: Any = Client().post(
-            self.path,
-            data=body,
-            content_type="application/json",
-            headers={
-                "X-Django-Tasks-Signature": sign(body),
-                "X-CloudTasks-TaskRetryCount": str(retry),
-            },
-        )
-        assert isinstance(response, HttpResponse)
-        return response
+        """Deliver this body with its signature."""
+        return post_signed(self.path, body, headers={"X-CloudTasks-TaskRetryCount": str(retry)})
 
 
 def payload(task_id: str, *, task: str = "does", recorded: bool = False) -> bytes:
-    """The body of a task that nobody here enqueued."""
+    """The body of a task that this site did not enqueue."""
     return TaskPayload(
         task_id=task_id,
         task_path=f"tests.recorded_tasks.{task}",
@@ -105,13 +102,15 @@ def recording(*, database: str | None = None, **options: object) -> Iterator[Sit
         options: more OPTIONS of the backend that records.
     """
     queue = Queue()
-    store: ResultStore = DatabaseResultStore(database) if database else MemoryResultStore()
+    store: ResultStore = (
+        DatabaseResultStore(database, clock=lambda: site.now) if database else MemoryResultStore()
+    )
     site = Site(queue, store)
     runtime = Runtime(
         environ={},
         make_queue=lambda _: queue,
         make_metadata=lambda _: NoMetadataServer(),
-        make_results=lambda _: store,
+        make_results=lambda _database, _clock: store,
         clock=lambda: site.now,
     )
     stored: dict[str, Any] = dict(settings.TASKS["stored"])
@@ -119,3 +118,60 @@ def recording(*, database: str | None = None, **options: object) -> Iterator[Sit
     tasks = {**settings.TASKS, "stored": stored}
     with use_runtime(runtime), override_settings(TASKS=tasks):
         yield site
+
+
+def relay() -> tuple[int, int]:
+    """Relay once; returns how many tasks were sent, and how many could not be sent."""
+    done = relay_batch(recording_backends())
+    return done.sent, done.failed
+
+
+def enqueue_and_die(site: Site, count: int = 1) -> None:
+    """Enqueue tasks whose process dies before it sends them, and wait until the relay is due."""
+    site.queue.down = SystemExit()
+    for number in range(count):
+        with pytest.raises(SystemExit):
+            recorded_tasks.does.enqueue(str(number))
+    site.queue.down = None
+    site.wait(60)
+
+
+def fail(*_: object) -> None:
+    """Fail as a task with a fault does."""
+    raise ValueError("no such order")
+
+
+def dies() -> None:
+    """End the attempt as the death of its process does: nothing after it runs."""
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def hearing(
+    *signals: Signal, of: Callable[[TaskResult[..., Any]], object]
+) -> Iterator[list[object]]:
+    """Collect `of(result)` for each result that these signals send inside the block."""
+    told: list[object] = []
+
+    def hear(task_result: TaskResult[..., Any], **_: object) -> None:
+        told.append(of(task_result))
+
+    for signal in signals:
+        signal.connect(hear)
+    try:
+        yield told
+    finally:
+        for signal in signals:
+            signal.disconnect(hear)
+
+
+def before_replacing(site: Site, monkeypatch: pytest.MonkeyPatch, act: Any) -> None:
+    """Call `act` once, just before the next change of a record is written."""
+    replace = site.store.replace
+
+    def replace_later(seen: TaskRecord, then: TaskRecord) -> bool:
+        monkeypatch.setattr(site.store, "replace", replace)
+        act()
+        return replace(seen, then)
+
+    monkeypatch.setattr(site.store, "replace", replace_later)

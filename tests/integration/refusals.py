@@ -1,11 +1,11 @@
-"""What an API call was refused with, the same over each wire."""
+"""The error of a refused API call, in the same form for gRPC and REST."""
 
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import requests
-from django_tasks_cloud_tasks.emulator.limits import SECOND
+from django_tasks_cloud_tasks.emulator.state.limits import SECOND
 from google.api_core.exceptions import GoogleAPICallError
 
 LOCATION = "projects/p/locations/l"
@@ -14,7 +14,7 @@ START = 1_767_225_600 * SECOND
 
 
 def refused(call: Callable[[], object]) -> dict[str, Any]:
-    """What the API said: status, message and details, the same over each wire."""
+    """Status, message and details of the error, in the same form for gRPC and REST."""
     with pytest.raises(GoogleAPICallError) as raised:
         call()
     error = raised.value

@@ -1,4 +1,4 @@
-"""The admin of recorded tasks: what it shows, what it costs, what may be done, and by whom."""
+"""The admin of recorded tasks: its pages, queries, actions and permissions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def site() -> Iterator[Site]:
 
 
 def person(*permissions: str) -> Client:
-    """Somebody with these permissions on recorded tasks, logged in."""
+    """A client of a logged-in user with these permissions on recorded tasks."""
     user = User.objects.create_user("ada", is_staff=True)
     for name in permissions:
         user.user_permissions.add(Permission.objects.get(codename=f"{name}_storedtask"))
@@ -71,7 +71,7 @@ def messages(response: Any) -> list[str]:
     return [str(message) for message in response.context["messages"]]
 
 
-def test_the_list_has_the_latest_first_and_is_filtered(site: Site, chief: Client) -> None:
+def test_the_list_shows_the_latest_tasks_first_and_is_filtered(site: Site, chief: Client) -> None:
     first = recorded_tasks.does.enqueue("a").id
     site.wait(10)
     second = recorded_tasks.knows.using(queue_name="mail").enqueue("b").id
@@ -100,7 +100,7 @@ def test_tasks_are_found_by_id_and_by_arguments(site: Site, chief: Client) -> No
     assert shown(chief, "?q=deadbeef") == []
 
 
-def test_the_page_of_a_task_tells_everything(site: Site, chief: Client) -> None:
+def test_the_page_of_a_task_shows_every_field(site: Site, chief: Client) -> None:
     key = recorded_tasks.does.enqueue("<b>bold</b>").id
 
     def fail() -> None:
@@ -122,13 +122,13 @@ def test_the_page_of_a_task_tells_everything(site: Site, chief: Client) -> None:
         assert part in page, part
     assert "<b>bold" not in page
     assert "<script>alert" not in page
-    assert page.count(StoredTask.objects.get().worker_ids_json.split('"')[1]) == 2
+    assert page.count(StoredTask.objects.get().record.worker_ids[0]) == 2
     assert 'name="_save"' not in page
     assert ">Run again<" in page
     assert ">Cancel<" not in page, "it has ended"
 
 
-def test_a_task_is_cancelled_run_now_and_run_again(site: Site, chief: Client) -> None:
+def test_the_admin_cancels_a_task_runs_it_now_and_runs_it_again(site: Site, chief: Client) -> None:
     due = START + timedelta(hours=1)
     task = recorded_tasks.does.using(run_after=due, queue_name="mail")
     key = task.enqueue("a").id
@@ -146,7 +146,7 @@ def test_a_task_is_cancelled_run_now_and_run_again(site: Site, chief: Client) ->
     assert said == f"Run again as {request.task_id}."
     assert request.task_id != key
     assert (request.queue.queue, request.schedule_time) == ("mail", None)
-    assert site.record(str(request.task_id)).args == ["a"]
+    assert site.record(str(request.task_id)).payload.args == ["a"]
     changes = LogEntry.objects.order_by("id").values_list("change_message", flat=True)
     assert list(changes) == [
         "Sent to run now",
@@ -155,7 +155,7 @@ def test_a_task_is_cancelled_run_now_and_run_again(site: Site, chief: Client) ->
     ]
 
 
-def test_a_cloud_task_that_is_gone_is_made_anew_to_run_now(site: Site, chief: Client) -> None:
+def test_run_now_creates_a_missing_cloud_task_again(site: Site, chief: Client) -> None:
     key = recorded_tasks.does.enqueue("a").id
     site.queue.requests.clear()  # the queue was emptied
     assert messages(act(chief, "run_now", key)) == ["Sent to run now."]
@@ -163,7 +163,7 @@ def test_a_cloud_task_that_is_gone_is_made_anew_to_run_now(site: Site, chief: Cl
     assert site.deliver()[0] == 200
 
 
-def test_a_task_that_waits_for_the_relay_is_sent_to_run_now(site: Site, chief: Client) -> None:
+def test_run_now_sends_a_task_that_waits_for_the_relay(site: Site, chief: Client) -> None:
     site.queue.go_down()
     key = recorded_tasks.does.enqueue("a").id
     (said,) = messages(act(chief, "run_now", key))
@@ -174,7 +174,9 @@ def test_a_task_that_waits_for_the_relay_is_sent_to_run_now(site: Site, chief: C
     assert site.deliver()[0] == 200
 
 
-def test_a_failed_task_that_cannot_be_sent_now_is_sent_later(site: Site, chief: Client) -> None:
+def test_run_now_sends_a_failed_task_later_if_cloud_tasks_does_not_answer(
+    site: Site, chief: Client
+) -> None:
     key = recorded_tasks.does.enqueue("a").id
 
     def fail() -> None:
@@ -182,7 +184,7 @@ def test_a_failed_task_that_cannot_be_sent_now_is_sent_later(site: Site, chief: 
 
     DURING["a"] = fail
     assert site.deliver()[0] == 500
-    site.queue.requests.clear()  # given up by the queue
+    site.queue.requests.clear()  # the queue has made its last attempt
     site.queue.go_down()
     (said,) = messages(act(chief, "run_now", key))
     assert said.endswith("as soon as the relay can send it. Cloud Tasks does not answer")
@@ -193,7 +195,7 @@ def test_a_failed_task_that_cannot_be_sent_now_is_sent_later(site: Site, chief: 
     assert site.deliver()[0] == 200
 
 
-def test_what_is_run_again_is_not_among_the_chosen_again(site: Site, chief: Client) -> None:
+def test_run_again_does_not_act_on_the_tasks_that_it_creates(site: Site, chief: Client) -> None:
     for number in range(120):
         recorded_tasks.does.enqueue(str(number))
     everything = {
@@ -202,28 +204,30 @@ def test_what_is_run_again_is_not_among_the_chosen_again(site: Site, chief: Clie
         "_selected_action": ["x"],
         "index": 0,
     }
-    assert messages(chief.post(f"{LIST}?o=6", everything, follow=True)) == ["Done for 120."]
+    assert messages(chief.post(f"{LIST}?o=6", everything, follow=True)) == ["Done for 120 tasks."]
     assert StoredTask.objects.count() == 240
 
 
-def test_too_many_are_not_acted_on(
+def test_an_action_on_too_many_tasks_is_refused(
     site: Site, chief: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(admin, "_MOST_ACTED_ON", 2)
     keys = [recorded_tasks.does.enqueue(str(number)).id for number in range(3)]
     (said,) = messages(act(chief, "cancel", *keys))
-    assert said == "Choose 2 tasks at most; nothing was done."
+    assert said == "Choose at most 2 tasks. Nothing was done."
     assert {site.record(key).state for key in keys} == {State.READY}
 
 
-def test_a_strange_id_leads_back_to_its_own_page(site: Site, chief: Client) -> None:
+def test_an_action_redirects_to_the_page_of_a_task_with_an_unusual_id(
+    site: Site, chief: Client
+) -> None:
     site.post_body(payload("x_41y"))
     response = act(chief, "run_again", "x_41y", detail=True)
     assert response.redirect_chain == [(f"{LIST}x_5F41y/change/", 302)]
     assert "x_41y" in response.content.decode()
 
 
-def test_a_running_task_is_asked_to_stop(site: Site, chief: Client) -> None:
+def test_the_admin_asks_a_running_task_to_stop(site: Site, chief: Client) -> None:
     key = recorded_tasks.knows.enqueue("a").id
 
     def during(context: Any) -> bool:
@@ -237,7 +241,7 @@ def test_a_running_task_is_asked_to_stop(site: Site, chief: Client) -> None:
     assert site.record(key).return_value is True
 
 
-def test_what_goes_wrong_is_said_and_the_others_are_done(
+def test_an_action_reports_the_tasks_that_fail_and_completes_the_others(
     site: Site, chief: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = recorded_tasks.does.enqueue("a").id
@@ -250,7 +254,7 @@ def test_what_goes_wrong_is_said_and_the_others_are_done(
     assert sum("tests.recorded_tasks" in s or "gone" in s for s in said) == 1
     assert said[-1].startswith("Run again as ")
     another = recorded_tasks.does.enqueue("d").id
-    assert messages(act(chief, "run_again", good, another)) == ["Done for 2."]
+    assert messages(act(chief, "run_again", good, another)) == ["Done for 2 tasks."]
 
     def refuse(*_: object, **__: object) -> bool:
         raise RunNowError("Grant the account roles/cloudtasks.taskRunner")
@@ -259,7 +263,7 @@ def test_what_goes_wrong_is_said_and_the_others_are_done(
     assert "taskRunner" in messages(act(chief, "run_now", good))[0]
 
 
-def test_permissions_are_respected(site: Site) -> None:
+def test_the_admin_respects_permissions(site: Site) -> None:
     key = recorded_tasks.does.enqueue("a").id
     reader = person("view")
     assert shown(reader) == [key]
@@ -281,16 +285,19 @@ def test_permissions_are_respected(site: Site) -> None:
     changed = {"task_path": "os.system", "status": "SUCCESSFUL"}
     assert chief.post(f"{LIST}{key}/change/", changed).status_code == 403
     assert site.record(key).state is State.READY
-    assert site.record(key).task_path == "tests.recorded_tasks.does"
+    assert site.record(key).payload.task_path == "tests.recorded_tasks.does"
 
 
-def test_the_list_costs_the_same_for_one_task_and_for_a_page(site: Site, chief: Client) -> None:
+def test_the_list_makes_as_many_queries_for_a_full_page_as_for_one_task(
+    site: Site, chief: Client
+) -> None:
     def cost(query: str) -> int:
         with CaptureQueriesContext(connection) as queries:
             chief.get(LIST + query)
         for asked in queries:
             assert "traceback" not in asked["sql"]
-            assert '"arguments_json"' not in asked["sql"].partition(" FROM ")[0], "not for a list"
+            for big in ("args_json", "attempts_json"):
+                assert f'"{big}"' not in asked["sql"].partition(" FROM ")[0], "not for a list"
         return len(queries)
 
     recorded_tasks.does.enqueue("a")
@@ -302,7 +309,7 @@ def test_the_list_costs_the_same_for_one_task_and_for_a_page(site: Site, chief: 
     assert max(one) <= 9
 
 
-def test_a_list_counts_no_further_than_a_person_reads(chief: Client) -> None:
+def test_the_list_stops_counting_at_a_limit(chief: Client) -> None:
     with CaptureQueriesContext(connection) as queries:
         chief.get(LIST)
     counting = [q["sql"] for q in queries if "COUNT(" in q["sql"]]
@@ -310,6 +317,7 @@ def test_a_list_counts_no_further_than_a_person_reads(chief: Client) -> None:
     assert all(f"LIMIT {admin._MOST_COUNTED + 1}" in sql for sql in counting)
 
 
-def test_arguments_are_kept_as_json_text(site: Site) -> None:
+def test_arguments_are_stored_as_json_text(site: Site) -> None:
     recorded_tasks.does.enqueue("a")
-    assert json.loads(StoredTask.objects.get().arguments_json) == {"args": ["a"], "kwargs": {}}
+    row = StoredTask.objects.get()
+    assert (json.loads(row.args_json), json.loads(row.kwargs_json)) == (["a"], {})

@@ -1,4 +1,4 @@
-"""The admin, used by clicking in a real browser, with the emulator behind the site."""
+"""The admin in a real browser; the site sends its tasks to the emulator."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class Admin:
-    """What a person sees and does."""
+    """The pages of the admin as a person uses them."""
 
     def __init__(self, browser: webdriver.Chrome, url: str) -> None:
         self.browser = browser
@@ -39,7 +39,7 @@ class Admin:
         self.follow("Tasks")
 
     def rows(self) -> list[list[str]]:
-        """The list: id, task, queue, status and attempts of each."""
+        """The rows of the list: id, task, queue, status and attempts."""
         script = (
             "return [...document.querySelectorAll('#result_list tbody tr')]"
             ".map(row => [...row.querySelectorAll('th, td')].slice(1, 6).map(c => c.textContent))"
@@ -55,7 +55,7 @@ class Admin:
         self.leave(lambda: self.browser.find_element(By.XPATH, path).click())
 
     def leave(self, act: Any) -> None:
-        """Do what leads to another page, and wait for that."""
+        """Do something that opens another page, and wait for the page."""
         before = self.browser.find_element(By.TAG_NAME, "html")
         act()
         wait = WebDriverWait(self.browser, 30, poll_frequency=0.05)
@@ -71,7 +71,7 @@ class Admin:
         return self.browser.find_element(By.ID, "content").text
 
 
-def test_a_person_looks_at_tasks_and_takes_hold_of_them(
+def test_a_person_filters_runs_and_cancels_tasks_in_the_admin(
     browser: webdriver.Chrome, live_server: LiveServer, cloud_tasks_emulator: EmulatorInHand
 ) -> None:
     def fail() -> None:
@@ -116,12 +116,12 @@ def test_a_person_looks_at_tasks_and_takes_hold_of_them(
     box = f"input.action-select[value='{failing}']"
     browser.find_element(By.CSS_SELECTOR, box).click()
     Select(browser.find_element(By.NAME, "action")).select_by_visible_text("Cancel")
-    go = ".actions button[name='index']"  # its label is another in each version of Django
+    go = ".actions button[name='index']"  # versions of Django differ in its label
     admin.leave(lambda: browser.find_element(By.CSS_SELECTOR, go).click())
     assert admin.messages() == ["Cancelled."]
     assert admin.rows()[2] == [failing, path, "default", "Cancelled", "1"]
     assert [t for t in cloud_tasks_emulator.waiting() if t.name.endswith(failing)] == []
-    # What happened to it stands on its page, and markup is text there.
+    # The page of the task shows its errors; markup in them is shown as text.
     admin.follow(failing)
     text = admin.text()
     assert "ValueError: the <bank> does not answer" in text

@@ -1,4 +1,4 @@
-"""Calls to Cloud Tasks over connections that swallow, break and refuse; on real sockets."""
+"""Calls to Cloud Tasks over real sockets that lose data, break or refuse."""
 
 from __future__ import annotations
 
@@ -21,12 +21,10 @@ import grpc
 import pytest
 from django_tasks_cloud_tasks import CancelError, ServiceUnavailableError, TaskRejectedError
 from django_tasks_cloud_tasks.adapters.cloud_tasks import GrpcTaskQueue
-from django_tasks_cloud_tasks.core.names import QueueName
-from django_tasks_cloud_tasks.core.requests import TaskRequest
 from django_tasks_cloud_tasks.emulator.background import BackgroundEmulator
 from django_tasks_cloud_tasks.emulator.clock import ManualClock
 from django_tasks_cloud_tasks.emulator.server import Emulator
-from django_tasks_cloud_tasks.emulator.values import QueueState
+from django_tasks_cloud_tasks.emulator.state.model import QueueState
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
@@ -36,14 +34,8 @@ from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import RequestReceived, StreamEnded
 
-ROOT = Path(__file__).resolve().parents[2]
-QUEUE = QueueName("p", "l", "q")
-
-
-def request(task_id: str = "an-id") -> TaskRequest:
-    return TaskRequest(
-        queue=QUEUE, task_id=task_id, url="http://127.0.0.1:1/", headers={}, body=b"{}"
-    )
+from tests.integration.paths import ROOT
+from tests.integration.task_requests import QUEUE_NAME, task_request
 
 
 @pytest.fixture
@@ -51,8 +43,8 @@ def paused() -> Iterator[BackgroundEmulator]:
     """An emulator whose queue dispatches nothing."""
 
     def make() -> Emulator:
-        emulator = Emulator(clock=ManualClock(), queues=[str(QUEUE)])
-        emulator.service.set_state(str(QUEUE), QueueState.PAUSED)
+        emulator = Emulator(clock=ManualClock(), queues=[str(QUEUE_NAME)])
+        emulator.service.set_state(str(QUEUE_NAME), QueueState.PAUSED)
         return emulator
 
     with BackgroundEmulator(make) as running:
@@ -61,13 +53,13 @@ def paused() -> Iterator[BackgroundEmulator]:
 
 def tasks_of(emulator: BackgroundEmulator) -> list[str]:
     async def collect() -> list[str]:
-        return [task.task_id for task in emulator.emulator.service.tasks(str(QUEUE))]
+        return [task.task_id for task in emulator.emulator.service.tasks(str(QUEUE_NAME))]
 
     return emulator.call(collect())
 
 
 class Proxy:
-    """Passes bytes on, and can swallow those of the connections that are open now."""
+    """Forwards bytes, and can lose everything on the connections that are open."""
 
     def __init__(self, target: str) -> None:
         host, _, port = target.rpartition(":")
@@ -81,7 +73,7 @@ class Proxy:
         self._thread.start()
 
     def swallow(self) -> None:
-        """Keep what is open, and pass nothing of it on."""
+        """Keep the open connections, and forward nothing more on them."""
         self._swallowed.update(range(self.connections))
 
     def _accept(self) -> None:
@@ -119,45 +111,47 @@ def proxy(paused: BackgroundEmulator) -> Iterator[Proxy]:
         yield made
 
 
-def test_a_connection_that_swallows_is_replaced(proxy: Proxy, paused: BackgroundEmulator) -> None:
+def test_a_connection_that_loses_everything_is_replaced(
+    proxy: Proxy, paused: BackgroundEmulator
+) -> None:
     queue = GrpcTaskQueue(proxy.address)
-    queue.create(request("first"), timeout=10)
+    queue.create(task_request("first"), timeout=10)
     proxy.swallow()
-    queue.create(request("second"), timeout=4)
+    queue.create(task_request("second"), timeout=4)
     assert tasks_of(paused) == ["first", "second"]
-    queue.create(request("third"), timeout=4)
+    queue.create(task_request("third"), timeout=4)
     assert proxy.connections == 2, "the new one is kept"
     proxy.swallow()
-    assert queue.delete(QUEUE, "second", timeout=4) is True
-    assert queue.delete(QUEUE, "second", timeout=4) is False
+    assert queue.delete(QUEUE_NAME, "second", timeout=4) is True
+    assert queue.delete(QUEUE_NAME, "second", timeout=4) is False
     queue.close()
 
 
-def test_an_awaited_connection_that_swallows_is_replaced(
+def test_an_awaited_connection_that_loses_everything_is_replaced(
     proxy: Proxy, paused: BackgroundEmulator
 ) -> None:
     queue = GrpcTaskQueue(proxy.address)
 
     async def create() -> None:
-        await queue.acreate(request("first"), timeout=10)
+        await queue.acreate(task_request("first"), timeout=10)
         proxy.swallow()
         names = ["second", "third", "fourth"]
-        await asyncio.gather(*(queue.acreate(request(name), timeout=4) for name in names))
+        await asyncio.gather(*(queue.acreate(task_request(name), timeout=4) for name in names))
 
     asyncio.run(create())
     assert sorted(tasks_of(paused)) == ["first", "fourth", "second", "third"]
     assert proxy.connections == 2
 
 
-def test_threads_that_share_a_connection_that_swallows_all_get_through(
+def test_threads_that_share_a_connection_that_loses_everything_all_create_their_tasks(
     proxy: Proxy, paused: BackgroundEmulator
 ) -> None:
     queue = GrpcTaskQueue(proxy.address)
-    queue.create(request("first"), timeout=10)
+    queue.create(task_request("first"), timeout=10)
     proxy.swallow()
     with futures.ThreadPoolExecutor(8) as pool:
         names = [str(number) for number in range(16)]
-        list(pool.map(lambda name: queue.create(request(name), timeout=6), names))
+        list(pool.map(lambda name: queue.create(task_request(name), timeout=6), names))
     assert sorted(tasks_of(paused)) == sorted(["first", *names])
     queue.close()
 
@@ -167,7 +161,7 @@ def test_threads_that_share_a_connection_that_swallows_all_get_through(
 
 @attrs.define
 class Answers:
-    """A gRPC server that fails as it is told, and then creates."""
+    """A gRPC server that answers with the errors in `fail`, and then creates tasks."""
 
     fail: list[Callable[[grpc.ServicerContext], None]] = attrs.field(factory=list)
     calls: int = 0
@@ -213,9 +207,9 @@ def asks_to_wait(seconds: float) -> Callable[[grpc.ServicerContext], None]:
 
 def create(queue: GrpcTaskQueue, timeout: float, awaited: bool) -> None:
     if awaited:
-        asyncio.run(queue.acreate(request(), timeout=timeout))
+        asyncio.run(queue.acreate(task_request(), timeout=timeout))
     else:
-        queue.create(request(), timeout=timeout)
+        queue.create(task_request(), timeout=timeout)
 
 
 PASSING = ["CANCELLED", "UNKNOWN", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "INTERNAL"]
@@ -225,7 +219,7 @@ FINAL = ["INVALID_ARGUMENT", "FAILED_PRECONDITION", "OUT_OF_RANGE", "UNIMPLEMENT
 
 @pytest.mark.parametrize("awaited", [False, True])
 @pytest.mark.parametrize("name", PASSING)
-def test_a_status_that_passes_costs_no_task(
+def test_a_temporary_error_status_loses_no_task(
     service: tuple[Answers, str], name: str, awaited: bool
 ) -> None:
     answers, address = service
@@ -233,7 +227,7 @@ def test_a_status_that_passes_costs_no_task(
     create(GrpcTaskQueue(address), 10, awaited)
     assert answers.calls == 3
     answers.fail = [status(grpc.StatusCode[name])] * 100
-    # To this clock each call takes longer than there is time.
+    # On this clock each call takes longer than the time-out.
     queue = GrpcTaskQueue(address, clock=count(0, 20).__next__)
     with pytest.raises(ServiceUnavailableError, match=name):
         create(queue, 10, awaited)
@@ -241,7 +235,7 @@ def test_a_status_that_passes_costs_no_task(
 
 
 @pytest.mark.parametrize("name", FINAL)
-def test_a_status_that_does_not_pass_is_told_at_once(
+def test_a_permanent_error_status_is_reported_immediately(
     service: tuple[Answers, str], name: str
 ) -> None:
     answers, address = service
@@ -252,7 +246,7 @@ def test_a_status_that_does_not_pass_is_told_at_once(
 
 
 @pytest.mark.parametrize("awaited", [False, True])
-def test_the_service_is_left_alone_for_as_long_as_it_asks(
+def test_a_retry_waits_as_long_as_the_service_asks(
     service: tuple[Answers, str], awaited: bool
 ) -> None:
     answers, address = service
@@ -263,24 +257,26 @@ def test_the_service_is_left_alone_for_as_long_as_it_asks(
     assert answers.calls == 2
     assert awaited or slept == [0.75]
     answers.fail = [asks_to_wait(30)]
-    with pytest.raises(ServiceUnavailableError, match="left alone for 30 s"):
+    with pytest.raises(ServiceUnavailableError, match="asks to wait 30 s"):
         create(queue, 10, awaited)
     assert answers.calls == 3
 
 
-def test_a_cancellation_that_nobody_answers_says_so(service: tuple[Answers, str]) -> None:
+def test_a_cancellation_without_an_answer_is_marked_as_unanswered(
+    service: tuple[Answers, str],
+) -> None:
     answers, address = service
     answers.fail = [status(grpc.StatusCode.UNAVAILABLE)] * 100
     with pytest.raises(CancelError) as raised:
-        GrpcTaskQueue(address).delete(QUEUE, "a", timeout=0.3)
+        GrpcTaskQueue(address).delete(QUEUE_NAME, "a", timeout=0.3)
     assert raised.value.unanswered
 
 
-# Streams that break: a server of a few lines, on h2.
+# Broken streams: a small server on h2.
 
 
 class Http2:
-    """Answers the first calls with what is told, and later ones with success."""
+    """Breaks off the first calls, and answers the later ones with success."""
 
     def __init__(self, break_off: Callable[[H2Connection, int], None], times: int) -> None:
         self._break_off, self._times = break_off, times
@@ -346,21 +342,21 @@ BROKEN = {
     **{f"HTTP {code}": http_status(code) for code in ("408", "429", "500", "502", "503", "504")},
     "no trailers": no_trailers,
 }
-# A server that says this about itself never takes the call.
+# This error says that the server did not process the call.
 del BROKEN["reset HTTP_1_1_REQUIRED"], BROKEN["reset INADEQUATE_SECURITY"]
 
 
 @pytest.mark.parametrize("awaited", [False, True])
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_stream_that_breaks_costs_no_task(kind: str, awaited: bool) -> None:
+def test_a_broken_stream_loses_no_task(kind: str, awaited: bool) -> None:
     with closing(Http2(BROKEN[kind], times=2)) as server:
         create(GrpcTaskQueue(server.address), 10, awaited)
 
 
-# Event loops that are gone, and proxies of the environment.
+# Closed event loops, and proxies from the environment.
 
 
-def test_the_channels_of_loops_that_are_gone_are_not_kept(paused: BackgroundEmulator) -> None:
+def test_channels_of_closed_event_loops_are_closed(paused: BackgroundEmulator) -> None:
     queue = GrpcTaskQueue(paused.address)
 
     def descriptors() -> int:
@@ -368,26 +364,27 @@ def test_the_channels_of_loops_that_are_gone_are_not_kept(paused: BackgroundEmul
         return len(list(Path("/proc/self/fd").iterdir()))
 
     for number in range(5):
-        asyncio.run(queue.acreate(request(f"a{number}"), timeout=10))
+        asyncio.run(queue.acreate(task_request(f"a{number}"), timeout=10))
     before = descriptors()
     for number in range(60):
-        asyncio.run(queue.acreate(request(f"b{number}"), timeout=10))
+        asyncio.run(queue.acreate(task_request(f"b{number}"), timeout=10))
     assert descriptors() <= before + 20
     assert len(tasks_of(paused)) == 65
 
 
-def test_no_proxy_stands_between_a_site_and_its_emulator(paused: BackgroundEmulator) -> None:
-    """In a process of its own: gRPC reads the variables once."""
+def test_a_site_connects_to_its_emulator_without_a_proxy(paused: BackgroundEmulator) -> None:
+    """The test uses a new process, because gRPC reads the variables only once."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         dead = f"http://127.0.0.1:{unused.getsockname()[1]}"
         program = (
             "import asyncio, sys\n"
-            "from tests.integration.test_bad_networks import request, GrpcTaskQueue\n"
+            "from django_tasks_cloud_tasks.adapters.cloud_tasks import GrpcTaskQueue\n"
+            "from tests.integration.task_requests import task_request\n"
             "from django_tasks_cloud_tasks.adapters import tokens\n"
             "queue = GrpcTaskQueue(sys.argv[1])\n"
-            "queue.create(request('a'), timeout=5)\n"
-            "asyncio.run(queue.acreate(request('b'), timeout=5))\n"
+            "queue.create(task_request('a'), timeout=5)\n"
+            "asyncio.run(queue.acreate(task_request('b'), timeout=5))\n"
             "url = f'http://{sys.argv[1]}/oauth2/v1/certs'\n"
             "assert tokens.fetch_certificates(url, proxied=False).certificates\n"
         )
@@ -402,3 +399,21 @@ def test_no_proxy_stands_between_a_site_and_its_emulator(paused: BackgroundEmula
             env={**without, **proxies, "DJANGO_SETTINGS_MODULE": "tests.settings"},
         )
     assert sorted(tasks_of(paused)) == ["a", "b"]
+
+
+def test_another_server_at_the_emulators_address_is_told_at_once() -> None:
+    answer = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            for _ in range(2):
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(ServiceUnavailableError, match=f"No emulator listens at {address}"):
+            create(GrpcTaskQueue(address), 10, awaited=False)

@@ -2,21 +2,20 @@
 
 import base64
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django_tasks_cloud_tasks.emulator.background import BackgroundEmulator
 from django_tasks_cloud_tasks.emulator.clock import ManualClock
-from django_tasks_cloud_tasks.emulator.limits import SECOND
 from django_tasks_cloud_tasks.emulator.server import Emulator
+from django_tasks_cloud_tasks.emulator.state.limits import SECOND
 from google.cloud import tasks_v2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from tests.integration.http_servers import Recorder, recorder
 from tests.integration.refusals import LOCATION, QUEUE, START, refused
 
 CAPTURES = Path(__file__).resolve().parents[1] / "captures"
@@ -30,7 +29,7 @@ def capture(name: str) -> dict[str, Any]:
 ERRORS, STORED, DISPATCH = (capture(f"{n}.json") for n in ("errors", "stored", "dispatch"))
 
 
-# What is refused
+# Errors
 
 type Call = Callable[[Any], object]
 HTTP = {"http_request": {"url": "http://example.com/"}}
@@ -45,7 +44,7 @@ def create_task(**task: Any) -> Call:
 
 
 def after(*calls: Call) -> Call:
-    """The last call, once the others have gone well."""
+    """The last of these calls, after the others have succeeded."""
 
     def run(client: Any) -> object:
         for call in calls[:-1]:
@@ -126,12 +125,12 @@ SITUATIONS: dict[str, Call] = {
 }
 
 
-def test_every_captured_error_is_replayed_but_the_one_that_is_iams() -> None:
+def test_every_captured_error_except_the_one_of_iam_is_replayed() -> None:
     assert set(SITUATIONS) == set(ERRORS) - {"queue/create/invalid-parent"}
 
 
 @pytest.mark.parametrize("name", SITUATIONS)
-def test_errors_word_for_word(client: Any, name: str) -> None:
+def test_an_error_has_the_words_that_production_uses(client: Any, name: str) -> None:
     captured = ERRORS[name]
     if captured["code"] == "OK":
         SITUATIONS[name](client)
@@ -149,11 +148,13 @@ def test_errors_word_for_word(client: Any, name: str) -> None:
         assert "details" not in error
 
 
-# What is stored
+# Stored tasks
 
 
 @pytest.mark.parametrize("name", STORED)
-def test_the_stored_form(client: Any, name: str) -> None:
+def test_a_stored_task_has_the_headers_and_body_that_production_shows(
+    client: Any, name: str
+) -> None:
     captured = STORED[name]
     kind = "app_engine_http_request" if name.startswith("appengine") else "http_request"
     body = base64.b64decode(captured["sent_body_base64"])
@@ -177,8 +178,8 @@ def test_the_stored_form(client: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["named", "unnamed"])
-def test_the_law_of_size(client: Any, name: str) -> None:
-    """1,048,569 bytes of the stored form pass, one more does not."""
+def test_a_task_is_limited_to_the_size_that_production_allows(client: Any, name: str) -> None:
+    """A stored form of 1,048,569 bytes is accepted; one byte more is refused."""
     client.create_queue(parent=LOCATION, queue={"name": QUEUE})
     client.pause_queue(name=QUEUE)
 
@@ -193,48 +194,13 @@ def test_the_law_of_size(client: Any, name: str) -> None:
 
     fits = 1_048_569 - stored_size(create(1_000_000, 1)) + 1_000_000
     task = create(fits, 2)
-    # Times and generated ids vary by a byte or two; what is stored never exceeds the law.
+    # Times and generated ids vary by a byte or two; the stored form never exceeds the limit.
     assert 1_048_566 <= stored_size(task) <= 1_048_569
     error = refused(lambda: create(fits + 4, 3))
     assert error["status"] == "INVALID_ARGUMENT"
 
 
-# What is dispatched
-
-
-class Handler:
-    """Answers in turn with `statuses` (None: not at all), and keeps what it was sent."""
-
-    def __init__(self, statuses: list[int | None]) -> None:
-        self.requests: list[dict[str, str]] = []
-        self.leave = threading.Event()
-        handler = self
-
-        class Requests(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                handler.requests.append(dict(self.headers.items()))
-                self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                status = statuses[len(handler.requests) - 1]
-                if status is None:
-                    handler.leave.wait(30)
-                    return
-                self.send_response(status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Requests)
-        self.address = f"127.0.0.1:{self.server.server_port}"
-        self.thread = threading.Thread(target=self.server.serve_forever, args=[0.01])
-        self.thread.start()
-
-    def stop(self) -> None:
-        self.leave.set()
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
+# Dispatched requests
 
 
 @pytest.fixture(params=DISPATCH)
@@ -243,15 +209,14 @@ def captured(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture
-def handler(captured: Any) -> Iterator[Handler]:
-    made = Handler([attempt["handler_answered"] for attempt in captured["attempts"]])
-    yield made
-    made.stop()
+def handler(captured: Any) -> Iterator[Recorder]:
+    with recorder([attempt["handler_answered"] for attempt in captured["attempts"]]) as made:
+        yield made
 
 
 @pytest.fixture
 def emulator(request: pytest.FixtureRequest) -> Iterator[BackgroundEmulator]:
-    """As the others', but with App Engine tasks going to the handler of the test, if it has one."""
+    """An emulator that sends App Engine tasks to the handler of the test, if there is one."""
     has_handler = "handler" in request.fixturenames
     address = request.getfixturevalue("handler").address if has_handler else None
     with BackgroundEmulator(
@@ -260,8 +225,8 @@ def emulator(request: pytest.FixtureRequest) -> Iterator[BackgroundEmulator]:
         yield running
 
 
-def test_each_attempt_says_what_productions_did(
-    captured: Any, handler: Handler, client: Any, emulator: BackgroundEmulator
+def test_each_attempt_has_the_headers_of_the_captured_attempt(
+    captured: Any, handler: Recorder, client: Any, emulator: BackgroundEmulator
 ) -> None:
     http = captured["name"].startswith("http")
     target = (
@@ -272,7 +237,7 @@ def test_each_attempt_says_what_productions_did(
     client.create_queue(parent=LOCATION, queue={"name": QUEUE})
     client.pause_queue(name=QUEUE)
     client.create_task(parent=QUEUE, task={"name": TASK} | target)
-    # The shortest deadline of the API is 15 s; the attempt's own is made shorter behind it.
+    # The API allows no deadline below 15 s, so the test sets a shorter one on the stored task.
     emulator.emulator.service.task(TASK, START).deadline = SECOND // 2
     client.resume_queue(name=QUEUE)
     emulator.call(emulator.emulator.advance(3600))
@@ -280,7 +245,8 @@ def test_each_attempt_says_what_productions_did(
     eta = emulator.emulator.service
     assert eta.tasks(QUEUE) == [], "the last answer was 200"
     values = {"{queue}": "q", "{task}": "t"}
-    for sent, attempt in zip(handler.requests, captured["attempts"], strict=True):
+    for headers, attempt in zip(handler.requests, captured["attempts"], strict=True):
+        sent = dict(headers)
         expected = {name: values.get(value, value) for name, value in attempt["headers"].items()}
         shown = {name: sent.get(name) for name in expected}
         for name in expected:

@@ -1,14 +1,17 @@
 """`manage.py check`, with and without --deploy."""
 
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from asgiref.sync import markcoroutinefunction
 from django.conf import settings
 from django.core import checks
 from django.http import HttpRequest, HttpResponse
 from django.test import Client, RequestFactory, override_settings
+from django.urls import path
 from django_tasks_cloud_tasks import ConfigurationError, ExecuteTaskView
 from django_tasks_cloud_tasks.adapters.metadata import NoMetadataServer
 from django_tasks_cloud_tasks.django_integration.runtime import Runtime, use_runtime
@@ -210,7 +213,7 @@ def test_results_of_all_backends_are_in_one_database() -> None:
         patch.setattr(settings, "DATABASES", databases)
         messages = checks.run_checks()
     told = [m for m in messages if str(m.id).endswith("E008")]
-    assert [(m.msg[6:9], "those of 'a' to 'default'" in m.msg) for m in told] == [
+    assert [(m.msg[6:9], "those of 'a' go to 'default'" in m.msg) for m in told] == [
         ("'c'", True),
         ("'d'", True),
     ]
@@ -227,8 +230,8 @@ def test_options_beside_options_are_told() -> None:
     with use_runtime(runtime), override_settings(TASKS={"default": entry}):
         messages = checks.run_checks()
     told = sorted(m.msg for m in messages if m.id == "django_tasks_cloud_tasks.E001")
-    assert "'NAME_TASKS' stands beside OPTIONS, where nobody reads it" in told[0]
-    assert "'QUEUE' is no key of an entry of TASKS; did you mean 'QUEUES'?" in told[1]
+    assert "'NAME_TASKS' is beside OPTIONS, where it has no effect" in told[0]
+    assert "'QUEUE' is not a key of an entry of TASKS; did you mean 'QUEUES'?" in told[1]
 
 
 def test_a_token_beside_an_emulator_needs_no_further_setting() -> None:
@@ -242,7 +245,7 @@ def test_a_site_without_the_app_executes_nothing(rf: RequestFactory) -> None:
         override_settings(INSTALLED_APPS=without),
         pytest.raises(ConfigurationError, match="is not in INSTALLED_APPS"),
     ):
-        ExecuteTaskView.as_view()(rf.post("/"))
+        ExecuteTaskView.endpoint()(rf.post("/"))
 
 
 def test_results_without_the_app_are_told_before_anything_is_enqueued() -> None:
@@ -315,7 +318,7 @@ def told(options: dict[str, Any] | None = None, **settings: Any) -> list[tuple[s
             {"TASK_HANDLER_HOST": "https://my_app.example.com"},
             {"MIDDLEWARE": [COMMON]},
             "Django refuses the host 'my_app.example.com'",
-            "Reach the app by a name of letters, digits, hyphens and dots",
+            "Give the app a host name of letters, digits, hyphens and dots",
         ),
         (
             {},
@@ -332,32 +335,32 @@ def told(options: dict[str, Any] | None = None, **settings: Any) -> list[tuple[s
         (
             {},
             {"MIDDLEWARE": [SECURITY, COMMON], "SECURE_SSL_REDIRECT": True},
-            f"{SECURITY} answers 301 (to https://app.example.com/cloudtasks/execute/)",
+            "because of SECURE_SSL_REDIRECT the site answers 301 to https://app.example.com/cloudtasks/",
             "Set SECURE_PROXY_SSL_HEADER to the header",
         ),
         (
             {},
             {"MIDDLEWARE": [SECURITY, COMMON], "PREPEND_WWW": True},
-            f"{COMMON} answers 301",
-            "Have CommonMiddleware let requests to /cloudtasks/execute/ pass.",
+            "because of PREPEND_WWW the site answers 301 to http://www.app.example.com/cloudtasks/",
+            "Set TASK_HANDLER_HOST to https://www.app.example.com: Cloud Tasks does not",
         ),
         (
             {},
             {"MIDDLEWARE": [SECURITY, f"{HERE}.refuse_all"]},
-            f"{HERE}.refuse_all answers 503",
-            "Have refuse_all let requests to /cloudtasks/execute/ pass.",
+            f"the middleware {HERE}.refuse_all answers 503",
+            "Change refuse_all, so that requests to /cloudtasks/execute/ reach",
         ),
         (
             {},
             {"MIDDLEWARE": [f"{HERE}.break_all", SECURITY]},
-            f"{HERE}.break_all answers 500 in the place of the view: RuntimeError: the way back",
-            "Have break_all let requests to /cloudtasks/execute/ pass.",
+            f"the middleware {HERE}.break_all answers 500 (RuntimeError: the way back) in",
+            "Fix break_all, or change it, so that requests to /cloudtasks/execute/",
         ),
         (
             {},
             {"MIDDLEWARE": [COMMON], "DISALLOWED_USER_AGENTS": [re.compile("^Google")]},
-            f"{COMMON} answers 403 in the place of the view: PermissionDenied: Forbidden user",
-            "Have CommonMiddleware let requests",
+            "because of DISALLOWED_USER_AGENTS the site answers 403 (PermissionDenied: Forbidden",
+            "Remove the pattern that matches Google-Cloud-Tasks.",
         ),
     ],
 )
@@ -365,7 +368,9 @@ def test_what_stops_a_delivery_is_told_once_with_its_setting(
     options: dict[str, Any], changed: dict[str, Any], said: str, advice: str
 ) -> None:
     ((message, hint),) = told(options, **changed)
-    assert message.startswith(f"TASKS['default']: a delivery would not arrive. {said}")
+    assert message.startswith(
+        f"TASKS['default']: Cloud Tasks cannot deliver to /cloudtasks/execute/: {said}"
+    )
     assert hint.startswith(advice)
 
 
@@ -390,6 +395,190 @@ def test_a_delivery_that_is_tried_leaves_no_trace(caplog: pytest.LogCaptureFixtu
     assert caplog.records == []
 
 
+def closed_with_200(get_response: Callable[[HttpRequest], HttpResponse]) -> object:
+    """A middleware of a site that is closed, and says so with the wrong status."""
+    return lambda request: HttpResponse("closed")
+
+
+def test_a_middleware_that_answers_200_loses_tasks_and_is_told() -> None:
+    (cause,) = causes(MIDDLEWARE=[SECURITY, f"{HERE}.closed_with_200"])
+    assert cause.startswith(
+        f"the middleware {HERE}.closed_with_200 answers 200 instead of the view"
+    )
+
+
+def loopback_only(get_response: Callable[[HttpRequest], HttpResponse]) -> object:
+    """A middleware that lets this machine in, and nobody else."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        address = request.META["REMOTE_ADDR"]
+        return get_response(request) if address == "127.0.0.1" else HttpResponse(status=403)
+
+    return middleware
+
+
+def office_only(get_response: Callable[[HttpRequest], HttpResponse]) -> object:
+    """A middleware that lets an office in, by what the proxy says."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        address = request.META.get("HTTP_X_FORWARDED_FOR", "127.0.0.1")
+        return get_response(request) if address == "127.0.0.1" else HttpResponse(status=403)
+
+    return middleware
+
+
+def no_tokens(get_response: Callable[[HttpRequest], HttpResponse]) -> object:
+    """A middleware that takes each token for one of its own."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        return HttpResponse(status=401 if "HTTP_AUTHORIZATION" in request.META else 200)
+
+    return middleware
+
+
+def json_only(get_response: Callable[[HttpRequest], HttpResponse]) -> object:
+    """A middleware that looks into bodies and answers."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        assert json.loads(request.body)["task_path"]
+        response = get_response(request)
+        assert json.loads(response.content)["status"]
+        return response
+
+    return middleware
+
+
+def of_asgi(get_response: Callable[[HttpRequest], Awaitable[HttpResponse]]) -> object:
+    """A middleware for ASGI alone."""
+
+    async def middleware(request: HttpRequest) -> HttpResponse:
+        assert request.scope["type"] == "http"  # type: ignore[attr-defined]  # a request over ASGI
+        return await get_response(request)
+
+    return markcoroutinefunction(middleware)
+
+
+of_asgi.async_capable, of_asgi.sync_capable = True, False  # type: ignore[attr-defined]  # Django's
+
+
+def names_tenant(get_response: Callable[[HttpRequest], HttpResponse]) -> object:
+    """A middleware that others need, and that refuses."""
+    return lambda request: HttpResponse(status=405)
+
+
+def needs_tenant(get_response: Callable[[HttpRequest], HttpResponse]) -> object:
+    """A middleware that needs another."""
+    return lambda request: get_response(request.tenant)
+
+
+class RefusingView(ExecuteTaskView):
+    """A view of the site's own that refuses before it executes."""
+
+    def post(self, request: HttpRequest) -> HttpResponse:
+        return HttpResponse(status=403)
+
+
+def causes(options: dict[str, Any] | None = None, **settings: Any) -> list[str]:
+    return [message.partition("execute/: ")[2] for message, _ in told(options, **settings)]
+
+
+@pytest.mark.parametrize("name", ["loopback_only", "office_only"])
+def test_a_delivery_comes_from_another_machine(name: str) -> None:
+    (cause,) = causes(MIDDLEWARE=[f"{HERE}.{name}"])
+    assert cause.startswith(f"the middleware {HERE}.{name} answers 403")
+
+
+def test_a_delivery_has_the_token_that_the_tasks_will_have() -> None:
+    assert len(causes(ACCOUNT, MIDDLEWARE=[f"{HERE}.no_tokens"])) == 1
+
+
+def test_a_delivery_looks_like_a_task_and_is_answered_like_one() -> None:
+    assert causes(MIDDLEWARE=[f"{HERE}.json_only"]) == []
+
+
+def test_a_site_on_asgi_is_tried_over_asgi() -> None:
+    path = {"TASK_HANDLER_PATH": "/async/cloudtasks/execute/"}
+    assert causes(path, MIDDLEWARE=[f"{HERE}.of_asgi"]) == []
+
+
+def test_a_middleware_that_lacks_one_that_was_left_out_is_not_told() -> None:
+    middleware = [f"{HERE}.names_tenant", f"{HERE}.needs_tenant"]
+    (cause,) = causes(MIDDLEWARE=middleware)
+    assert "names_tenant" in cause
+
+
+def test_a_middleware_that_is_not_there_is_told_with_all_else() -> None:
+    middleware = [COMMON, "mysite.nothere.Middleware"]
+    found = causes(MIDDLEWARE=middleware, ALLOWED_HOSTS=["other.example.com"])
+    assert [cause[:34] for cause in found] == [
+        "the middleware mysite.nothere.Midd",
+        "Django refuses the host 'app.examp",
+    ]
+
+
+def test_a_view_of_the_sites_own_that_refuses_is_told() -> None:
+    (cause,) = causes(ROOT_URLCONF=__name__)
+    assert cause.startswith("/cloudtasks/execute/ answers 403 instead of the view")
+
+
+urlpatterns = [path("cloudtasks/execute/", RefusingView.as_view())]
+
+
+def test_two_hosts_that_meet_the_same_setting_are_told_once() -> None:
+    backend = {"BACKEND": "django_tasks_cloud_tasks.CloudTasksBackend"}
+    tasks = {
+        name: backend | {"OPTIONS": {"TASK_HANDLER_HOST": f"https://{name}.example.com"}}
+        for name in ("default", "two")
+    }
+    changed = {"MIDDLEWARE": [SECURITY], "SECURE_SSL_REDIRECT": True}
+    with override_settings(TASKS=tasks, **changed):
+        messages = checks.run_checks(include_deployment_checks=True)
+    assert [m.id for m in messages if m.id == "django_tasks_cloud_tasks.W010"] == [
+        "django_tasks_cloud_tasks.W010"
+    ]
+
+
+def test_a_wrong_path_does_not_hide_what_else_stops_a_delivery() -> None:
+    changed = {"ALLOWED_HOSTS": ["other.example.com"], "MIDDLEWARE": [COMMON]}
+    found = told({"TASK_HANDLER_PATH": "/wrong/"}, DATA_UPLOAD_MAX_MEMORY_SIZE=1, **changed)
+    assert [message.partition("/wrong/: ")[2][:24] for message, _ in found] == [
+        "Django refuses the host ",
+        "DATA_UPLOAD_MAX_MEMORY_S",
+    ]
+
+
+def test_a_host_that_is_not_known_is_said_not_to_be_compared() -> None:
+    assert found({}, deploy=True, ALLOWED_HOSTS=["app.example.com"]) == ["I001"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/cloudtasks/execute/?tenant=a", "/cloud%74asks/execute/", "/de/cloudtasks/execute/"]
+)
+def test_a_path_is_read_as_the_site_will_read_it(path: str) -> None:
+    middleware = ["django.middleware.locale.LocaleMiddleware"]
+    urls = "tests.urls_by_language" if path.startswith("/de") else "tests.urls"
+    options = GOOD | {"TASK_HANDLER_PATH": path}
+    assert found(options, deploy=True, MIDDLEWARE=middleware, ROOT_URLCONF=urls) == []
+
+
+@pytest.mark.parametrize("options", [None, [], "OPTIONS"])
+def test_options_that_are_no_mapping_are_told(options: Any) -> None:
+    assert found(options) == ["E001"]
+
+
+def test_a_host_with_a_password_is_told() -> None:
+    assert found({"TASK_HANDLER_HOST": "https://user:password@app.example.com"}) == ["E001"]
+
+
+def test_a_view_that_the_site_routes_itself_demands_the_app() -> None:
+    without = [app for app in settings.INSTALLED_APPS if app != "django_tasks_cloud_tasks"]
+    with (
+        override_settings(INSTALLED_APPS=without),
+        pytest.raises(ConfigurationError, match="is not in INSTALLED_APPS"),
+    ):
+        ExecuteTaskView.as_view()
+
+
 def test_behind_all_that_stops_it_a_delivery_is_tried_on() -> None:
     """Each setting that is wrong is told in the same run, from the outside inwards."""
     found = told(
@@ -398,11 +587,11 @@ def test_behind_all_that_stops_it_a_delivery_is_tried_on() -> None:
         DATA_UPLOAD_MAX_MEMORY_SIZE=1,
         MIDDLEWARE=[SECURITY, COMMON, f"{HERE}.read_all", f"{HERE}.refuse_all"],
     )
-    assert [message.partition("arrive. ")[2][:24] for message, _ in found] == [
+    assert [message.partition("execute/: ")[2][:24] for message, _ in found] == [
         "Django refuses the host ",
-        f"{SECURITY} "[:24],
+        "because of SECURE_SSL_RE"[:24],
         "DATA_UPLOAD_MAX_MEMORY_S",
-        f"{HERE}."[:24],
+        f"the middleware {HERE}"[:24],
     ]
 
 

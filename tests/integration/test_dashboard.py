@@ -1,4 +1,4 @@
-"""The emulator's dashboard, used by clicking in a real browser."""
+"""The dashboard of the emulator in a real browser."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -8,18 +8,18 @@ import grpc
 import pytest
 from django_tasks_cloud_tasks.emulator.background import BackgroundEmulator
 from django_tasks_cloud_tasks.emulator.clock import ManualClock
-from django_tasks_cloud_tasks.emulator.limits import SECOND
 from django_tasks_cloud_tasks.emulator.server import Emulator
+from django_tasks_cloud_tasks.emulator.state.limits import SECOND
 from google.cloud import tasks_v2
-from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 from google.protobuf.timestamp_pb2 import Timestamp
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
+from tests.integration.grpc_calls import client_over
+from tests.integration.http_servers import handler
 from tests.integration.refusals import LOCATION, QUEUE, START
-from tests.integration.test_emulator_program import handler
 
 
 class Page:
@@ -40,7 +40,7 @@ class Page:
         WebDriverWait(self.browser, 30, poll_frequency=0.05).until(lambda _: condition())
 
     def click(self, label: str) -> None:
-        """Press the button of that name: live pages replace their buttons now and then."""
+        """Press the button with that name; the page may replace its buttons at any time."""
         script = (
             "const found = document.querySelector(`[aria-label='${arguments[0]}']`);"
             "if (found) found.click(); return !!found"
@@ -63,15 +63,17 @@ def page(emulator: BackgroundEmulator, browser: webdriver.Chrome) -> Page:
 @pytest.fixture
 def api(emulator: BackgroundEmulator) -> Iterator[Any]:
     with grpc.insecure_channel(emulator.address) as channel:
-        yield tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
+        yield client_over(channel)
 
 
-def test_a_person_sees_and_does_everything(page: Page, api: Any) -> None:
+def test_a_person_controls_tasks_queues_and_the_clock_in_the_dashboard(
+    page: Page, api: Any
+) -> None:
     with handler() as (url, _):
         page.wait(lambda: page.rows("queues"))
         assert page.rows("queues")[0][:4] == ["q", "RUNNING", "0", "0"]
 
-        # What clients do shows up without a reload.
+        # The page shows changes by other clients without a reload.
         later = Timestamp(seconds=START // SECOND + 3600)
         for task_id in ("one", "two", "three"):
             http = {"url": url, "headers": {"X-Shop": "mine"}, "body": b"the body"}
@@ -81,7 +83,7 @@ def test_a_person_sees_and_does_everything(page: Page, api: Any) -> None:
         assert page.rows("tasks")[0][1] == "in 60 min"
         assert page.rows("queues")[0][2] == "3"
 
-        # A task's detail, opened and closed.
+        # Open and close the details of a task.
         page.browser.find_element(By.XPATH, "//button[text()='one']").send_keys(Keys.ENTER)
         detail = page.browser.find_element(By.ID, "detail-text")
         page.wait(lambda: "the body" in detail.text)
@@ -101,14 +103,14 @@ def test_a_person_sees_and_does_everything(page: Page, api: Any) -> None:
         page.click("Resume q")
         page.wait(lambda: page.rows("queues")[0][1] == "RUNNING")
 
-        # The clock, moved by keyboard: what was due in an hour is delivered.
+        # Move the clock by keyboard: a task that was due in an hour is delivered.
         field = page.browser.find_element(By.ID, "seconds")
         field.clear()
         field.send_keys("3600", Keys.ENTER)
         page.wait(lambda: page.rows("attempts")[0] == ["two", "1", "200"])
         page.wait(lambda: page.rows("tasks") == [])
 
-        # Another queue, chosen; purged.
+        # Choose another queue and purge it.
         other = f"{LOCATION}/queues/other"
         api.create_queue(parent=LOCATION, queue={"name": other})
         api.pause_queue(name=other)
@@ -120,7 +122,9 @@ def test_a_person_sees_and_does_everything(page: Page, api: Any) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_is_readable_on_a_phone_in_light_and_dark(page: Page, api: Any, scheme: str) -> None:
+def test_the_dashboard_is_readable_on_a_phone_in_light_and_dark_mode(
+    page: Page, api: Any, scheme: str
+) -> None:
     emulate = page.browser.execute_cdp_cmd
     emulate("Emulation.setDeviceMetricsOverride", PHONE)
     features = [{"name": "prefers-color-scheme", "value": scheme}]
@@ -128,7 +132,7 @@ def test_it_is_readable_on_a_phone_in_light_and_dark(page: Page, api: Any, schem
     task = {"name": f"{QUEUE}/tasks/{'long-' * 40}", "http_request": {"url": "http://127.0.0.1:1/"}}
     api.create_task(parent=QUEUE, task=task)
     page.wait(lambda: page.rows("tasks"))
-    # Nothing is wider than the screen: tables scroll in themselves.
+    # Nothing is wider than the screen: a wide table scrolls on its own.
     overflow = "return document.documentElement.scrollWidth - window.innerWidth"
     assert page.browser.execute_script(overflow) <= 0
     background = "return getComputedStyle(document.documentElement).colorScheme"

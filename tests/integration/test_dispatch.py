@@ -1,23 +1,18 @@
-"""What the emulator's dispatches look like on the wire, against captures of production."""
-
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+"""The requests that the emulator dispatches, compared with captures of production."""
 
 import grpc
-import pytest
 from django_tasks_cloud_tasks.emulator.background import BackgroundEmulator
 from django_tasks_cloud_tasks.emulator.clock import ManualClock
-from django_tasks_cloud_tasks.emulator.limits import SECOND
 from django_tasks_cloud_tasks.emulator.server import Emulator
-from google.cloud import tasks_v2
-from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
+from django_tasks_cloud_tasks.emulator.state.limits import SECOND
 
-QUEUE = "projects/p/locations/l/queues/the-queue"
-START = 1_767_225_600 * SECOND
+from tests.integration.grpc_calls import client_over
+from tests.integration.http_servers import recorder
+from tests.integration.refusals import LOCATION, START
 
-# Of a capture: what the handler answered, and the headers that came before that.
+QUEUE = f"{LOCATION}/queues/the-queue"
+
+# From a capture: the answer of the handler, and the headers of the request before it.
 CAPTURED = [
     (503, {"TaskExecutionCount": "0", "TaskRetryCount": "0"}),
     (404, {"TaskExecutionCount": "0", "TaskRetryCount": "1", "TaskPreviousResponse": "503"}),
@@ -28,54 +23,19 @@ CAPTURED = [
 ]
 
 
-class Recorder:
-    """Answers in turn with `statuses`, and keeps the headers of each request."""
-
-    def __init__(self) -> None:
-        self.statuses = [status for status, _ in CAPTURED]
-        self.requests: list[list[tuple[str, str]]] = []
-        self.bodies: list[bytes] = []
-        recorder = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                recorder.requests.append(self.headers.items())
-                size = int(self.headers.get("Content-Length", 0))
-                recorder.bodies.append(self.rfile.read(size))
-                self.send_response(recorder.statuses[len(recorder.requests) - 1])
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/run"
-
-
-@pytest.fixture
-def recorder() -> Iterator[Recorder]:
-    made = Recorder()
-    thread = threading.Thread(target=made.server.serve_forever, args=[0.01])
-    thread.start()
-    yield made
-    made.server.shutdown()
-    thread.join()
-    made.server.server_close()
-
-
-def test_each_attempt_says_what_productions_does(recorder: Recorder) -> None:
+def test_each_attempt_has_the_headers_of_production() -> None:
     with (
+        recorder([status for status, _ in CAPTURED]) as recorded,
         BackgroundEmulator(lambda: Emulator(clock=ManualClock(START), queues=[QUEUE])) as emulator,
         grpc.insecure_channel(emulator.address) as channel,
     ):
-        client: Any = tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
+        client = client_over(channel)
         client.create_task(
             parent=QUEUE,
             task={
                 "name": f"{QUEUE}/tasks/the-task",
                 "http_request": {
-                    "url": recorder.url,
+                    "url": f"http://{recorded.address}/run",
                     "headers": {"X-Mixed-Case": "kept", "User-Agent": "mine"},
                     "body": b"the body",
                 },
@@ -83,10 +43,10 @@ def test_each_attempt_says_what_productions_does(recorder: Recorder) -> None:
         )
         emulator.call(emulator.emulator.advance(3600))
         assert list(client.list_tasks(parent=QUEUE)) == []
-    assert len(recorder.requests) == len(CAPTURED)
-    assert recorder.bodies == [b"the body"] * len(CAPTURED)
+    assert len(recorded.requests) == len(CAPTURED)
+    assert recorded.bodies == [b"the body"] * len(CAPTURED)
     waits = [0, 0.1, 0.3, 0.7, 1.5, 3.1]
-    for headers, (_, captured), wait in zip(recorder.requests, CAPTURED, waits, strict=True):
+    for headers, (_, captured), wait in zip(recorded.requests, CAPTURED, waits, strict=True):
         expected = {f"X-CloudTasks-{name}": value for name, value in captured.items()}
         expected |= {
             "User-Agent": "Google-Cloud-Tasks",

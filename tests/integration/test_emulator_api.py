@@ -9,19 +9,18 @@ from typing import Any
 import grpc
 import pytest
 from django_tasks_cloud_tasks.emulator.background import BackgroundEmulator
-from django_tasks_cloud_tasks.emulator.grpc_protocol import PREFACE
-from django_tasks_cloud_tasks.emulator.limits import SECOND
 from django_tasks_cloud_tasks.emulator.server import Emulator
+from django_tasks_cloud_tasks.emulator.state.limits import SECOND
+from django_tasks_cloud_tasks.emulator.ways_in.grpc_protocol import PREFACE
 from google.api_core.exceptions import GoogleAPICallError
 from google.cloud import tasks_v2
-from google.cloud.tasks_v2.services.cloud_tasks.transports import (
-    CloudTasksGrpcAsyncIOTransport,
-    CloudTasksGrpcTransport,
-)
+from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcAsyncIOTransport
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from tests.integration.grpc_calls import client_over, framed, send_call
+from tests.integration.http_calls import connect
 from tests.integration.refusals import LOCATION, QUEUE, START, refusal, refused
 
 FULL = tasks_v2.Task.View.FULL
@@ -31,7 +30,7 @@ def http(url: str = "http://127.0.0.1:1/", **more: Any) -> dict[str, Any]:
     return {"http_request": {"url": url} | more.pop("request", {})} | more
 
 
-def test_a_queue_begins_with_the_services_defaults(client: Any) -> None:
+def test_a_new_queue_has_the_defaults_of_the_service(client: Any) -> None:
     queue = client.create_queue(parent=LOCATION, queue={"name": QUEUE})
     assert tasks_v2.Queue.to_dict(queue) == tasks_v2.Queue.to_dict(
         tasks_v2.Queue(
@@ -100,7 +99,7 @@ def test_a_queue_is_paused_resumed_purged_and_deleted(client: Any, queue: str) -
     assert refusal(lambda: client.get_queue(name=queue))[0] == "NOT_FOUND"
 
 
-def test_a_task_as_the_service_shows_it(client: Any, queue: str) -> None:
+def test_a_task_is_shown_as_the_service_shows_it(client: Any, queue: str) -> None:
     headers = {"X-Mixed-Case": "preserve-me", "content-type": "application/json"}
     sent = http(
         "http://example.com/x",
@@ -126,7 +125,7 @@ def test_a_task_as_the_service_shows_it(client: Any, queue: str) -> None:
     assert (full.dispatch_count, full.response_count) == (0, 0)
 
 
-def test_a_task_without_a_name_is_given_one(client: Any, queue: str) -> None:
+def test_a_task_without_a_name_gets_one(client: Any, queue: str) -> None:
     names = {client.create_task(parent=queue, task=http()).name for _ in range(10)}
     assert len(names) == 10
     assert all(name.startswith(f"{queue}/tasks/") for name in names)
@@ -134,7 +133,7 @@ def test_a_task_without_a_name_is_given_one(client: Any, queue: str) -> None:
     assert {task.name for task in page} == names
 
 
-# Word for word as captured from production.
+# These are the exact words of production.
 GONE = (
     "The task no longer exists, though a task with this name existed recently. The task either "
     "successfully completed or was deleted."
@@ -181,7 +180,7 @@ LIMITS, RETRIES = "rate_limits", "retry_config"
         ),
     ],
 )
-def test_queues_that_are_refused(client: Any, config: dict[str, Any], message: str) -> None:
+def test_an_invalid_queue_is_refused(client: Any, config: dict[str, Any], message: str) -> None:
     wanted = {"name": QUEUE} | config
     assert refusal(lambda: client.create_queue(parent=LOCATION, queue=wanted)) == (
         "INVALID_ARGUMENT",
@@ -195,7 +194,7 @@ def test_a_burst_size_is_output_only(client: Any) -> None:
     assert made.rate_limits.max_burst_size == 100
 
 
-def test_names_that_are_refused(client: Any, queue: str) -> None:
+def test_an_invalid_name_is_refused(client: Any, queue: str) -> None:
     reference = "https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues"
 
     def link(description: str, url: str) -> list[dict[str, Any]]:
@@ -224,7 +223,7 @@ def test_names_that_are_refused(client: Any, queue: str) -> None:
     )
 
 
-def test_what_does_not_exist(client: Any, queue: str) -> None:
+def test_a_missing_queue_or_task_is_not_found(client: Any, queue: str) -> None:
     for call in (client.get_queue, client.pause_queue, client.resume_queue, client.purge_queue):
         assert refusal(partial(call, name=NOWHERE)) == ("NOT_FOUND", NO_QUEUE)
     assert refusal(lambda: client.delete_queue(name=NOWHERE)) == (
@@ -242,7 +241,7 @@ def test_what_does_not_exist(client: Any, queue: str) -> None:
         )
 
 
-def test_what_existed_recently(client: Any, queue: str) -> None:
+def test_the_name_of_a_deleted_queue_or_task_stays_in_use(client: Any, queue: str) -> None:
     assert refusal(lambda: client.create_queue(parent=LOCATION, queue={"name": queue})) == (
         "ALREADY_EXISTS",
         "Queue already exists",
@@ -290,7 +289,7 @@ def test_what_existed_recently(client: Any, queue: str) -> None:
         ),
     ],
 )
-def test_tasks_that_are_refused(
+def test_an_invalid_task_is_refused(
     client: Any, queue: str, task: dict[str, Any], message: str
 ) -> None:
     assert refusal(lambda: client.create_task(parent=queue, task=task)) == (
@@ -304,7 +303,7 @@ def test_a_bad_escape_in_a_url_is_accepted(client: Any, queue: str) -> None:
     assert made.http_request.url == "http://example.com/%zz"
 
 
-def test_the_asynchronous_client(emulator: BackgroundEmulator) -> None:
+def test_the_asynchronous_client_creates_and_lists_tasks(emulator: BackgroundEmulator) -> None:
     async def use() -> list[str]:
         async with grpc.aio.insecure_channel(emulator.address) as channel:
             transport = CloudTasksGrpcAsyncIOTransport(channel=channel)
@@ -319,7 +318,7 @@ def test_the_asynchronous_client(emulator: BackgroundEmulator) -> None:
     assert len(set(asyncio.run(use()))) == 100
 
 
-def test_many_threads_on_one_connection(client: Any, queue: str) -> None:
+def test_many_threads_create_tasks_over_one_connection(client: Any, queue: str) -> None:
     with ThreadPoolExecutor(32) as pool:
         made = list(
             pool.map(lambda _: client.create_task(parent=queue, task=http()).name, range(500))
@@ -327,7 +326,9 @@ def test_many_threads_on_one_connection(client: Any, queue: str) -> None:
     assert len(set(made)) == 500
 
 
-def test_large_messages_both_ways(client: Any, queue: str, emulator: BackgroundEmulator) -> None:
+def test_large_messages_are_received_and_sent(
+    client: Any, queue: str, emulator: BackgroundEmulator
+) -> None:
     body = bytes(1_000_000)
     for _ in range(3):
         client.create_task(parent=queue, task=http(request={"body": body}))
@@ -341,7 +342,7 @@ def test_large_messages_both_ways(client: Any, queue: str, emulator: BackgroundE
     assert client.get_queue(name=queue).name == queue
 
 
-def test_calls_that_are_none(emulator: BackgroundEmulator) -> None:
+def test_an_invalid_call_is_refused(emulator: BackgroundEmulator) -> None:
     with grpc.insecure_channel(emulator.address) as channel:
         for method, request, code in (
             ("/google.cloud.tasks.v2.CloudTasks/Fly", b"", grpc.StatusCode.UNIMPLEMENTED),
@@ -353,13 +354,11 @@ def test_calls_that_are_none(emulator: BackgroundEmulator) -> None:
             assert raised.value.code() is code
 
 
-def test_http_and_grpc_share_the_port_and_rubbish_does_no_harm(
+def test_http_and_grpc_share_the_port_and_malformed_input_does_no_harm(
     emulator: BackgroundEmulator, client: Any
 ) -> None:
-    host, _, port = emulator.address.partition(":")
-
     def exchange(*parts: bytes) -> bytes:
-        with socket.create_connection((host, int(port)), timeout=10) as connection:
+        with connect(emulator.address) as connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for part in parts:
                 connection.sendall(part)
@@ -387,7 +386,6 @@ def test_http_2_that_is_not_grpc_is_refused(emulator: BackgroundEmulator) -> Non
     from h2.connection import H2Connection
     from h2.events import ResponseReceived
 
-    host, _, port = emulator.address.partition(":")
     connection = H2Connection()
     connection.initiate_connection()
     connection.send_headers(
@@ -395,7 +393,7 @@ def test_http_2_that_is_not_grpc_is_refused(emulator: BackgroundEmulator) -> Non
         [(":method", "GET"), (":path", "/"), (":scheme", "http"), (":authority", "x")],
         end_stream=True,
     )
-    with socket.create_connection((host, int(port)), timeout=10) as raw:
+    with connect(emulator.address) as raw:
         raw.sendall(connection.data_to_send())
         while True:
             for event in connection.receive_data(raw.recv(65536)):
@@ -404,25 +402,19 @@ def test_http_2_that_is_not_grpc_is_refused(emulator: BackgroundEmulator) -> Non
                     return
 
 
-def test_a_call_that_is_cancelled_at_once_is_not_made_and_hurts_no_other(
+def test_a_call_that_is_cancelled_immediately_is_not_executed_and_affects_no_other(
     client: Any, queue: str, emulator: BackgroundEmulator
 ) -> None:
     from h2.connection import H2Connection
     from h2.events import StreamEnded
 
-    method = "/google.cloud.tasks.v2.CloudTasks/CreateTask"
     request = tasks_v2.CreateTaskRequest(parent=queue, task=http())
-    message = tasks_v2.CreateTaskRequest.serialize(request)
-    framed = b"\0" + len(message).to_bytes(4) + message
     connection = H2Connection()
     connection.initiate_connection()
     for stream in (1, 3):
-        headers = {":method": "POST", ":path": method, ":scheme": "http", ":authority": "x"}
-        connection.send_headers(stream, [*headers.items(), ("content-type", "application/grpc")])
-        connection.send_data(stream, framed, end_stream=True)
+        send_call(connection, stream, "CreateTask", framed(request))
     connection.reset_stream(1)
-    host, _, port = emulator.address.partition(":")
-    with socket.create_connection((host, int(port)), timeout=10) as raw:
+    with connect(emulator.address) as raw:
         raw.sendall(connection.data_to_send())
         ended: list[StreamEnded] = []
         while not ended:
@@ -433,7 +425,7 @@ def test_a_call_that_is_cancelled_at_once_is_not_made_and_hurts_no_other(
     assert len(list(client.list_tasks(parent=queue))) == 1
 
 
-def test_messages_that_are_too_large_do_not_use_up_the_connection(
+def test_oversized_messages_do_not_block_the_connection(
     emulator: BackgroundEmulator,
 ) -> None:
     with grpc.insecure_channel(emulator.address) as channel:
@@ -446,20 +438,22 @@ def test_messages_that_are_too_large_do_not_use_up_the_connection(
 
 
 @pytest.mark.parametrize("name", ["bad/tasks/x", f"{LOCATION}/queues/q_q/tasks/x", "x", ""])
-def test_names_of_tasks_that_are_none(grpc_client: Any, name: str) -> None:
+def test_an_invalid_task_name_is_refused(grpc_client: Any, name: str) -> None:
     client = grpc_client
     for call in (client.get_task, client.delete_task, client.run_task):
         assert refusal(partial(call, name=name))[0] == "INVALID_ARGUMENT"
 
 
 @pytest.mark.parametrize("path", ["nonsense", "retry_config.nonsense", "rate_limits..x"])
-def test_masks_that_name_nothing(client: Any, queue: str, path: str) -> None:
+def test_an_update_mask_with_an_unknown_field_is_refused(
+    client: Any, queue: str, path: str
+) -> None:
     mask = FieldMask(paths=[path])
     code, message = refusal(lambda: client.update_queue(queue={"name": queue}, update_mask=mask))
     assert (code, path in message) == ("INVALID_ARGUMENT", True)
 
 
-def test_an_update_of_something_else_leaves_no_doublings_at_none(client: Any, queue: str) -> None:
+def test_an_update_of_another_field_keeps_zero_doublings(client: Any, queue: str) -> None:
     for path, config in (
         ("retry_config.max_doublings", {"retry_config": {"max_doublings": 0}}),
         ("rate_limits.max_dispatches_per_second", {LIMITS: {"max_dispatches_per_second": 5}}),
@@ -471,7 +465,7 @@ def test_an_update_of_something_else_leaves_no_doublings_at_none(client: Any, qu
 
 
 @pytest.mark.parametrize("rate", [float("nan"), float("inf"), 1e-310])
-def test_rates_that_are_none_or_next_to_none(client: Any, rate: float) -> None:
+def test_an_invalid_rate_is_refused_and_a_tiny_rate_is_accepted(client: Any, rate: float) -> None:
     wanted = {"name": QUEUE, "rate_limits": {"max_dispatches_per_second": rate}}
     if rate == 1e-310:
         client.create_queue(parent=LOCATION, queue=wanted)
@@ -483,7 +477,7 @@ def test_rates_that_are_none_or_next_to_none(client: Any, rate: float) -> None:
 
 
 @pytest.mark.parametrize("seconds", [10**15, 2**63 - 1, -1])
-def test_times_that_are_none(grpc_client: Any, seconds: int) -> None:
+def test_an_invalid_schedule_time_is_refused(grpc_client: Any, seconds: int) -> None:
     client, queue = grpc_client, QUEUE
     task = http(schedule_time=Timestamp(seconds=seconds))
     raw = tasks_v2.CreateTaskRequest.pb()(parent=queue)
@@ -492,7 +486,7 @@ def test_times_that_are_none(grpc_client: Any, seconds: int) -> None:
     assert refusal(lambda: client.create_task(request=raw))[0] == "INVALID_ARGUMENT"
 
 
-def test_tasks_that_go_while_they_are_listed_hide_no_others(client: Any, queue: str) -> None:
+def test_a_listing_skips_no_task_while_tasks_are_deleted(client: Any, queue: str) -> None:
     for _ in range(40):
         client.create_task(parent=queue, task=http())
     for task in client.list_tasks(request={"parent": queue, "page_size": 10}):
@@ -502,7 +496,7 @@ def test_tasks_that_go_while_they_are_listed_hide_no_others(client: Any, queue: 
     assert refusal(lambda: client.list_tasks(request=listed))[0] == "INVALID_ARGUMENT"
 
 
-def test_pages_end_before_clients_refuse_them(client: Any, queue: str) -> None:
+def test_a_page_is_never_too_large_for_the_client(client: Any, queue: str) -> None:
     for _ in range(10):
         client.create_task(parent=queue, task=http(request={"body": bytes(1_000_000)}))
     pages = list(client.list_tasks(request={"parent": queue, "response_view": FULL}).pages)
@@ -520,14 +514,14 @@ def test_pages_end_before_clients_refuse_them(client: Any, queue: str) -> None:
     ],
     ids=["body", "headers", "space", "empty", "line break"],
 )
-def test_what_production_does_not_store(
+def test_a_task_that_production_would_not_store_is_refused(
     client: Any, queue: str, request_fields: dict[str, Any]
 ) -> None:
     task = http(request=request_fields)
     assert refusal(lambda: client.create_task(parent=queue, task=task))[0] == "INVALID_ARGUMENT"
 
 
-def test_headers_that_are_the_services_to_set_are_left_out(client: Any, queue: str) -> None:
+def test_headers_that_only_the_service_may_set_are_removed(client: Any, queue: str) -> None:
     headers = {
         "host": "evil",
         "Content-Length": "999",
@@ -539,7 +533,7 @@ def test_headers_that_are_the_services_to_set_are_left_out(client: Any, queue: s
     assert made.http_request.headers == {"User-Agent": "Google-Cloud-Tasks", "X-Kept": "kept"}
 
 
-def test_a_fault_of_the_emulators_own_is_one_calls_trouble(
+def test_an_internal_error_of_the_emulator_fails_only_one_call(
     client: Any, emulator: BackgroundEmulator, caplog: pytest.LogCaptureFixture
 ) -> None:
     def break_down(*_: object) -> None:
@@ -554,15 +548,13 @@ def test_a_fault_of_the_emulators_own_is_one_calls_trouble(
     client.create_queue(parent=LOCATION, queue={"name": QUEUE})
 
 
-def test_stopping_under_load_is_quiet(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_emulator_that_stops_under_load_logs_no_errors(caplog: pytest.LogCaptureFixture) -> None:
     with ThreadPoolExecutor(8) as pool:
         with (
             BackgroundEmulator(lambda: Emulator(create_queues=True)) as running,
             grpc.insecure_channel(running.address) as channel,
         ):
-            client: Any = tasks_v2.CloudTasksClient(
-                transport=CloudTasksGrpcTransport(channel=channel)
-            )
+            client = client_over(channel)
             client.create_task(parent=QUEUE, task=http())
 
             def flood(_: int) -> None:
@@ -578,12 +570,11 @@ def test_stopping_under_load_is_quiet(caplog: pytest.LogCaptureFixture) -> None:
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
-def test_connections_that_never_said_anything_are_closed_too() -> None:
+def test_a_stopping_emulator_closes_connections_that_sent_no_request() -> None:
     with BackgroundEmulator() as running:
-        host, _, port = running.address.partition(":")
-        silent = socket.create_connection((host, int(port)), timeout=10)
+        silent = connect(running.address)
         silent.sendall(PREFACE[:2])
-        # Answered only once the emulator has taken both connections.
+        # The emulator answers only after it has accepted both connections.
         with grpc.insecure_channel(running.address) as channel:
             grpc.channel_ready_future(channel).result(10)
     with silent:

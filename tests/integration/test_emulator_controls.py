@@ -1,4 +1,4 @@
-"""Time, trouble and memory in the hand of a test: the clock, reset, chaos and the state file."""
+"""What a test controls: the clock, the reset, chaos and the state file."""
 
 import json
 import os
@@ -19,43 +19,28 @@ import grpc
 import pytest
 from django_tasks_cloud_tasks.core.errors import ConfigurationError
 from django_tasks_cloud_tasks.emulator.background import BackgroundEmulator
-from django_tasks_cloud_tasks.emulator.chaos import Chaos
 from django_tasks_cloud_tasks.emulator.clock import ManualClock
-from django_tasks_cloud_tasks.emulator.limits import SECOND
 from django_tasks_cloud_tasks.emulator.server import Emulator
+from django_tasks_cloud_tasks.emulator.state.limits import SECOND
+from django_tasks_cloud_tasks.emulator.state.targets import HttpTarget
 from django_tasks_cloud_tasks.emulator.storage import Storage
-from django_tasks_cloud_tasks.emulator.targets import HttpTarget
+from django_tasks_cloud_tasks.emulator.ways_out.chaos import Chaos
 from google.cloud import tasks_v2
-from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from tests.integration.emulator_program import MODULE, emulator_program
+from tests.integration.grpc_calls import client_over
+from tests.integration.http_calls import connect, post
+from tests.integration.http_servers import handler
+from tests.integration.paths import ROOT
 from tests.integration.refusals import LOCATION, QUEUE, START, refusal
-from tests.integration.test_emulator_program import MODULE, emulator, handler
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def post(address: str, path: str, document: Any = None, **headers: str) -> tuple[int, Any]:
-    body = b"" if document is None else json.dumps(document).encode()
-    request = urllib.request.Request(f"http://{address}{path}", body, headers)
-    try:
-        with urllib.request.urlopen(request) as response:
-            return response.status, json.load(response)
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, json.load(error)
-
-
-def api(channel: grpc.Channel) -> Any:
-    return tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
-
-
-# Time
+# The clock
 
 
 @pytest.mark.parametrize("clock", ["standing still", "the machine's"])
-def test_the_clock_is_moved_over_http_and_what_is_due_happens(clock: str) -> None:
+def test_the_clock_is_moved_over_http_and_due_tasks_are_delivered(clock: str) -> None:
     def make() -> Emulator:
         still = clock == "standing still"
         return Emulator(clock=ManualClock() if still else None, create_queues=True)
@@ -65,21 +50,21 @@ def test_the_clock_is_moved_over_http_and_what_is_due_happens(clock: str) -> Non
         BackgroundEmulator(make) as background,
         grpc.insecure_channel(background.address) as channel,
     ):
-        before = post(background.address, "/emulator/clock", {"advance": 0})[1]["now"]
+        before = post(background.address, "/emulator/clock", {"advance": 0}).document["now"]
         tomorrow = Timestamp(seconds=int(before) + 86_400)
         task = {"http_request": {"url": url}, "schedule_time": tomorrow}
-        api(channel).create_task(parent=QUEUE, task=task)
+        client_over(channel).create_task(parent=QUEUE, task=task)
         post(background.address, "/emulator/clock", {"advance": 86_000})
         assert not called.is_set()
-        status, answer = post(background.address, "/emulator/clock", {"advance": 500})
-        assert status == 200
+        answer = post(background.address, "/emulator/clock", {"advance": 500})
+        assert answer.status == 200
         assert called.is_set()
-        assert answer["now"] >= before + 86_500
+        assert answer.document["now"] >= before + 86_500
         assert [attempt.status for attempt in background.emulator.finished] == [200]
 
 
 @pytest.mark.parametrize("still", [True, False], ids=["standing still", "the machine's"])
-def test_what_waits_behind_a_limit_is_done_too_when_the_clock_has_moved(still: bool) -> None:
+def test_tasks_that_wait_for_a_limit_are_done_when_the_clock_has_moved(still: bool) -> None:
     with (
         handler() as (url, _),
         BackgroundEmulator(
@@ -87,7 +72,7 @@ def test_what_waits_behind_a_limit_is_done_too_when_the_clock_has_moved(still: b
         ) as background,
         grpc.insecure_channel(background.address) as channel,
     ):
-        client = api(channel)
+        client = client_over(channel)
         one = {"max_concurrent_dispatches": 1}
         client.update_queue(queue={"name": QUEUE, "rate_limits": one})
         later = Timestamp(seconds=background.emulator.now() // SECOND + 3600)
@@ -101,42 +86,42 @@ def test_what_waits_behind_a_limit_is_done_too_when_the_clock_has_moved(still: b
 @pytest.mark.parametrize(
     "document", [None, {}, {"advance": -1}, {"advance": "soon"}, [1], {"advance": 1e305}]
 )
-def test_a_clock_is_not_moved_by_nonsense(document: Any) -> None:
+def test_an_invalid_document_does_not_move_the_clock(document: Any) -> None:
     with BackgroundEmulator() as background:
-        assert post(background.address, "/emulator/clock", document)[0] == 400
+        assert post(background.address, "/emulator/clock", document).status == 400
 
 
-def test_reset_empties_it_but_for_the_queues_it_began_with() -> None:
+def test_a_reset_deletes_everything_except_the_initial_queues() -> None:
     with (
         BackgroundEmulator(
             lambda: Emulator(clock=ManualClock(), queues=[QUEUE], create_queues=True)
         ) as background,
         grpc.insecure_channel(background.address) as channel,
     ):
-        client = api(channel)
+        client = client_over(channel)
         for parent in (QUEUE, f"{LOCATION}/queues/other"):
             client.create_task(parent=parent, task={"http_request": {"url": "http://127.0.0.1:1"}})
-        assert post(background.address, "/emulator/reset")[0] == 200
+        assert post(background.address, "/emulator/reset").status == 200
         assert [queue.name for queue in client.list_queues(parent=LOCATION)] == [QUEUE]
         assert list(client.list_tasks(parent=QUEUE)) == []
 
 
-def test_pages_of_other_sites_can_do_nothing() -> None:
+def test_pages_of_other_sites_cannot_change_the_emulator() -> None:
     with BackgroundEmulator() as background:
         evil = {"Origin": "https://evil.example", "Content-Type": "text/plain"}
         for path in ("/emulator/reset", f"/v2/{LOCATION}/queues"):
-            assert post(background.address, path, {}, **evil)[0] == 403
+            assert post(background.address, path, {}, **evil).status == 403
         own = {"Origin": f"http://{background.address}"}
-        assert post(background.address, "/emulator/reset", {}, **own)[0] == 200
+        assert post(background.address, "/emulator/reset", {}, **own).status == 200
 
 
-# Trouble
+# Chaos
 
 
-def test_trouble_is_the_same_for_the_same_seed() -> None:
+def test_chaos_is_the_same_for_the_same_seed() -> None:
     chaos = Chaos.parse("seed=7,duplicate=0.3,drop=0.2,refuse=0.1,delay=0.5,longest_delay=2")
-    drawn = [chaos.trouble(f"task-{n}", attempt) for n in range(1000) for attempt in (1, 2)]
-    again = [chaos.trouble(f"task-{n}", attempt) for n in range(1000) for attempt in (1, 2)]
+    drawn = [chaos.fault_for(f"task-{n}", attempt) for n in range(1000) for attempt in (1, 2)]
+    again = [chaos.fault_for(f"task-{n}", attempt) for n in range(1000) for attempt in (1, 2)]
     assert drawn == again
     share = {
         name: sum(bool(getattr(t, name)) for t in drawn) / len(drawn)
@@ -146,13 +131,13 @@ def test_trouble_is_the_same_for_the_same_seed() -> None:
     assert all(abs(share[name] - rate) < 0.05 for name, rate in expected.items()), share
     assert max(t.delay for t in drawn) <= 2
     other = Chaos.parse("seed=8,duplicate=0.3,drop=0.2,refuse=0.1,delay=0.5,longest_delay=2")
-    assert [other.trouble(f"task-{n}", 1) for n in range(1000)] != drawn[::2]
+    assert [other.fault_for(f"task-{n}", 1) for n in range(1000)] != drawn[::2]
 
 
 @pytest.mark.parametrize(
     "spec", ["fire=1", "drop", "drop=x", "drop=-1", "drop=5", "seed=1.5", "delay=nan"]
 )
-def test_trouble_that_is_none(spec: str) -> None:
+def test_an_invalid_chaos_specification_is_refused(spec: str) -> None:
     with pytest.raises(ConfigurationError):
         Chaos.parse(spec)
 
@@ -166,7 +151,9 @@ def test_trouble_that_is_none(spec: str) -> None:
         ("duplicate=0,drop=0,refuse=0,delay=1,longest_delay=0.01", 1, [200]),
     ],
 )
-def test_each_kind_of_trouble(spec: str, requests: int, statuses: list[int]) -> None:
+def test_each_kind_of_chaos_affects_the_attempts(
+    spec: str, requests: int, statuses: list[int]
+) -> None:
     calls: list[None] = []
     with (
         handler(calls=calls) as (url, _),
@@ -175,7 +162,7 @@ def test_each_kind_of_trouble(spec: str, requests: int, statuses: list[int]) -> 
         ) as background,
         grpc.insecure_channel(background.address) as channel,
     ):
-        client = api(channel)
+        client = client_over(channel)
         client.update_queue(queue={"name": QUEUE, "retry_config": {"max_attempts": 3}})
         client.create_task(parent=QUEUE, task={"http_request": {"url": url}})
         background.call(background.emulator.advance(60))
@@ -183,10 +170,10 @@ def test_each_kind_of_trouble(spec: str, requests: int, statuses: list[int]) -> 
         assert len(calls) == requests
 
 
-# Memory
+# The state file
 
 
-def test_what_is_stored_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_a_restarted_emulator_has_the_stored_queues_and_tasks(tmp_path: Path) -> None:
     file = tmp_path / "state.sqlite3"
 
     def start() -> BackgroundEmulator:
@@ -196,13 +183,13 @@ def test_what_is_stored_comes_back_as_it_was(tmp_path: Path) -> None:
 
     def seen(background: BackgroundEmulator) -> Any:
         with grpc.insecure_channel(background.address) as channel:
-            client = api(channel)
+            client = client_over(channel)
             queues = list(client.list_queues(parent=LOCATION))
             request = {"parent": QUEUE, "response_view": tasks_v2.Task.View.FULL}
             return queues, list(client.list_tasks(request=request))
 
     with start() as background, grpc.insecure_channel(background.address) as channel:
-        client = api(channel)
+        client = client_over(channel)
         wanted = {"name": QUEUE, "rate_limits": {"max_concurrent_dispatches": 3}}
         client.create_queue(parent=LOCATION, queue=wanted)
         token = {"service_account_email": "a@b", "audience": "c"}
@@ -225,10 +212,10 @@ def test_what_is_stored_comes_back_as_it_was(tmp_path: Path) -> None:
         client.delete_queue(name=other)
         before = seen(background)
     with start() as background, grpc.insecure_channel(background.address) as channel:
-        client = api(channel)
+        client = client_over(channel)
         after = seen(background)
         for old, new in zip(before[1], after[1], strict=True):
-            # Of an attempt that failed the API shows more than is worth keeping.
+            # The state file does not keep all that the API shows of a failed attempt.
             old.last_attempt = new.last_attempt = None
             old.first_attempt = new.first_attempt = None
         assert after == before
@@ -242,18 +229,18 @@ def test_what_is_stored_comes_back_as_it_was(tmp_path: Path) -> None:
         background.emulator.service.finish(attempt, 200, START + SECOND)
 
 
-def test_killed_at_any_moment_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
-    """Tasks are created until the emulator is killed; started again, it delivers them all."""
+def test_a_killed_emulator_loses_no_acknowledged_task(tmp_path: Path) -> None:
+    """The test kills the emulator while it creates tasks; a restarted one delivers them all."""
     file = str(tmp_path / "state.sqlite3")
     acknowledged: set[str] = set()
     bodies: list[bytes] = []
     with handler(bodies=bodies) as (url, _):
         for round_number in range(3):
             with (
-                emulator("--auto-create-queues", "--state", file) as (process, address),
+                emulator_program("--auto-create-queues", "--state", file) as (process, address),
                 grpc.insecure_channel(address) as channel,
             ):
-                client = api(channel)
+                client = client_over(channel)
                 if round_number == 0:
                     client.create_queue(parent=LOCATION, queue={"name": QUEUE})
                     client.pause_queue(name=QUEUE)
@@ -266,9 +253,9 @@ def test_killed_at_any_moment_nothing_acknowledged_is_lost(tmp_path: Path) -> No
                         process.send_signal(signal.SIGKILL)
                         break
                 process.wait(10)
-        with emulator("--state", file) as (process, address):
+        with emulator_program("--state", file) as (process, address):
             with grpc.insecure_channel(address) as channel:
-                client = api(channel)
+                client = client_over(channel)
                 assert client.get_queue(name=QUEUE).state == tasks_v2.Queue.State.PAUSED
                 client.resume_queue(name=QUEUE)
             finished = 0
@@ -295,7 +282,7 @@ def test_a_queue_that_is_deleted_while_its_attempt_runs_stays_deleted(tmp_path: 
             state(tmp_path / "s", QUEUE) as background,
             grpc.insecure_channel(background.address) as channel,
         ):
-            client = api(channel)
+            client = client_over(channel)
             client.create_task(parent=QUEUE, task={"http_request": {"url": url}})
             assert called.wait(10)
             client.delete_queue(name=QUEUE)
@@ -307,17 +294,19 @@ def test_a_queue_that_is_deleted_while_its_attempt_runs_stays_deleted(tmp_path: 
             assert [queue.name for queue in background.emulator.service.queues()] == [QUEUE]
 
 
-def test_a_moved_clock_does_not_fall_behind_what_is_stored(tmp_path: Path) -> None:
+def test_the_clock_starts_no_earlier_than_the_stored_times(tmp_path: Path) -> None:
     with state(tmp_path / "s", QUEUE) as background:
         background.call(background.emulator.advance(86_400))
         with grpc.insecure_channel(background.address) as channel:
-            api(channel).pause_queue(name=QUEUE)
-            api(channel).create_task(parent=QUEUE, task={"http_request": {"url": "http://a"}})
+            client_over(channel).pause_queue(name=QUEUE)
+            client_over(channel).create_task(
+                parent=QUEUE, task={"http_request": {"url": "http://a"}}
+            )
     with state(tmp_path / "s") as background:
         assert background.emulator.now() >= START + 86_400 * SECOND
 
 
-def test_two_emulators_do_not_share_a_file_nor_take_anothers(tmp_path: Path) -> None:
+def test_an_emulator_refuses_a_state_file_that_another_program_uses(tmp_path: Path) -> None:
     first = Storage(tmp_path / "s")
     with pytest.raises(ConfigurationError, match="locked"):
         Storage(tmp_path / "s")
@@ -329,12 +318,12 @@ def test_two_emulators_do_not_share_a_file_nor_take_anothers(tmp_path: Path) -> 
         Storage(tmp_path / "django")
 
 
-def test_a_wait_beyond_all_retention_is_cut(tmp_path: Path) -> None:
+def test_a_backoff_is_limited_to_the_retention_of_tasks(tmp_path: Path) -> None:
     with (
         state(tmp_path / "s", QUEUE) as background,
         grpc.insecure_channel(background.address) as channel,
     ):
-        client = api(channel)
+        client = client_over(channel)
         longest = Duration(seconds=300_000_000_000)
         config = {"min_backoff": longest, "max_backoff": longest}
         client.update_queue(queue={"name": QUEUE, "retry_config": config})
@@ -346,7 +335,9 @@ def test_a_wait_beyond_all_retention_is_cut(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"not a database at all, and long enough", None])
-def test_a_state_file_that_is_none_is_one_sentence(content: bytes | None, tmp_path: Path) -> None:
+def test_an_invalid_state_file_is_reported_in_one_sentence(
+    content: bytes | None, tmp_path: Path
+) -> None:
     file = tmp_path / "missing" / "state" if content is None else tmp_path / "state"
     if content:
         file.write_bytes(content * 100)
@@ -361,15 +352,15 @@ def test_a_state_file_that_is_none_is_one_sentence(content: bytes | None, tmp_pa
     assert done.stderr.startswith(f"The state file {file} cannot be")
 
 
-def test_trouble_that_is_none_is_one_sentence() -> None:
+def test_an_invalid_chaos_argument_is_reported_in_one_sentence() -> None:
     done = subprocess.run(
         [*MODULE, "--chaos", "fire=1"], check=False, capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert done.stderr.startswith("'fire=1' is no trouble")
+    assert done.stderr.startswith("'fire=1' is not a fault")
 
 
-def test_events_as_json() -> None:
+def test_events_are_logged_as_json() -> None:
     with subprocess.Popen(
         [*MODULE, "--host", "127.0.0.1", "--port", "0", "--log-format", "json", "--queue", QUEUE],
         stdout=subprocess.PIPE,
@@ -389,15 +380,15 @@ def test_events_as_json() -> None:
     assert re.match(r"\d{4}-\d\d-\d\dT", event["time"])
 
 
-def test_another_issuer() -> None:
+def test_the_emulator_publishes_the_issuer_that_is_set() -> None:
     with (
-        emulator("--oidc-issuer", "http://issuer.example") as (_, address),
+        emulator_program("--oidc-issuer", "http://issuer.example") as (_, address),
         urllib.request.urlopen(f"http://{address}/.well-known/openid-configuration") as response,
     ):
         assert json.load(response)["issuer"] == "http://issuer.example"
 
 
-def test_an_attempt_that_outlasts_its_deadline_is_told_with_the_option() -> None:
+def test_an_attempt_that_exceeds_its_deadline_is_logged_with_the_option_that_sets_it() -> None:
     leave, told = threading.Event(), list[dict[str, object]]()
 
     def log(event: str, facts: dict[str, object]) -> None:
@@ -427,20 +418,34 @@ def test_an_attempt_that_outlasts_its_deadline_is_told_with_the_option() -> None
     assert "DISPATCH_DEADLINE in OPTIONS sets it" in str(told[0]["because"])
 
 
-def test_a_dashboard_that_is_closed_leaves_nothing_in_the_log(
+def test_a_closed_dashboard_logs_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with BackgroundEmulator(lambda: Emulator(queues=[QUEUE])) as running:
-        host, _, port = running.address.partition(":")
         for _ in range(3):
-            page = socket.create_connection((host, int(port)), timeout=20)
+            page = connect(running.address)
             page.sendall(b"GET /emulator/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
             said = page.recv(65536)
             while b"changed" not in said:
                 said += page.recv(65536)
-            # Resets the connection, as a browser that closes a tab may.
+            # Reset the connection, as a browser may do when it closes a tab.
             page.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             page.close()
             for _ in range(3):
                 post(running.address, f"/v2/{QUEUE}:pause")
     assert [record.getMessage() for record in caplog.records if record.name != "asyncio"] == []
+
+
+def test_a_clock_that_was_moved_on_does_not_fall_back_when_no_task_is_left(tmp_path: Path) -> None:
+    """Else the names of the tasks would stay taken for longer than a day."""
+    ahead = START + 40 * 86_400 * SECOND
+    storage = Storage(tmp_path / "state")
+    service = Emulator(clock=ManualClock(ahead), storage=storage, queues=[QUEUE]).service
+    service.create_task(
+        QUEUE, "a", HttpTarget(url="http://a/"), schedule_time=None, deadline=SECOND, now=ahead
+    )
+    service.delete_task(f"{QUEUE}/tasks/a", ahead)
+    storage.close()
+    storage = Storage(tmp_path / "state")
+    assert Emulator(clock=ManualClock(START), storage=storage).now() == ahead
+    storage.close()

@@ -1,4 +1,4 @@
-"""A state file that is damaged is one sentence and exit code 2, whichever part of it is."""
+"""A damaged state file causes one sentence and exit code 2, wherever the damage is."""
 
 import sqlite3
 import subprocess
@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 from django_tasks_cloud_tasks.emulator.clock import ManualClock
-from django_tasks_cloud_tasks.emulator.limits import SECOND
 from django_tasks_cloud_tasks.emulator.server import Emulator
+from django_tasks_cloud_tasks.emulator.state.limits import SECOND
+from django_tasks_cloud_tasks.emulator.state.targets import HttpTarget
 from django_tasks_cloud_tasks.emulator.storage import Storage
-from django_tasks_cloud_tasks.emulator.targets import HttpTarget
 
+from tests.integration.emulator_program import LOOPBACK, MODULE
 from tests.integration.refusals import QUEUE, START
-from tests.integration.test_emulator_program import LOOPBACK, MODULE
 
 
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
-    """A state file with a queue and two tasks, that nobody uses."""
+    """A state file with a queue and two tasks; no emulator has it open."""
     storage = Storage(tmp_path / "state")
     service = Emulator(clock=ManualClock(START), storage=storage, queues=[QUEUE]).service
     for task_id in ("a", "b"):
@@ -30,7 +30,7 @@ def state(tmp_path: Path) -> Path:
 
 
 def start_on(state: Path) -> None:
-    """It must say so, and end before it listens."""
+    """Start an emulator: it must report the damage and end before it listens."""
     done = subprocess.run(
         [*MODULE, *LOOPBACK, "--port", "0", "--state", str(state)],
         check=False,
@@ -44,7 +44,7 @@ def start_on(state: Path) -> None:
 
 
 @pytest.mark.parametrize("table", ["queues", "deleted_queues", "tasks", "tombstones"])
-def test_a_page_that_holds_something_else(state: Path, table: str) -> None:
+def test_a_state_file_with_an_overwritten_page_is_refused(state: Path, table: str) -> None:
     database = sqlite3.connect(state)
     query = "SELECT rootpage FROM sqlite_master WHERE name = ?"
     (page,) = database.execute(query, [table]).fetchone()
@@ -67,9 +67,9 @@ def test_a_page_that_holds_something_else(state: Path, table: str) -> None:
         "first_dispatch = 'then', last_status = 'fine'",
     ],
 )
-def test_a_value_of_another_kind(state: Path, damage: str) -> None:
+def test_a_state_file_with_a_value_of_the_wrong_type_is_refused(state: Path, damage: str) -> None:
     database = sqlite3.connect(state)
     with database:
-        database.execute(f"UPDATE tasks SET {damage} WHERE name LIKE '%/a'")  # noqa: S608 - ours
+        database.execute(f"UPDATE tasks SET {damage} WHERE name LIKE '%/a'")  # noqa: S608 - a constant of this module
     database.close()
     start_on(state)

@@ -1,31 +1,19 @@
-"""A clock is not moved to where times cannot be stored, or told, any more."""
+"""The clock is not moved to times that cannot be stored or shown."""
 
-import http.client
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from django_tasks_cloud_tasks.emulator.background import BackgroundEmulator
 from django_tasks_cloud_tasks.emulator.clock import ManualClock
-from django_tasks_cloud_tasks.emulator.limits import SECOND
 from django_tasks_cloud_tasks.emulator.server import Emulator
+from django_tasks_cloud_tasks.emulator.state.limits import SECOND
 from django_tasks_cloud_tasks.emulator.storage import Storage
 
+from tests.integration.http_calls import ask, post
 from tests.integration.refusals import QUEUE
 
 TEN_YEARS = 10 * 365 * 86_400
-
-
-def ask(running: BackgroundEmulator, method: str, path: str, document: object = None) -> int:
-    connection = http.client.HTTPConnection(running.address, timeout=20)
-    try:
-        connection.request(method, path, json.dumps(document) if document else None)
-        response = connection.getresponse()
-        response.read()
-        return response.status
-    finally:
-        connection.close()
 
 
 @pytest.mark.parametrize(
@@ -35,7 +23,7 @@ def ask(running: BackgroundEmulator, method: str, path: str, document: object = 
         pytest.param(9990, False, id="the years of a timestamp"),
     ],
 )
-def test_the_clock_stops_where_tasks_could_not_be_kept_or_told(
+def test_the_clock_stops_before_times_that_cannot_be_stored_or_shown(
     tmp_path: Path, year: int, stored: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     start = int(datetime(year, 1, 1, tzinfo=UTC).timestamp()) * SECOND
@@ -43,11 +31,14 @@ def test_the_clock_stops_where_tasks_could_not_be_kept_or_told(
     with BackgroundEmulator(
         lambda: Emulator(clock=ManualClock(start), queues=[QUEUE], storage=storage)
     ) as running:
-        assert ask(running, "POST", f"/v2/{QUEUE}:pause") == 200
-        moved = [ask(running, "POST", "/emulator/clock", {"advance": TEN_YEARS}) for _ in range(3)]
+        assert post(running.address, f"/v2/{QUEUE}:pause").status == 200
+        moved = [
+            post(running.address, "/emulator/clock", {"advance": TEN_YEARS}).status
+            for _ in range(3)
+        ]
         task = {"task": {"httpRequest": {"url": "http://127.0.0.1:1/"}}}
-        assert ask(running, "POST", f"/v2/{QUEUE}/tasks", task) == 200
-        assert ask(running, "GET", f"/v2/{QUEUE}/tasks") == 200
-        assert ask(running, "GET", "/emulator/state") == 200
+        assert post(running.address, f"/v2/{QUEUE}/tasks", task).status == 200
+        assert ask(running.address, "GET", f"/v2/{QUEUE}/tasks").status == 200
+        assert ask(running.address, "GET", "/emulator/state").status == 200
     assert set(moved) <= {200, 400}
     assert [record for record in caplog.records if record.name != "asyncio"] == []

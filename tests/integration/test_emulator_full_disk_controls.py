@@ -1,7 +1,5 @@
 """The emulator's clock, its reset and its end while the state file cannot be written."""
 
-import http.client
-import json
 import resource
 import sqlite3
 import threading
@@ -15,21 +13,10 @@ from django_tasks_cloud_tasks.emulator.errors import unavailable
 from django_tasks_cloud_tasks.emulator.server import Emulator
 from django_tasks_cloud_tasks.emulator.storage import Storage
 
+from tests.integration.emulator_program import emulator_program
+from tests.integration.http_calls import post
+from tests.integration.http_servers import handler
 from tests.integration.refusals import QUEUE, START
-from tests.integration.test_emulator_program import emulator as program
-from tests.integration.test_emulator_program import handler
-
-
-def post(address: str, path: str, document: object) -> int:
-    """The status of the answer."""
-    connection = http.client.HTTPConnection(address, timeout=10)
-    try:
-        connection.request("POST", path, json.dumps(document))
-        response = connection.getresponse()
-        response.read()
-        return response.status
-    finally:
-        connection.close()
 
 
 def task(url: str, *, after: int | None = None) -> object:
@@ -44,26 +31,29 @@ def refuse(*_: object) -> None:
     raise unavailable("the disk is full")
 
 
-def test_a_clock_moved_over_a_due_task_on_a_full_disk_is_refused_and_works_again(
+def test_the_clock_is_not_moved_past_a_due_task_until_the_disk_has_room(
     tmp_path: Path,
 ) -> None:
-    """In a process of its own: an emulator that tries without end answers nobody any more."""
+    """The emulator is a process of its own: if it retried endlessly, it would answer nothing."""
     unlimited = resource.RLIM_INFINITY
     with (
         handler() as (url, called),
-        program("--state", str(tmp_path / "state"), "--queue", QUEUE) as (running, address),
+        emulator_program("--state", str(tmp_path / "state"), "--queue", QUEUE) as (
+            running,
+            address,
+        ),
     ):
-        assert post(address, f"/v2/{QUEUE}/tasks", task(url, after=600)) == 200
-        # Files that may not grow are what a full disk is to a process; its output is a pipe.
+        assert post(address, f"/v2/{QUEUE}/tasks", task(url, after=600)).status == 200
+        # A limit on the size of files has the effect of a full disk; the output is a pipe.
         resource.prlimit(running.pid, resource.RLIMIT_FSIZE, (0, unlimited))
-        assert post(address, "/emulator/clock", {"advance": 1200}) == 503
+        assert post(address, "/emulator/clock", {"advance": 1200}).status == 503
         assert not called.is_set()
         resource.prlimit(running.pid, resource.RLIMIT_FSIZE, (unlimited, unlimited))
-        assert post(address, "/emulator/clock", {"advance": 1200}) == 200
+        assert post(address, "/emulator/clock", {"advance": 1200}).status == 200
         assert called.wait(20)
 
 
-def test_a_reset_that_is_refused_breaks_nothing_off(
+def test_a_refused_reset_interrupts_no_attempt(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage, leave = Storage(tmp_path / "state"), threading.Event()
@@ -71,10 +61,10 @@ def test_a_reset_that_is_refused_breaks_nothing_off(
         handler(hold=leave) as (url, called),
         BackgroundEmulator(lambda: Emulator(storage=storage, queues=[QUEUE])) as running,
     ):
-        assert post(running.address, f"/v2/{QUEUE}/tasks", task(url)) == 200
+        assert post(running.address, f"/v2/{QUEUE}/tasks", task(url)).status == 200
         assert called.wait(20)
         monkeypatch.setattr(storage, "emptied", refuse)
-        status = post(running.address, "/emulator/reset", {})
+        status = post(running.address, "/emulator/reset", {}).status
         leave.set()
         running.call(running.emulator.settle())
         ended = [attempt.status for attempt in running.emulator.finished]
@@ -85,10 +75,10 @@ def test_a_reset_that_is_refused_breaks_nothing_off(
     assert [record for record in caplog.records if record.name != "asyncio"] == []
 
 
-def test_what_the_journal_refused_to_be_told_is_told_at_the_end(
+def test_changes_that_the_journal_refused_are_written_when_the_emulator_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else a task that is done would be delivered again by the next emulator."""
+    """Otherwise the next emulator would deliver a finished task again."""
     path = tmp_path / "state"
     storage = Storage(path)
     with (
@@ -98,14 +88,14 @@ def test_what_the_journal_refused_to_be_told_is_told_at_the_end(
         ) as running,
     ):
         monkeypatch.setattr(storage, "task_removed", refuse)
-        assert post(running.address, f"/v2/{QUEUE}/tasks", task(url)) == 200
+        assert post(running.address, f"/v2/{QUEUE}/tasks", task(url)).status == 200
         assert called.wait(20)
 
-        # There is room again, and the end comes before anything is tried again.
+        # The disk has room again, and the emulator ends before it retries the writing.
         async def end_with_room() -> None:
             await running.emulator.settle()
             monkeypatch.undo()
-            for timer in running.emulator._timers.values():
+            for timer in running.emulator._scheduler._timers.values():
                 timer.cancel()
 
         running.call(end_with_room())

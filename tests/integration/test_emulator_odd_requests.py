@@ -1,25 +1,10 @@
-"""Requests that make no sense are the caller's fault (4xx), never the emulator's (500)."""
-
-import http.client
-import socket
+"""Malformed requests are answered with an error of the caller (4xx), never with a 500."""
 
 import pytest
 from django_tasks_cloud_tasks.emulator.background import BackgroundEmulator
 
+from tests.integration.http_calls import ask, connect
 from tests.integration.refusals import QUEUE
-
-
-def ask(
-    running: BackgroundEmulator, method: str, path: str, body: bytes, headers: dict[str, str]
-) -> int:
-    connection = http.client.HTTPConnection(running.address, timeout=20)
-    try:
-        connection.request(method, path, body, headers)
-        response = connection.getresponse()
-        response.read()
-        return response.status
-    finally:
-        connection.close()
 
 
 @pytest.mark.parametrize(
@@ -33,22 +18,22 @@ def ask(
 @pytest.mark.parametrize(
     ("path", "status"), [("/emulator/clock", 200), (f"/v2/{QUEUE}/tasks", 400)]
 )
-def test_json_is_utf8_whatever_charset_its_sender_names(
+def test_json_is_read_as_utf8_even_if_the_request_names_another_charset(
     emulator: BackgroundEmulator,
     path: str,
     status: int,
     headers: dict[str, str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    # Creating a task has no field of that name.
-    assert ask(emulator, "POST", path, b'{"advance": 1}', headers) == status
+    # The method that creates tasks has no field with this name.
+    assert ask(emulator.address, "POST", path, b'{"advance": 1}', **headers).status == status
     assert [record for record in caplog.records if record.name != "asyncio"] == []
 
 
 @pytest.mark.parametrize("apart", [False, True], ids=["in one packet", "behind its head"])
 @pytest.mark.parametrize("encoding", ["deflate", "gzip"])
 @pytest.mark.parametrize("path", ["/emulator/clock", f"/v2/{QUEUE}/tasks"])
-def test_a_body_that_is_not_packed_as_it_says_is_answered_whenever_it_comes(
+def test_a_body_that_is_not_compressed_as_declared_is_refused(
     emulator: BackgroundEmulator,
     path: str,
     encoding: str,
@@ -61,8 +46,7 @@ def test_a_body_that_is_not_packed_as_it_says_is_answered_whenever_it_comes(
         f"Content-Length: {len(body)}\r\n{'Expect: 100-continue' if apart else 'X: y'}\r\n\r\n"
     ).encode()
     go_on = b"HTTP/1.1 100 Continue\r\n\r\n"
-    host, _, port = emulator.address.partition(":")
-    with socket.create_connection((host, int(port)), timeout=10) as raw:
+    with connect(emulator.address) as raw:
         answer = raw.makefile("rb")
         if apart:
             raw.sendall(head)
@@ -88,26 +72,26 @@ def test_a_body_that_is_not_packed_as_it_says_is_answered_whenever_it_comes(
         b'{"task": {"dispatchDeadline": {"seconds": 1e999}}}',
     ],
 )
-def test_json_with_names_and_numbers_that_no_message_has(
+def test_json_with_invalid_names_or_numbers_is_refused(
     emulator: BackgroundEmulator, body: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert ask(emulator, "POST", f"/v2/{QUEUE}/tasks", body, {}) == 400
+    assert ask(emulator.address, "POST", f"/v2/{QUEUE}/tasks", body).status == 400
     assert [record for record in caplog.records if record.name != "asyncio"] == []
 
 
 @pytest.mark.parametrize("origin", ["http://[evil", "http://[::1", "//[", "http://[]x:1"])
-def test_an_origin_that_is_none_is_refused(
+def test_an_invalid_origin_is_refused(
     emulator: BackgroundEmulator, origin: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert ask(emulator, "POST", "/emulator/reset", b"", {"Origin": origin}) == 403
+    assert ask(emulator.address, "POST", "/emulator/reset", Origin=origin).status == 403
     assert [record for record in caplog.records if record.name != "asyncio"] == []
 
 
 @pytest.mark.parametrize("host", ["[", "localhost:99999", "localhost:x", "::1", "localhost:-1"])
-def test_a_host_that_is_none_brings_no_configuration_down(
+def test_an_invalid_host_is_refused_by_the_openid_configuration(
     emulator: BackgroundEmulator, host: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Keys are public under any name, but this is none."""
+    """The public keys are served under any host name, but these are not host names."""
     path = "/.well-known/openid-configuration"
-    assert 400 <= ask(emulator, "GET", path, b"", {"Host": host}) < 500
+    assert 400 <= ask(emulator.address, "GET", path, Host=host).status < 500
     assert [record for record in caplog.records if record.name != "asyncio"] == []

@@ -1,4 +1,4 @@
-"""What clients do badly, or descriptors run short of, fills no log with tracebacks."""
+"""Faults of clients and a lack of descriptors cause no tracebacks in the log."""
 
 import http.client
 import resource
@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from django_tasks_cloud_tasks.emulator.background import BackgroundEmulator
 
+from tests.integration.emulator_program import emulator_program
+from tests.integration.http_calls import ask, connect
 from tests.integration.refusals import QUEUE
-from tests.integration.test_emulator_program import emulator as program
 
 
 @pytest.mark.parametrize(
@@ -24,11 +25,10 @@ from tests.integration.test_emulator_program import emulator as program
     ],
     ids=["no HTTP", "no version", "long path", "no header", "long header", "TLS"],
 )
-def test_what_is_no_request_is_no_traceback(
+def test_a_malformed_request_logs_no_traceback(
     emulator: BackgroundEmulator, sent: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    host, _, port = emulator.address.partition(":")
-    with socket.create_connection((host, int(port)), timeout=20) as raw:
+    with connect(emulator.address) as raw:
         raw.sendall(sent)
         try:
             while raw.recv(65536):
@@ -39,12 +39,11 @@ def test_what_is_no_request_is_no_traceback(
 
 
 @pytest.mark.parametrize("path", [f"/v2/{QUEUE}/tasks", "/emulator/clock"])
-def test_a_client_that_goes_away_in_the_middle_of_its_request_is_no_traceback(path: str) -> None:
+def test_a_client_that_disconnects_during_its_request_causes_no_traceback(path: str) -> None:
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{{"
-    with program() as (running, address):
-        host, _, port = address.partition(":")
+    with emulator_program() as (running, address):
         for _ in range(3):
-            with socket.create_connection((host, int(port)), timeout=20) as raw:
+            with connect(address) as raw:
                 raw.sendall(head.encode())
                 raw.shutdown(socket.SHUT_WR)
                 while raw.recv(65536):
@@ -54,9 +53,9 @@ def test_a_client_that_goes_away_in_the_middle_of_its_request_is_no_traceback(pa
     assert "Traceback" not in said
 
 
-def test_a_dashboard_that_is_asked_for_without_descriptors_is_no_traceback() -> None:
-    """Over a connection that was there before they ran out."""
-    with program() as (running, address):
+def test_a_dashboard_request_without_free_descriptors_causes_no_traceback() -> None:
+    """The connection was opened before the descriptors ran out."""
+    with emulator_program() as (running, address):
         connection = http.client.HTTPConnection(address, timeout=20)
 
         def get(path: str) -> int:
@@ -76,7 +75,7 @@ def test_a_dashboard_that_is_asked_for_without_descriptors_is_no_traceback() -> 
     assert "Traceback" not in said
 
 
-def test_a_path_cannot_forge_lines_where_a_fault_of_our_own_is_told(
+def test_a_path_cannot_forge_lines_in_the_log_of_an_internal_error(
     emulator: BackgroundEmulator,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -84,10 +83,8 @@ def test_a_path_cannot_forge_lines_where_a_fault_of_our_own_is_told(
     def fail(*_: object) -> None:
         raise RuntimeError("a fault of the emulator's own")
 
-    monkeypatch.setattr("django_tasks_cloud_tasks.emulator.rest._parse", fail)
-    connection = http.client.HTTPConnection(emulator.address, timeout=20)
-    connection.request("GET", "/v2/projects/p%0D12:00:00%E2%80%A8%1B[2J/locations/l/queues")
-    assert connection.getresponse().status == 500
-    connection.close()
+    monkeypatch.setattr("django_tasks_cloud_tasks.emulator.ways_in.rest._parse", fail)
+    path = "/v2/projects/p%0D12:00:00%E2%80%A8%1B[2J/locations/l/queues"
+    assert ask(emulator.address, "GET", path).status == 500
     (told,) = [record.getMessage() for record in caplog.records if record.name != "asyncio"]
     assert told.isprintable()

@@ -1,18 +1,16 @@
-"""Batches, IAM, locations, CMEK, buffered tasks, and what queues override, over each wire."""
+"""Batches, IAM, locations, CMEK, buffered tasks and overrides, over gRPC and REST."""
 
-import json
-import urllib.error
-import urllib.request
 from typing import Any
 
 import pytest
 from django_tasks_cloud_tasks.emulator.background import BackgroundEmulator
-from django_tasks_cloud_tasks.emulator.limits import SECOND
-from django_tasks_cloud_tasks.emulator.targets import UriOverride, overridden_url
+from django_tasks_cloud_tasks.emulator.state.limits import SECOND
+from django_tasks_cloud_tasks.emulator.state.targets import UriOverride, overridden_url
 from google.cloud import tasks_v2
 from google.iam.v1.policy_pb2 import Policy
 from google.protobuf.duration_pb2 import Duration
 
+from tests.integration.http_calls import ask
 from tests.integration.refusals import LOCATION, START, refusal
 
 BATCHES = pytest.mark.skipif(
@@ -26,6 +24,7 @@ OVERRIDES = pytest.mark.skipif(
 CMEK = pytest.mark.skipif(
     not hasattr(tasks_v2, "CmekConfig"), reason="this version of google-cloud-tasks has no CMEK"
 )
+PLAIN = {"Content-Type": "text/plain"}
 URL = {"http_request": {"url": "http://127.0.0.1:1/"}}
 
 
@@ -48,7 +47,7 @@ def test_a_batch_is_created_once_for_its_request_id(client: Any, queue: str) -> 
 
 
 @BATCHES
-def test_a_batch_is_deleted(client: Any, queue: str) -> None:
+def test_a_batch_of_tasks_is_deleted(client: Any, queue: str) -> None:
     names = [client.create_task(parent=queue, task=URL).name for _ in range(3)]
     done = client.batch_delete_tasks(request={"parent": queue, "names": names[:2]})
     assert done.metadata.state == tasks_v2.BatchDeleteTasksMetadata.State.SUCCEEDED
@@ -59,7 +58,7 @@ def test_a_batch_is_deleted(client: Any, queue: str) -> None:
 
 
 @BATCHES
-def test_a_tasks_own_retry_policy_counts_over_its_queues(
+def test_the_retry_policy_of_a_task_overrides_that_of_its_queue(
     client: Any, queue: str, emulator: BackgroundEmulator
 ) -> None:
     config = {"max_attempts": 2, "min_backoff": Duration(seconds=30)}
@@ -72,7 +71,7 @@ def test_a_tasks_own_retry_policy_counts_over_its_queues(
     assert len(emulator.emulator.finished) == 2
 
 
-def test_policies_are_kept(client: Any, queue: str) -> None:
+def test_the_iam_policy_of_a_queue_is_stored(client: Any, queue: str) -> None:
     assert list(client.get_iam_policy({"resource": queue}).bindings) == []
     policy = Policy(bindings=[{"role": "roles/cloudtasks.enqueuer", "members": ["user:a@b.c"]}])
     client.set_iam_policy({"resource": queue, "policy": policy})
@@ -82,7 +81,7 @@ def test_policies_are_kept(client: Any, queue: str) -> None:
     assert list(client.test_iam_permissions(asked).permissions) == ["cloudtasks.tasks.create"]
 
 
-def test_locations(client: Any, queue: str) -> None:
+def test_locations_are_listed_and_found(client: Any, queue: str) -> None:
     listed = client.list_locations({"name": "projects/p"}).locations
     assert {"l", "europe-west1"} <= {location.location_id for location in listed}
     found = client.get_location({"name": LOCATION})
@@ -90,7 +89,7 @@ def test_locations(client: Any, queue: str) -> None:
 
 
 @CMEK
-def test_the_key_is_kept(client: Any) -> None:
+def test_the_encryption_key_is_stored(client: Any) -> None:
     name = f"{LOCATION}/cmekConfig"
     assert client.get_cmek_config(name=name).kms_key == ""
     client.update_cmek_config(cmek_config={"name": name, "kms_key": "projects/p/key"})
@@ -98,7 +97,7 @@ def test_the_key_is_kept(client: Any) -> None:
 
 
 @OVERRIDES
-def test_a_queue_overrides_what_its_tasks_call(
+def test_a_queue_overrides_the_urls_of_its_tasks(
     client: Any, queue: str, emulator: BackgroundEmulator
 ) -> None:
     override = {
@@ -141,40 +140,33 @@ def test_parts_of_a_url_are_overridden(url: str, override: UriOverride, result: 
     assert overridden_url(url, override) == result
 
 
-def post(emulator: BackgroundEmulator, path: str, body: bytes = b"") -> tuple[int, Any]:
-    request = urllib.request.Request(
-        f"http://{emulator.address}/v2/{path}", body, {"Content-Type": "text/plain"}
-    )
-    try:
-        with urllib.request.urlopen(request) as response:
-            return response.status, json.load(response)
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, json.load(error)
-
-
 @OVERRIDES
-def test_buffered_tasks(client: Any, queue: str, emulator: BackgroundEmulator) -> None:
-    status, answer = post(emulator, f"{queue}/tasks:buffer", b"hello")
-    assert (status, answer["error"]["status"]) == (400, "INVALID_ARGUMENT")
+def test_a_buffered_task_is_created_from_the_body_of_the_request(
+    client: Any, queue: str, emulator: BackgroundEmulator
+) -> None:
+    refused = ask(emulator.address, "POST", f"/v2/{queue}/tasks:buffer", b"hello", **PLAIN)
+    assert (refused.status, refused.document["error"]["status"]) == (400, "INVALID_ARGUMENT")
     client.update_queue(
         queue={"name": queue, "http_target": {"uri_override": {"host": "example.net"}}}
     )
     for path in ("tasks:buffer", "tasks/:buffer", "tasks/mine:buffer"):
-        status, answer = post(emulator, f"{queue}/{path}", b"hello")
-        assert status == 200
-        task = client.get_task(request={"name": answer["task"]["name"], "response_view": 2})
+        answer = ask(emulator.address, "POST", f"/v2/{queue}/{path}", b"hello", **PLAIN)
+        assert answer.status == 200
+        task = client.get_task(
+            request={"name": answer.document["task"]["name"], "response_view": 2}
+        )
         assert task.http_request.body == b"hello"
         assert task.http_request.headers["Content-Type"] == "text/plain"
-    assert answer["task"]["name"] == f"{queue}/tasks/mine"
+    assert answer.document["task"]["name"] == f"{queue}/tasks/mine"
 
 
-def test_what_is_no_method_is_not_found(emulator: BackgroundEmulator) -> None:
-    status, answer = post(emulator, "projects/p/nonsense")
-    assert status == 404
-    assert answer["error"]["code"] == 404
-    status, answer = post(emulator, f"{LOCATION}/queues", b"{no json")
-    assert (status, answer["error"]["status"]) == (400, "INVALID_ARGUMENT")
+def test_an_unknown_method_is_not_found(emulator: BackgroundEmulator) -> None:
+    unknown = ask(emulator.address, "POST", "/v2/projects/p/nonsense", b"", **PLAIN)
+    assert unknown.status == 404
+    assert unknown.document["error"]["code"] == 404
+    path = f"/v2/{LOCATION}/queues"
+    refused = ask(emulator.address, "POST", path, b"{no json", **PLAIN)
+    assert (refused.status, refused.document["error"]["status"]) == (400, "INVALID_ARGUMENT")
 
 
 def test_an_oauth_token_is_stored_and_sent(
@@ -188,10 +180,12 @@ def test_an_oauth_token_is_stored_and_sent(
     assert emulator.emulator._issuer.issue(token.token).startswith("ya29.")
 
 
-def test_retry_after_holds_the_whole_queue(emulator: BackgroundEmulator, queue: str) -> None:
+def test_a_retry_after_header_delays_the_whole_queue(
+    emulator: BackgroundEmulator, queue: str
+) -> None:
     service = emulator.emulator.service
     service.set_state(queue, type(service.queue(queue).state).RUNNING)
-    from django_tasks_cloud_tasks.emulator.targets import HttpTarget
+    from django_tasks_cloud_tasks.emulator.state.targets import HttpTarget
 
     for task_id in ("a", "b"):
         service.create_task(

@@ -1,9 +1,7 @@
-"""The emulator as a server: pages that pose as it, clients that never read, full disks."""
+"""The emulator and hostile pages, clients that never read, and full disks."""
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
 import resource
 import socket
@@ -20,37 +18,20 @@ from django_tasks_cloud_tasks.emulator.background import BackgroundEmulator
 from django_tasks_cloud_tasks.emulator.clock import ManualClock
 from django_tasks_cloud_tasks.emulator.errors import unavailable
 from django_tasks_cloud_tasks.emulator.server import Emulator
+from django_tasks_cloud_tasks.emulator.state.model import QueueState, Task
 from django_tasks_cloud_tasks.emulator.storage import Storage
-from django_tasks_cloud_tasks.emulator.values import QueueState, Task
 from google.cloud import tasks_v2
 from h2.connection import H2Connection
 from h2.events import StreamEnded, StreamReset
 
+from tests.integration.emulator_program import emulator_program
+from tests.integration.grpc_calls import framed, send_call
+from tests.integration.http_calls import ask, connect, post
+from tests.integration.http_servers import handler
+from tests.integration.paths import ROOT
 from tests.integration.refusals import LOCATION, QUEUE, START
-from tests.integration.test_emulator_program import emulator as program
-from tests.integration.test_emulator_program import handler
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def address_of(running: BackgroundEmulator) -> tuple[str, int]:
-    host, _, port = running.address.partition(":")
-    return host, int(port)
-
-
-def ask(
-    running: BackgroundEmulator, method: str, path: str, body: bytes = b"", **headers: str
-) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection(*address_of(running), timeout=20)
-    try:
-        connection.request(method, path, body, headers)
-        response = connection.getresponse()
-        return response.status, response.read()
-    finally:
-        connection.close()
-
-
-# Pages that have their own name point here.
+# Pages whose host name resolves to the address of the emulator.
 
 
 @pytest.mark.parametrize(
@@ -67,24 +48,26 @@ def ask(
         ("DELETE", f"/v2/{QUEUE}"),
     ],
 )
-def test_a_page_that_poses_as_the_emulator_is_refused(
+def test_a_page_under_another_host_name_is_refused(
     emulator: BackgroundEmulator, method: str, path: str
 ) -> None:
-    port = address_of(emulator)[1]
+    port = emulator.address.rpartition(":")[2]
     for host in (f"evil.example:{port}", "evil.example"):
-        status, body = ask(emulator, method, path, b"{}", Host=host, Origin=f"http://{host}")
+        headers = {"Host": host, "Origin": f"http://{host}"}
+        status, body = ask(emulator.address, method, path, b"{}", **headers)
         assert (status, b"does not answer as" in body) == (403, True)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "app.localhost"])
-def test_its_own_page_is_answered(emulator: BackgroundEmulator, host: str) -> None:
-    named = f"{host}:{address_of(emulator)[1]}"
-    assert ask(emulator, "GET", "/emulator/state", Host=named, Origin=f"http://{named}")[0] == 200
+def test_a_page_under_a_loopback_name_is_answered(emulator: BackgroundEmulator, host: str) -> None:
+    named = f"{host}:{emulator.address.rpartition(':')[2]}"
+    headers = {"Host": named, "Origin": f"http://{named}"}
+    assert ask(emulator.address, "GET", "/emulator/state", b"", **headers).status == 200
 
 
-def test_a_name_that_is_given_is_answered() -> None:
+def test_a_page_under_an_allowed_host_name_is_answered() -> None:
     with BackgroundEmulator(lambda: Emulator(allowed_hosts=["emulator"])) as running:
-        assert ask(running, "GET", "/emulator/state", Host="emulator:8123")[0] == 200
+        assert ask(running.address, "GET", "/emulator/state", Host="emulator:8123").status == 200
 
 
 @pytest.mark.parametrize(
@@ -100,31 +83,14 @@ def test_a_name_that_is_given_is_answered() -> None:
         b'{"advance": -1}',
     ],
 )
-def test_a_clock_that_is_told_rubbish_says_what_it_takes(
+def test_the_clock_refuses_a_malformed_document_and_names_the_field_it_expects(
     emulator: BackgroundEmulator, body: bytes
 ) -> None:
-    status, answer = ask(emulator, "POST", "/emulator/clock", body)
+    status, answer = ask(emulator.address, "POST", "/emulator/clock", body)
     assert (status, b"advance" in answer) == (400, True)
 
 
-# Clients that do not read, or do not speak.
-
-
-def framed(request: Any) -> bytes:
-    message: bytes = type(request).serialize(request)
-    return b"\0" + len(message).to_bytes(4) + message
-
-
-def call(connection: H2Connection, stream: int, method: str, message: bytes) -> None:
-    headers = {
-        ":method": "POST",
-        ":path": f"/google.cloud.tasks.v2.CloudTasks/{method}",
-        ":scheme": "http",
-        ":authority": "localhost",
-        "content-type": "application/grpc",
-    }
-    connection.send_headers(stream, list(headers.items()))
-    connection.send_data(stream, message, end_stream=True)
+# Clients that do not read, or do not send.
 
 
 def fill(client: Any, count: int = 20) -> None:
@@ -139,7 +105,7 @@ def fill(client: Any, count: int = 20) -> None:
 
 @pytest.fixture
 def growth() -> Callable[[], int]:
-    """Bytes by which this process has grown since."""
+    """How many bytes the memory of this process has grown since the start of the test."""
 
     def resident() -> int:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -150,7 +116,7 @@ def growth() -> Callable[[], int]:
 
 
 def send_until_full(raw: socket.socket, data: bytes, most: int) -> int:
-    """Send again and again until the other side takes no more; how many bytes it took."""
+    """Send until the other side accepts no more; returns the number of bytes sent."""
     raw.setblocking(False)
     sent = 0
     raw.settimeout(1.0)
@@ -158,24 +124,24 @@ def send_until_full(raw: socket.socket, data: bytes, most: int) -> int:
         while sent < most:
             sent += raw.send(data[sent % len(data) :])
     except OSError:
-        pass  # It takes no more.
+        pass  # It accepts no more.
     return sent
 
 
-def test_answers_over_http_that_nobody_reads_do_not_pile_up(
+def test_unread_answers_over_http_do_not_fill_the_memory(
     emulator: BackgroundEmulator, grpc_client: Any, growth: Callable[[], int]
 ) -> None:
     fill(grpc_client)
     path = f"/v2/{QUEUE}/tasks?responseView=FULL"
     request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
-    with socket.create_connection(address_of(emulator)) as raw:
-        # 2.7 MB of answer for each request of 100 bytes.
+    with connect(emulator.address) as raw:
+        # Each request of 100 bytes has an answer of 2.7 MB.
         send_until_full(raw, request, 200 * len(request))
         assert growth() < 60_000_000
-    assert ask(emulator, "GET", "/emulator/state")[0] == 200
+    assert ask(emulator.address, "GET", "/emulator/state").status == 200
 
 
-def test_answers_over_grpc_that_nobody_reads_do_not_pile_up(
+def test_unread_answers_over_grpc_do_not_fill_the_memory(
     emulator: BackgroundEmulator, grpc_client: Any, growth: Callable[[], int]
 ) -> None:
     fill(grpc_client)
@@ -183,23 +149,23 @@ def test_answers_over_grpc_that_nobody_reads_do_not_pile_up(
     connection.initiate_connection()
     request = tasks_v2.ListTasksRequest(parent=QUEUE, response_view=tasks_v2.Task.View.FULL)
     for number in range(300):
-        call(connection, 2 * number + 1, "ListTasks", framed(request))
-    with socket.create_connection(address_of(emulator)) as raw:
+        send_call(connection, 2 * number + 1, "ListTasks", framed(request))
+    with connect(emulator.address) as raw:
         data = connection.data_to_send()
         raw.settimeout(5)
         raw.sendall(data)
-        assert ask(emulator, "GET", "/emulator/state")[0] == 200
+        assert ask(emulator.address, "GET", "/emulator/state").status == 200
         assert growth() < 60_000_000
 
 
-def test_calls_that_never_end_do_not_pile_up(
+def test_unfinished_calls_do_not_fill_the_memory(
     emulator: BackgroundEmulator, growth: Callable[[], int]
 ) -> None:
-    """Ninety of a megabyte each, of which none is ever complete."""
+    """There are ninety calls of a megabyte each, and none is ever complete."""
     connection = H2Connection()
     connection.initiate_connection()
     part, refused = b"x" * 16_000, set[int]()
-    with socket.create_connection(address_of(emulator), timeout=20) as raw:
+    with connect(emulator.address) as raw:
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
         def hear() -> None:
@@ -221,7 +187,7 @@ def test_calls_that_never_end_do_not_pile_up(
                 connection.send_data(stream, part)
         assert refused, "there is no end to what it keeps"
         assert growth() < 90_000_000
-        assert ask(emulator, "GET", "/emulator/state")[0] == 200
+        assert ask(emulator.address, "GET", "/emulator/state").status == 200
 
 
 @pytest.mark.parametrize(
@@ -236,10 +202,10 @@ def test_calls_that_never_end_do_not_pile_up(
     ],
     ids=["nothing", "half a preface", "half a request", "HTTP/2", "settings", "kept alive"],
 )
-def test_a_connection_over_which_nothing_happens_is_dropped(beginning: bytes) -> None:
+def test_an_idle_connection_is_closed(beginning: bytes) -> None:
     with (
         BackgroundEmulator(lambda: Emulator(idle_timeout=0.3)) as running,
-        socket.create_connection(address_of(running), timeout=20) as raw,
+        connect(running.address) as raw,
     ):
         raw.sendall(beginning)
         try:
@@ -249,27 +215,26 @@ def test_a_connection_over_which_nothing_happens_is_dropped(beginning: bytes) ->
             pass
 
 
-def test_a_call_and_a_goodbye_in_one_packet_are_no_fault(
+def test_a_call_and_the_end_of_the_connection_in_one_packet_cause_no_error(
     emulator: BackgroundEmulator, caplog: pytest.LogCaptureFixture
 ) -> None:
     connection = H2Connection()
     connection.initiate_connection()
-    call(connection, 1, "ListQueues", framed(tasks_v2.ListQueuesRequest(parent=LOCATION)))
+    send_call(connection, 1, "ListQueues", framed(tasks_v2.ListQueuesRequest(parent=LOCATION)))
     connection.close_connection()
-    with socket.create_connection(address_of(emulator), timeout=20) as raw:
+    with connect(emulator.address) as raw:
         raw.sendall(connection.data_to_send())
         while raw.recv(65536):
             pass
-    assert ask(emulator, "GET", "/emulator/state")[0] == 200
+    assert ask(emulator.address, "GET", "/emulator/state").status == 200
     assert caplog.records == []
 
 
-def test_few_descriptors_cost_a_line_and_not_a_log() -> None:
-    with program("--auto-create-queues") as (running, address):
-        host, _, port = address.partition(":")
+def test_a_lack_of_descriptors_is_logged_in_one_line() -> None:
+    with emulator_program("--auto-create-queues") as (running, address):
         assert running.stdout is not None
         resource.prlimit(running.pid, resource.RLIMIT_NOFILE, (24, 24))
-        crowd = [socket.create_connection((host, int(port)), timeout=20) for _ in range(40)]
+        crowd = [connect(address) for _ in range(40)]
         for connection in crowd:
             connection.close()
         running.terminate()
@@ -280,13 +245,9 @@ def test_few_descriptors_cost_a_line_and_not_a_log() -> None:
 
 def test_a_url_cannot_forge_a_line_of_the_log() -> None:
     forged = "http://127.0.0.1:1/a\n12:00:00.000  task created      task=forged\u2028\x1b[2J"
-    with program("--auto-create-queues") as (running, address):
-        host, _, port = address.partition(":")
-        connection = http.client.HTTPConnection(host, int(port), timeout=20)
+    with emulator_program("--auto-create-queues") as (running, address):
         task = {"task": {"httpRequest": {"url": forged}}}
-        connection.request("POST", f"/v2/{QUEUE}/tasks", json.dumps(task))
-        assert connection.getresponse().status == 200
-        connection.close()
+        assert post(address, f"/v2/{QUEUE}/tasks", task).status == 200
         assert running.stdout is not None
         lines = []
         for line in running.stdout:
@@ -301,12 +262,12 @@ def test_a_url_cannot_forge_a_line_of_the_log() -> None:
 
 
 def limit(storage: Storage, room: int) -> None:
-    """Let a state file have no more pages than it has, and `room` more."""
+    """Limit the state file to `room` more pages than it has."""
     (pages,) = storage._database.execute("PRAGMA page_count").fetchone()
     storage._database.execute(f"PRAGMA max_page_count = {pages + room}")
 
 
-def test_on_a_full_disk_tasks_are_refused_and_due_ones_come_when_there_is_room(
+def test_a_full_disk_refuses_new_tasks_until_there_is_room(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     storage = Storage(tmp_path / "state")
@@ -317,17 +278,16 @@ def test_on_a_full_disk_tasks_are_refused_and_due_ones_come_when_there_is_room(
         def create(name: str, size: int = 100_000) -> int:
             request = {"url": "http://127.0.0.1:1/", "body": "eHh4" * (size // 4)}
             task = {"name": f"{QUEUE}/tasks/{name}", "httpRequest": request}
-            body = json.dumps({"task": task}).encode()
-            return ask(running, "POST", f"/v2/{QUEUE}/tasks", body)[0]
+            return post(running.address, f"/v2/{QUEUE}/tasks", {"task": task}).status
 
         def names() -> list[str]:
-            listed = json.loads(ask(running, "GET", f"/v2/{QUEUE}/tasks")[1])
+            listed = ask(running.address, "GET", f"/v2/{QUEUE}/tasks").document
             return [task["name"].rpartition("/")[2] for task in listed.get("tasks", [])]
 
         async def set_room(pages: int) -> None:
             limit(storage, pages)
 
-        assert ask(running, "POST", f"/v2/{QUEUE}:pause")[0] == 200
+        assert post(running.address, f"/v2/{QUEUE}:pause").status == 200
         assert create("kept") == 200
         running.call(set_room(0))
         for _ in range(3):
@@ -340,19 +300,19 @@ def test_on_a_full_disk_tasks_are_refused_and_due_ones_come_when_there_is_room(
     assert len(told) == 2, "one line when it begins, and one when it ends"
 
 
-def test_what_is_due_on_a_full_disk_comes_when_there_is_room_without_a_call(
+def test_a_task_that_is_due_on_a_full_disk_is_delivered_when_there_is_room(
     tmp_path: Path,
 ) -> None:
-    """On the machine's own clock."""
+    """The emulator uses the clock of the machine."""
     storage = Storage(tmp_path / "state")
     with (
         handler() as (url, called),
         BackgroundEmulator(lambda: Emulator(storage=storage, queues=[QUEUE])) as running,
     ):
         task = {"httpRequest": {"url": url}}
-        assert ask(running, "POST", f"/v2/{QUEUE}:pause")[0] == 200
-        created = ask(running, "POST", f"/v2/{QUEUE}/tasks", json.dumps({"task": task}).encode())
-        assert created[0] == 200
+        assert post(running.address, f"/v2/{QUEUE}:pause").status == 200
+        created = post(running.address, f"/v2/{QUEUE}/tasks", {"task": task})
+        assert created.status == 200
         refused = threading.Event()
 
         async def fill_up() -> None:
@@ -365,7 +325,7 @@ def test_what_is_due_on_a_full_disk_comes_when_there_is_room_without_a_call(
                 refused.set()
                 raise unavailable("the disk is full")
 
-            storage.task_changed = refuse  # type: ignore[method-assign]  # for this one moment
+            storage.task_changed = refuse  # type: ignore[method-assign]  # only until it has refused once
             emulator = running.emulator
             emulator.service.set_state(QUEUE, QueueState.RUNNING)
             emulator.touched(QUEUE)
@@ -375,13 +335,13 @@ def test_what_is_due_on_a_full_disk_comes_when_there_is_room_without_a_call(
         assert called.wait(20)
 
 
-def test_a_restart_on_a_full_disk_ends_with_a_line(tmp_path: Path) -> None:
+def test_an_emulator_that_starts_on_a_full_disk_ends_with_one_message(tmp_path: Path) -> None:
     path = tmp_path / "state"
     Storage(path).close()
     database = sqlite3.connect(path)
     database.execute("CREATE TABLE filler (x BLOB)")
     database.close()
-    # A file size limit is what a full disk is to a process.
+    # A limit on the size of files has the effect of a full disk.
     starts = (
         "import resource, signal, sys\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"

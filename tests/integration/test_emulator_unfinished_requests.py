@@ -1,4 +1,4 @@
-"""Requests whose end never comes are dropped, whatever part of them has arrived."""
+"""Incomplete requests are dropped, whichever part has arrived."""
 
 import socket
 import threading
@@ -9,15 +9,11 @@ from django_tasks_cloud_tasks.emulator.server import Emulator
 from h2.connection import H2Connection
 from h2.events import ConnectionTerminated, StreamEnded, StreamReset
 
+from tests.integration.http_calls import connect
 from tests.integration.refusals import QUEUE
 
 IDLE = 0.3  # seconds that the emulator waits in these tests
 PATIENCE = 10  # seconds that the tests wait for it to drop them
-
-
-def connect(running: BackgroundEmulator) -> socket.socket:
-    host, _, port = running.address.partition(":")
-    return socket.create_connection((host, int(port)), timeout=PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -32,12 +28,12 @@ def connect(running: BackgroundEmulator) -> socket.socket:
     ],
     ids=["no body", "half a body", "half a chunk"],
 )
-def test_a_body_that_never_comes(
+def test_a_request_without_the_end_of_its_body_is_dropped(
     request_line: str, beginning: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with (
         BackgroundEmulator(lambda: Emulator(idle_timeout=IDLE)) as running,
-        connect(running) as raw,
+        connect(running.address, PATIENCE) as raw,
     ):
         raw.sendall(f"{request_line} HTTP/1.1\r\nHost: localhost\r\n{beginning}".encode())
         try:
@@ -48,8 +44,8 @@ def test_a_body_that_never_comes(
     assert [record for record in caplog.records if record.name != "asyncio"] == []
 
 
-def test_a_call_that_never_ends_though_its_connection_is_alive() -> None:
-    """Pings keep a connection, not the calls that were begun over it."""
+def test_an_unfinished_call_is_dropped_although_its_connection_is_alive() -> None:
+    """Pings keep a connection open, but not the unfinished calls on it."""
     connection = H2Connection()
     connection.initiate_connection()
     headers = {":method": "POST", ":path": "/x", ":scheme": "http", ":authority": "localhost"}
@@ -57,11 +53,11 @@ def test_a_call_that_never_ends_though_its_connection_is_alive() -> None:
     ended = threading.Event()
     with (
         BackgroundEmulator(lambda: Emulator(idle_timeout=IDLE)) as running,
-        connect(running) as raw,
+        connect(running.address, PATIENCE) as raw,
     ):
 
         def ping() -> None:
-            """Several times in each idle time, for as long as patience lasts."""
+            """Ping several times in each idle time, until the test has ended or waited too long."""
             for _ in range(round(PATIENCE / (IDLE / 5))):
                 try:
                     raw.sendall(b"\0\0\x08\x06\0\0\0\0\0" + b"12345678")

@@ -1,8 +1,6 @@
-"""Where the emulator's log cannot be written, its work goes on."""
+"""The emulator continues to work when its log cannot be written."""
 
 import errno
-import http.client
-import json
 import os
 import re
 import resource
@@ -13,30 +11,20 @@ import pytest
 from django_tasks_cloud_tasks.emulator.background import BackgroundEmulator
 from django_tasks_cloud_tasks.emulator.server import Emulator
 
+from tests.integration.emulator_program import LOOPBACK, MODULE, emulator_program
+from tests.integration.http_calls import post
+from tests.integration.http_servers import handler
+from tests.integration.paths import ROOT
 from tests.integration.refusals import LOCATION, QUEUE
-from tests.integration.test_emulator_program import LOOPBACK, MODULE, ROOT, handler
-from tests.integration.test_emulator_program import emulator as program
-
-
-def post(address: str, path: str, document: object) -> int:
-    """The status of the answer."""
-    connection = http.client.HTTPConnection(address, timeout=20)
-    try:
-        connection.request("POST", f"/v2/{path}", json.dumps(document))
-        response = connection.getresponse()
-        response.read()
-        return response.status
-    finally:
-        connection.close()
 
 
 def create(address: str, url: str) -> int:
-    return post(address, f"{QUEUE}/tasks", {"task": {"httpRequest": {"url": url}}})
+    return post(address, f"/v2/{QUEUE}/tasks", {"task": {"httpRequest": {"url": url}}}).status
 
 
 @pytest.mark.parametrize("event", ["task created", "attempt started", "attempt finished"])
-def test_a_log_that_cannot_be_written_loses_no_event_but_its_own(event: str) -> None:
-    """Tasks are answered, delivered and done with, one behind the other."""
+def test_a_log_that_cannot_be_written_does_not_stop_deliveries(event: str) -> None:
+    """Both tasks are created, delivered and finished, one after the other."""
 
     def log(told: str, _: dict[str, object]) -> None:
         if told == event:
@@ -48,23 +36,23 @@ def test_a_log_that_cannot_be_written_loses_no_event_but_its_own(event: str) -> 
         handler(calls=calls) as (url, _),
         BackgroundEmulator(lambda: Emulator(log=log)) as running,
     ):
-        assert post(running.address, f"{LOCATION}/queues", one_at_a_time) == 200
-        assert post(running.address, f"{QUEUE}:pause", {}) == 200
+        assert post(running.address, f"/v2/{LOCATION}/queues", one_at_a_time).status == 200
+        assert post(running.address, f"/v2/{QUEUE}:pause", {}).status == 200
         for _ in range(2):
             assert create(running.address, url) == 200
-        assert post(running.address, f"{QUEUE}:resume", {}) == 200
+        assert post(running.address, f"/v2/{QUEUE}:resume", {}).status == 200
         running.call(running.emulator.settle())
         ended = [attempt.status for attempt in running.emulator.finished]
         left = running.emulator.service.tasks(QUEUE)
     assert (len(calls), ended, left) == (2, [200, 200], [])
 
 
-def test_an_output_that_knows_no_such_letters_does_not_stop_a_delivery(
+def test_an_output_that_cannot_encode_a_url_does_not_stop_a_delivery(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As in a container without a locale, or in a pipe on Windows."""
+    """A container without a locale has such an output, and so has a pipe on Windows."""
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
-    with handler() as (url, called), program("--auto-create-queues") as (running, address):
+    with handler() as (url, called), emulator_program("--auto-create-queues") as (running, address):
         assert create(address, url + "gruß/\N{SNOWMAN}") == 200
         arrived = called.wait(20)
         running.terminate()
@@ -74,7 +62,7 @@ def test_an_output_that_knows_no_such_letters_does_not_stop_a_delivery(
     assert r"gru\xdf/\u2603" in said
 
 
-def test_on_a_full_disk_that_takes_no_more_of_the_log_tasks_are_delivered(tmp_path: Path) -> None:
+def test_a_full_disk_under_the_log_does_not_stop_a_delivery(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with (
         handler() as (url, called),
@@ -103,7 +91,7 @@ def test_on_a_full_disk_that_takes_no_more_of_the_log_tasks_are_delivered(tmp_pa
 
 
 def wait_for_address(log: Path, running: subprocess.Popen[str]) -> str:
-    """What a file tells nobody of is looked for until it is there, or the program is gone."""
+    """Read the log until it has the address, or the program has ended."""
     while running.poll() is None:
         if found := re.search(r'"address": "([\d.:]+)"', log.read_text()):
             return found.group(1)

@@ -1,8 +1,5 @@
-"""A gRPC client that offers room without end for answers, and reads none of them."""
+"""A gRPC client that announces an unlimited window for answers, and reads none of them."""
 
-import http.client
-import json
-import socket
 from base64 import b64encode
 from pathlib import Path
 
@@ -10,38 +7,30 @@ from google.cloud import tasks_v2
 from h2.connection import H2Connection
 from h2.settings import SettingCodes
 
+from tests.integration.emulator_program import emulator_program
+from tests.integration.grpc_calls import framed, send_call
+from tests.integration.http_calls import ask, connect, post
 from tests.integration.refusals import QUEUE
-from tests.integration.test_emulator_program import emulator as program
-from tests.integration.test_emulator_under_abuse import call, framed
 
 WIDEST = 2**31 - 1
-AT_FIRST = 65_535  # bytes of a window that nobody has widened
+AT_FIRST = 65_535  # bytes of the initial window
 
 
 def peak(process_id: int) -> int:
-    """The most memory that a process has had, in bytes."""
+    """The largest memory use of a process, in bytes."""
     status = Path(f"/proc/{process_id}/status").read_text()
     (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
 
 
-def test_one_packet_of_calls_does_not_pile_up_answers() -> None:
-    """The window is the client's word for what it will read; what counts is what it reads."""
-    with program("--queue", QUEUE) as (running, address):
-        connection = http.client.HTTPConnection(address, timeout=20)
-
-        def post(path: str, document: object) -> None:
-            connection.request("POST", f"/v2/{path}", json.dumps(document))
-            response = connection.getresponse()
-            response.read()
-            assert response.status == 200
-
-        post(f"{QUEUE}:pause", {})
+def test_answers_to_many_calls_in_one_packet_do_not_fill_the_memory() -> None:
+    """The emulator must not rely on the window: the client may never read what it announces."""
+    with emulator_program("--queue", QUEUE) as (running, address):
+        assert post(address, f"/v2/{QUEUE}:pause", {}).status == 200
         body = b64encode(b"x" * 100_000).decode()
         for _ in range(20):
-            post(
-                f"{QUEUE}/tasks", {"task": {"httpRequest": {"url": "http://a.test/", "body": body}}}
-            )
+            task = {"task": {"httpRequest": {"url": "http://a.test/", "body": body}}}
+            assert post(address, f"/v2/{QUEUE}/tasks", task).status == 200
         before = peak(running.pid)
 
         client = H2Connection()
@@ -50,16 +39,13 @@ def test_one_packet_of_calls_does_not_pile_up_answers() -> None:
         client.increment_flow_control_window(WIDEST - AT_FIRST)
         request = tasks_v2.ListTasksRequest(parent=QUEUE, response_view=tasks_v2.Task.View.FULL)
         for number in range(90):
-            call(client, 2 * number + 1, "ListTasks", framed(request))
-        with socket.create_connection((address.split(":")[0], int(address.split(":")[1]))) as raw:
-            raw.settimeout(20)
+            send_call(client, 2 * number + 1, "ListTasks", framed(request))
+        with connect(address) as raw:
             raw.sendall(client.data_to_send())
-            # Answers come only once the whole packet was taken.
+            # The first answer arrives after the emulator has read the whole packet.
             received = 0
             while received < 10_000:
                 received += len(raw.recv(10_000))
-            connection.request("GET", "/emulator/clock")
-            assert connection.getresponse().status == 200
-            # 90 answers of two megabytes were asked for.
+            assert ask(address, "GET", "/emulator/clock").status == 200
+            # The client has asked for 90 answers of two megabytes.
             assert peak(running.pid) - before < 80_000_000
-        connection.close()

@@ -5,9 +5,11 @@ import dataclasses
 import json
 import logging
 import os
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -58,11 +60,13 @@ def with_options(**options: Any) -> override_settings:
     )
 
 
-# All the way, on the emulator
+# From the enqueueing to the execution, with the emulator
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_task_goes_all_the_way(cloud_tasks_emulator: EmulatorInHand, ran: list[object]) -> None:
+def test_an_enqueued_task_is_delivered_and_run(
+    cloud_tasks_emulator: EmulatorInHand, ran: list[object]
+) -> None:
     heard = []
 
     def hear(sender: type, task_result: Any, **_: object) -> None:
@@ -85,7 +89,7 @@ def test_a_task_goes_all_the_way(cloud_tasks_emulator: EmulatorInHand, ran: list
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_failing_task_is_repeated_and_knows_its_attempt(
+def test_a_failing_task_is_retried_and_knows_its_attempt(
     cloud_tasks_emulator: EmulatorInHand, ran: list[object]
 ) -> None:
     tasks.fails_twice.enqueue()
@@ -101,7 +105,9 @@ def test_a_failing_task_is_repeated_and_knows_its_attempt(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_delayed_task_waits(cloud_tasks_emulator: EmulatorInHand, ran: list[object]) -> None:
+def test_a_delayed_task_runs_when_it_is_due(
+    cloud_tasks_emulator: EmulatorInHand, ran: list[object]
+) -> None:
     tomorrow = timezone.now() + timedelta(days=1)
     tasks.add.using(run_after=tomorrow).enqueue(1, 2)
     cloud_tasks_emulator.advance(86_000)
@@ -113,7 +119,7 @@ def test_a_delayed_task_waits(cloud_tasks_emulator: EmulatorInHand, ran: list[ob
 
 
 @pytest.mark.django_db(transaction=True)
-def test_with_an_account_the_task_carries_a_token_that_the_view_demands(
+def test_a_task_of_a_backend_with_an_account_carries_a_token_that_the_view_requires(
     cloud_tasks_emulator: EmulatorInHand, ran: list[object], settings: Any
 ) -> None:
     account = {"OIDC_SERVICE_ACCOUNT_EMAIL": "tasks@test-project.iam.gserviceaccount.com"}
@@ -127,12 +133,12 @@ def test_with_an_account_the_task_carries_a_token_that_the_view_demands(
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_awaited_without_a_thread(cloud_tasks_emulator: EmulatorInHand) -> None:
+async def test_aenqueue_uses_no_thread(cloud_tasks_emulator: EmulatorInHand) -> None:
     await tasks.add.aenqueue(0, 0)
     before = {thread.name for thread in threading.enumerate()}
     results = await asyncio.gather(*(tasks.add.aenqueue(n, n) for n in range(20)))
     borrowed = {thread.name for thread in threading.enumerate()} - before
-    # Threads called asyncio_N are an event loop's; the emulator's loop in this process has some.
+    # Event loops name their threads asyncio_N; the loop of the emulator in this process has some.
     assert asyncio.get_running_loop()._default_executor is None  # type: ignore[attr-defined]
     assert not any(name.startswith("ThreadPool") for name in borrowed), borrowed
     assert len({result.id for result in results}) == 20
@@ -147,7 +153,7 @@ def test_each_event_loop_has_its_own_channel(cloud_tasks: CapturedTasks) -> None
     assert len(ids) == 3
 
 
-# What the request says, captured
+# The contents of the request
 
 
 def test_priority_chooses_the_queue(cloud_tasks: CapturedTasks) -> None:
@@ -163,7 +169,7 @@ def test_priority_chooses_the_queue(cloud_tasks: CapturedTasks) -> None:
     assert {task.payload.queue_name for task in cloud_tasks.pending} == {"default"}
 
 
-def test_a_priority_that_nothing_orders_is_told_once(
+def test_a_priority_without_priority_queues_is_logged_once(
     cloud_tasks: CapturedTasks, caplog: pytest.LogCaptureFixture
 ) -> None:
     from django_tasks_cloud_tasks import CloudTasksBackend
@@ -177,7 +183,7 @@ def test_a_priority_that_nothing_orders_is_told_once(
 
 
 @pytest.mark.parametrize("value", [object(), {1}, b"\xff", float("nan"), datetime(2026, 1, 1)])  # noqa: DTZ001
-def test_what_json_cannot_carry_is_a_type_error_and_nothing_is_sent(
+def test_an_argument_that_is_not_json_raises_a_type_error_and_is_not_sent(
     cloud_tasks: CapturedTasks, value: object
 ) -> None:
     with pytest.raises(TypeError, match=r"The arguments of tests\.tasks\.echo"):
@@ -197,7 +203,7 @@ def test_a_task_that_is_too_large_is_refused_before_anything_is_sent(
     assert len(cloud_tasks.pending) == 1
 
 
-def test_720_hours_is_as_far_as_it_goes(cloud_tasks: CapturedTasks) -> None:
+def test_a_task_cannot_be_due_more_than_720_hours_ahead(cloud_tasks: CapturedTasks) -> None:
     now = timezone.now()
     tasks.add.using(run_after=now + timedelta(hours=719)).enqueue(1, 1)
     with pytest.raises(ScheduleTooFarError, match="720 hours"):
@@ -205,12 +211,14 @@ def test_720_hours_is_as_far_as_it_goes(cloud_tasks: CapturedTasks) -> None:
     assert len(cloud_tasks.pending) == 1
 
 
-def test_a_queue_that_cloud_tasks_does_not_take_is_an_invalid_task() -> None:
+def test_a_queue_name_that_cloud_tasks_refuses_makes_a_task_invalid() -> None:
     with pytest.raises(InvalidTask, match="'my_queue' cannot be a Cloud Tasks queue"):
         tasks.add.using(queue_name="my_queue")
 
 
-def test_naive_times_are_the_sites_own(cloud_tasks: CapturedTasks, settings: Any) -> None:
+def test_a_naive_time_is_in_the_time_zone_of_the_site(
+    cloud_tasks: CapturedTasks, settings: Any
+) -> None:
     settings.USE_TZ = False
     settings.TIME_ZONE = "Asia/Tokyo"
     later = timezone.now() + timedelta(hours=1)
@@ -227,7 +235,9 @@ def test_naive_times_are_the_sites_own(cloud_tasks: CapturedTasks, settings: Any
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("awaited", [False, True])
-def test_on_commit_a_rollback_leaves_no_task(cloud_tasks: CapturedTasks, awaited: bool) -> None:
+def test_a_rollback_leaves_no_task_that_is_enqueued_on_commit(
+    cloud_tasks: CapturedTasks, awaited: bool
+) -> None:
     from asgiref.sync import async_to_sync
 
     enqueue: Any = async_to_sync(tasks.add.aenqueue) if awaited else tasks.add.enqueue
@@ -249,7 +259,7 @@ def test_on_commit_a_rollback_leaves_no_task(cloud_tasks: CapturedTasks, awaited
 
 
 @pytest.mark.django_db(transaction=True)
-def test_on_commit_a_failure_is_told_and_keeps_nobody_from_going_on(
+def test_a_failed_enqueue_on_commit_is_logged_and_does_not_stop_the_others(
     cloud_tasks: CapturedTasks, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create, called = cloud_tasks._queue.create, []
@@ -274,7 +284,7 @@ def test_on_commit_a_failure_is_told_and_keeps_nobody_from_going_on(
 
 
 @pytest.mark.parametrize("option", [True, "sqlite-file"])
-def test_on_commit_follows_the_database_that_is_meant(
+def test_a_task_is_enqueued_on_commit_of_the_configured_database(
     cloud_tasks: CapturedTasks,
     sqlite_file: str,
     option: object,
@@ -299,17 +309,17 @@ def test_on_commit_follows_the_database_that_is_meant(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_by_default_a_task_is_enqueued_at_once(cloud_tasks: CapturedTasks) -> None:
+def test_a_task_is_enqueued_immediately_by_default(cloud_tasks: CapturedTasks) -> None:
     with transaction.atomic():
         tasks.add.enqueue(1, 1)
         assert len(cloud_tasks.pending) == 1
 
 
-# Trouble
+# Failures of the service
 
 
 class Failing(grpc.GenericRpcHandler):
-    """CreateTask that answers as told: a code is refused with, None creates."""
+    """A server whose CreateTask answers with the next of `answers`; None creates the task."""
 
     def __init__(self) -> None:
         self.answers: list[grpc.StatusCode | None] = []
@@ -350,7 +360,7 @@ def failing() -> Iterator[Failing]:
 
 
 def both_ways(call: Callable[[Any], Any]) -> list[Any]:
-    """`call` with a synchronous enqueue and with an awaited one."""
+    """Call with `enqueue`, and with `aenqueue` in a loop of its own."""
     return [call(tasks.add.enqueue), call(lambda *a: asyncio.run(tasks.add.aenqueue(*a)))]
 
 
@@ -362,7 +372,7 @@ def both_ways(call: Callable[[Any], Any]) -> list[Any]:
         grpc.StatusCode.INTERNAL,
     ],
 )
-def test_a_creation_that_failed_in_passing_is_repeated(
+def test_a_creation_that_fails_temporarily_is_repeated(
     failing: Failing, code: grpc.StatusCode
 ) -> None:
     def enqueue(how: Any) -> None:
@@ -374,9 +384,10 @@ def test_a_creation_that_failed_in_passing_is_repeated(
     assert len(failing.created) == 2
 
 
-def test_a_creation_whose_answer_was_lost_makes_one_task(failing: Failing) -> None:
+def test_a_creation_with_a_lost_answer_creates_one_task(failing: Failing) -> None:
     def enqueue(how: Any) -> str:
-        failing.answers = [grpc.StatusCode.ABORTED]  # The task is created; the answer says not.
+        # The task is created; the answer says that it is not.
+        failing.answers = [grpc.StatusCode.ABORTED]
         return str(how(1, 1).id)
 
     ids = both_ways(enqueue)
@@ -384,7 +395,7 @@ def test_a_creation_whose_answer_was_lost_makes_one_task(failing: Failing) -> No
     assert {name.rpartition("/")[2] for name in failing.created} == set(ids)
 
 
-def test_requests_tell_the_service_where_the_queue_lives(failing: Failing) -> None:
+def test_a_request_has_the_routing_header_of_its_queue(failing: Failing) -> None:
     both_ways(lambda how: how(1, 1))
     assert failing.metadata["x-goog-request-params"] == (
         "parent=projects%2Ftest-project%2Flocations%2Feurope-west1%2Fqueues%2Fdefault"
@@ -400,7 +411,7 @@ def test_requests_tell_the_service_where_the_queue_lives(failing: Failing) -> No
         (grpc.StatusCode.INVALID_ARGUMENT, EnqueueError),
     ],
 )
-def test_what_will_not_pass_is_not_repeated(
+def test_a_creation_that_fails_permanently_is_not_repeated(
     failing: Failing, code: grpc.StatusCode, error: type[EnqueueError]
 ) -> None:
     def enqueue(how: Any) -> None:
@@ -413,7 +424,7 @@ def test_what_will_not_pass_is_not_repeated(
     assert failing.calls == 2
 
 
-def test_a_queue_that_does_not_exist_says_how_to_make_it() -> None:
+def test_the_error_for_a_missing_queue_says_how_to_create_it() -> None:
     with BackgroundEmulator() as emulator:
         runtime = Runtime(environ={}, make_metadata=lambda _: NoMetadataServer())
         with (
@@ -425,7 +436,7 @@ def test_a_queue_that_does_not_exist_says_how_to_make_it() -> None:
 
 
 class Elapsing:
-    """A clock that only sleeping moves."""
+    """A clock that moves only when something sleeps."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -437,29 +448,45 @@ class Elapsing:
         self.now += seconds
 
 
-def test_an_emulator_that_does_not_run_is_told_at_once() -> None:
+PLAIN = TaskRequest(
+    queue=QueueName("p", "l", "q"), task_id="1", url="http://a/", headers={}, body=b"{}"
+)
+
+
+def test_an_emulator_that_is_not_running_is_reported_immediately() -> None:
     queue = GrpcTaskQueue("127.0.0.1:1", sleep=lambda _: pytest.fail("it waits"))
-    request = TaskRequest(
-        queue=QueueName("p", "l", "q"), task_id="1", url="http://a/", headers={}, body=b"{}"
-    )
     for create in (queue.create, async_to_sync(queue.acreate)):
         with pytest.raises(ServiceUnavailableError, match="cloudtasks_emulator --port 1"):
-            create(request, timeout=600)
+            create(PLAIN, timeout=600)
 
 
-def test_an_unreachable_service_is_tried_until_the_time_is_up() -> None:
-    clock = Elapsing()
-    queue = GrpcTaskQueue("name.invalid:443", clock=clock, sleep=clock.sleep)
-    request = TaskRequest(
-        queue=QueueName("p", "l", "q"), task_id="1", url="http://a/", headers={}, body=b"{}"
-    )
-    with pytest.raises(ServiceUnavailableError, match="within 10 s"):
-        queue.create(request, timeout=10)
-    assert 8 <= clock.now <= 10
+def test_an_emulator_whose_name_is_unknown_is_reported_immediately() -> None:
+    queue = GrpcTaskQueue("name.invalid:443", sleep=lambda _: pytest.fail("it waits"))
+    with pytest.raises(ServiceUnavailableError, match=r"No emulator listens at name\.invalid:443"):
+        queue.create(PLAIN, timeout=600)
     queue.close()
 
 
-def test_without_credentials_the_error_says_how_to_get_some(
+def test_a_service_that_hangs_up_is_tried_until_the_time_is_up() -> None:
+    clock = Elapsing()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def hang_up() -> None:
+            with suppress(OSError):
+                while True:
+                    server.accept()[0].close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        queue = GrpcTaskQueue(address, clock=clock, sleep=clock.sleep)
+        with pytest.raises(ServiceUnavailableError, match="within 10 s"):
+            queue.create(PLAIN, timeout=10)
+        queue.close()
+        server.shutdown(socket.SHUT_RDWR)
+    assert 8 <= clock.now <= 10
+
+
+def test_the_error_for_missing_credentials_says_how_to_get_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in ("GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_CONFIG", "HOME"):
@@ -476,7 +503,7 @@ def test_without_credentials_the_error_says_how_to_get_some(
         asyncio.run(queue.acreate(request, timeout=10))
 
 
-def test_what_is_neither_set_nor_detected_is_told_with_every_source() -> None:
+def test_the_error_for_a_missing_setting_names_every_source() -> None:
     runtime = Runtime(environ={}, make_metadata=lambda _: NoMetadataServer())
     backend = "django_tasks_cloud_tasks.CloudTasksBackend"
     with (
@@ -521,7 +548,7 @@ print("parent done")
 """
 
 
-def test_a_forked_process_enqueues_too(tmp_path: Any) -> None:
+def test_a_forked_process_enqueues_tasks(tmp_path: Any) -> None:
     import subprocess
     import sys
 
@@ -540,7 +567,7 @@ def test_a_forked_process_enqueues_too(tmp_path: Any) -> None:
         assert len(emulator.emulator.service.tasks(names[0])) == 7
 
 
-def test_the_wire_format(cloud_tasks: CapturedTasks) -> None:
+def test_the_body_of_a_task_has_the_wire_format(cloud_tasks: CapturedTasks) -> None:
     result = tasks.which_attempt.using(priority=3).enqueue()
     (task,) = cloud_tasks.pending
     document = json.loads(task.request.body)
@@ -558,11 +585,11 @@ def test_the_wire_format(cloud_tasks: CapturedTasks) -> None:
     assert task.request.url == "http://testserver/cloudtasks/execute/"
 
 
-# Tasks that no worker could find.
+# Tasks that a worker could not find.
 
 
 def _send() -> None:
-    """A function that is not itself the task."""
+    """A function whose task has another name."""
 
 
 send = task(_send)
@@ -604,7 +631,7 @@ def test_a_task_that_no_worker_could_find_is_refused(
     assert cloud_tasks.pending == []
 
 
-def test_a_task_of_the_program_itself_is_refused(cloud_tasks: CapturedTasks) -> None:
+def test_a_task_of_the_main_module_is_refused(cloud_tasks: CapturedTasks) -> None:
     declared = task(_send)
     main = dataclasses.replace(declared, func=_in_main)
     with pytest.raises(InvalidTask, match="Move it into a module"):
@@ -612,7 +639,7 @@ def test_a_task_of_the_program_itself_is_refused(cloud_tasks: CapturedTasks) -> 
 
 
 def _in_main() -> None:
-    """As if the program that runs had declared it."""
+    """A function that seems to be declared in the main module."""
 
 
 _in_main.__module__ = "__main__"
@@ -627,12 +654,14 @@ async def generates_async() -> AsyncIterator[int]:
 
 
 @pytest.mark.parametrize("function", [generates, generates_async])
-def test_a_generator_is_no_task(function: Callable[[], object]) -> None:
+def test_a_generator_function_is_refused_as_a_task(function: Callable[[], object]) -> None:
     with pytest.raises(InvalidTask, match="is a generator"):
         task(function)
 
 
-def test_a_queue_that_priority_makes_too_long_is_refused(cloud_tasks: CapturedTasks) -> None:
+def test_a_queue_name_that_becomes_too_long_by_its_priority_is_refused(
+    cloud_tasks: CapturedTasks,
+) -> None:
     with (
         with_options(PRIORITY_QUEUES={50: "{queue}-urgent"}),
         pytest.raises(InvalidTask, match="cannot be a Cloud Tasks queue"),
@@ -640,11 +669,11 @@ def test_a_queue_that_priority_makes_too_long_is_refused(cloud_tasks: CapturedTa
         tasks.add.using(queue_name="q" * 100, priority=60).enqueue(1, 2)
 
 
-# Sites that keep naive times.
+# Sites with USE_TZ = False.
 
 
 @pytest.mark.parametrize("activated", [None, "Pacific/Auckland", "America/Los_Angeles"])
-def test_a_naive_time_is_the_sites_whatever_zone_is_activated(
+def test_a_naive_time_is_independent_of_the_activated_time_zone(
     cloud_tasks: CapturedTasks, activated: str | None
 ) -> None:
     with override_settings(USE_TZ=False, TIME_ZONE="Europe/Berlin"):
@@ -654,17 +683,19 @@ def test_a_naive_time_is_the_sites_whatever_zone_is_activated(
             result = tasks.add.using(run_after=due).enqueue(1, 2)
         (pending,) = cloud_tasks.pending
         assert pending.request.schedule_time == datetime(2030, 1, 1, 11, tzinfo=UTC)
-        assert result.enqueued_at == datetime(2029, 12, 31, 1)  # noqa: DTZ001 - likewise
+        assert result.enqueued_at == datetime(2029, 12, 31, 1)  # noqa: DTZ001 - naive is the point
 
 
-def test_a_delay_in_place_of_a_time_gets_a_sentence(cloud_tasks: CapturedTasks) -> None:
+def test_the_error_for_a_delay_in_place_of_a_time_says_what_to_write(
+    cloud_tasks: CapturedTasks,
+) -> None:
     delay: Any = timedelta(minutes=5)
     with pytest.raises(InvalidTask, match=r"For a delay write timezone\.now\(\) \+ timedelta"):
         tasks.add.using(run_after=delay)
 
 
-def test_a_model_instance_is_named_with_its_pk(cloud_tasks: CapturedTasks) -> None:
-    with pytest.raises(TypeError, match="is a Mark; pass its pk"):
+def test_the_error_for_a_model_instance_says_to_pass_its_pk(cloud_tasks: CapturedTasks) -> None:
+    with pytest.raises(TypeError, match=r"has the type Mark\. Pass its primary key"):
         tasks.add.enqueue(Mark(name="a"), 1)  # type: ignore[arg-type]  # that is the fault
 
 
@@ -673,7 +704,7 @@ def offered() -> tuple[bool, bool]:
     return backend.supports_priority, backend.supports_get_result
 
 
-def test_what_a_backend_offers_follows_from_its_options() -> None:
+def test_the_features_of_a_backend_depend_on_its_options() -> None:
     assert not CloudTasksBackend.supports_priority
     assert not CloudTasksBackend.supports_get_result
     with with_options():
@@ -683,6 +714,6 @@ def test_what_a_backend_offers_follows_from_its_options() -> None:
 
 
 @pytest.mark.parametrize("priority", [101, -101, 0.5])
-def test_what_is_no_priority_is_refused_where_nothing_orders_too(priority: Any) -> None:
+def test_an_invalid_priority_is_refused_without_priority_queues(priority: Any) -> None:
     with pytest.raises(InvalidTask, match="priority"):
         tasks.add.using(priority=priority)

@@ -1,4 +1,4 @@
-"""The example site in a real browser: enqueue by clicking, and see the task finish."""
+"""The example site and the demo."""
 
 import os
 import re
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.integration.paths import ROOT
+
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 
@@ -22,8 +23,8 @@ def browser() -> str:
     pytest.skip("no browser: install chromium and chromedriver (Debian: chromium-driver)")
 
 
-def test_clicking_through_the_example(browser: str, tmp_path: Path) -> None:
-    # The example's own test case, in a process of its own: its settings are not the tests'.
+def test_the_tests_of_the_example_pass(browser: str, tmp_path: Path) -> None:
+    # The test case of the example runs in another process, because it has other settings.
     done = subprocess.run(
         [sys.executable, "manage.py", "test", "--verbosity", "2"],
         check=False,
@@ -40,8 +41,8 @@ def test_clicking_through_the_example(browser: str, tmp_path: Path) -> None:
     assert "skipped" not in done.stderr
 
 
-def test_the_demo_ends_well(tmp_path: Path) -> None:
-    """What `make demo` runs, without a terminal."""
+def test_the_demo_ends_without_an_error(tmp_path: Path) -> None:
+    """`make demo` runs this script; here it has no terminal."""
     done = subprocess.run(
         [sys.executable, ROOT / "examples" / "demo.py"],
         check=False,

@@ -1,4 +1,4 @@
-"""The endpoint: who gets in, what runs, what is answered. Both views, by the same tests."""
+"""The endpoint: authorization, execution and answers. Both views pass the same tests."""
 
 import json
 import logging
@@ -14,19 +14,17 @@ from django.test import Client
 from django.urls import path
 from django_tasks_cloud_tasks import AsyncExecuteTaskView, ExecuteTaskView
 from django_tasks_cloud_tasks.core.outcomes import Outcome
-from django_tasks_cloud_tasks.django_integration.enqueueing.signing import sign
+from django_tasks_cloud_tasks.django_integration.signing import sign
 
 from tests import tasks
+from tests.integration.deliveries import PATHS, body_of, post_signed
 
 pytestmark = pytest.mark.usefixtures("cloud_tasks")
 
 type Deliver = Callable[..., HttpResponse]
 
 
-PATHS = ["/cloudtasks/execute/", "/async/cloudtasks/execute/"]
-
-
-@pytest.fixture(params=PATHS, ids=["sync", "async"])
+@pytest.fixture(params=list(PATHS.values()), ids=list(PATHS))
 def deliver(request: pytest.FixtureRequest) -> Deliver:
     def _deliver(
         path: str = "tests.tasks.add",
@@ -36,19 +34,8 @@ def deliver(request: pytest.FixtureRequest) -> Deliver:
         headers: dict[str, str] | None = None,
         **more: Any,
     ) -> HttpResponse:
-        payload = {"task_id": "an-id", "task_path": path, "args": list(args), "kwargs": {}, **more}
-        sent = json.dumps(payload).encode() if body is None else body
-        response: Any = Client(raise_request_exception=True).post(
-            request.param,
-            data=sent,
-            content_type="application/json",
-            headers={
-                "X-Django-Tasks-Signature": sign(sent) if signature is None else signature,
-                **(headers or {}),
-            },
-        )
-        assert isinstance(response, HttpResponse)
-        return response
+        sent = body_of(path, *args, **more) if body is None else body
+        return post_signed(request.param, sent, signature, headers)
 
     return _deliver
 
@@ -65,7 +52,7 @@ def test_a_task_runs_and_its_success_is_answered(deliver: Deliver) -> None:
     assert tasks.ran == [("add", 1, 2)]
 
 
-def test_a_coroutine_runs(deliver: Deliver) -> None:
+def test_a_coroutine_task_runs(deliver: Deliver) -> None:
     assert deliver("tests.tasks.add_async", 1, 2).status_code == 200
     assert tasks.ran == [("add_async", 1, 2)]
 
@@ -83,13 +70,13 @@ def test_a_task_that_raises_is_answered_with_its_error_and_without_its_traceback
     assert errors[0].exc_info is not None
 
 
-def test_under_debug_the_traceback_is_answered(deliver: Deliver, settings: LazySettings) -> None:
+def test_the_answer_has_the_traceback_under_debug(deliver: Deliver, settings: LazySettings) -> None:
     settings.DEBUG = True
     _, document = answer(deliver("tests.tasks.fails", "no such order"))
     assert "raise ValueError(message)" in document["traceback"]
 
 
-def test_a_return_value_that_json_cannot_carry_fails_the_task_and_is_not_repeated(
+def test_a_return_value_that_is_not_json_fails_the_task_permanently(
     deliver: Deliver,
 ) -> None:
     status, document = answer(deliver("tests.tasks.returns_a_set"))
@@ -112,19 +99,21 @@ def test_the_context_knows_the_attempt(deliver: Deliver) -> None:
         ("os.system", "is no task"),
     ],
 )
-def test_what_is_no_task_is_never_called(deliver: Deliver, path: str, reason: str) -> None:
+def test_a_function_that_is_not_a_task_is_never_called(
+    deliver: Deliver, path: str, reason: str
+) -> None:
     status, document = answer(deliver(path, "echo"))
     assert status == 404
     assert reason in document["error"]
     assert tasks.ran == []
 
 
-def test_an_unknown_backend_is_an_unknown_task(deliver: Deliver) -> None:
+def test_a_task_of_an_unknown_backend_is_refused_as_unknown(deliver: Deliver) -> None:
     status, document = answer(deliver("tests.tasks.add", 1, 2, backend="elsewhere"))
     assert (status, "'elsewhere'" in document["error"]) == (404, True)
 
 
-def test_every_fault_of_a_bad_body_is_told(deliver: Deliver) -> None:
+def test_the_answer_lists_every_fault_of_an_invalid_body(deliver: Deliver) -> None:
     body = b'{"task_id": 7, "task_path": "no", "args": {}}'
     status, document = answer(deliver(body=body))
     assert status == 400
@@ -137,15 +126,15 @@ def test_every_fault_of_a_bad_body_is_told(deliver: Deliver) -> None:
 
 
 @pytest.mark.parametrize("method", ["get", "put", "patch", "delete", "options", "head"])
-@pytest.mark.parametrize("path", PATHS)
-def test_other_methods_are_refused(method: str, path: str) -> None:
+@pytest.mark.parametrize("path", list(PATHS.values()))
+def test_methods_other_than_post_are_refused(method: str, path: str) -> None:
     response = getattr(Client(), method)(path)
     assert response.status_code == 405
     assert response["Allow"] == "POST"
 
 
 @pytest.mark.parametrize("signature", ["", "wrong", sign(b"another body")])
-def test_without_the_right_signature_nothing_runs_and_nothing_is_told(
+def test_a_request_without_the_right_signature_runs_nothing_and_learns_nothing(
     deliver: Deliver, signature: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     status, document = answer(deliver("tests.tasks.add", 1, 2, signature=signature))
@@ -155,7 +144,7 @@ def test_without_the_right_signature_nothing_runs_and_nothing_is_told(
     assert "payload signature" in caplog.text
 
 
-def test_nothing_is_imported_before_the_caller_is_authorized(deliver: Deliver) -> None:
+def test_no_module_is_imported_before_the_caller_is_authorized(deliver: Deliver) -> None:
     import sys
 
     sys.modules.pop("tests.imported_by_nobody", None)
@@ -163,7 +152,9 @@ def test_nothing_is_imported_before_the_caller_is_authorized(deliver: Deliver) -
     assert "tests.imported_by_nobody" not in sys.modules
 
 
-def test_a_former_key_still_verifies(deliver: Deliver, settings: LazySettings) -> None:
+def test_a_signature_with_a_former_key_is_accepted(
+    deliver: Deliver, settings: LazySettings
+) -> None:
     body = json.dumps(
         {"task_id": "an-id", "task_path": "tests.tasks.add", "args": [1, 2], "kwargs": {}}
     ).encode()
@@ -174,7 +165,7 @@ def test_a_former_key_still_verifies(deliver: Deliver, settings: LazySettings) -
     assert deliver(body=body, signature=made_before).status_code == 401
 
 
-def test_under_debug_a_request_without_proof_is_let_in_and_a_wrong_one_is_not(
+def test_debug_admits_a_request_without_proof_and_refuses_one_with_a_wrong_proof(
     settings: LazySettings,
 ) -> None:
     settings.DEBUG = True
@@ -197,7 +188,7 @@ def test_under_debug_a_request_without_proof_is_let_in_and_a_wrong_one_is_not(
 
 
 @pytest.mark.parametrize("base", [ExecuteTaskView, AsyncExecuteTaskView])
-def test_a_site_puts_something_of_its_own_around_every_task(base: Any, settings: Any) -> None:
+def test_a_site_wraps_the_execution_of_every_task(base: Any, settings: Any) -> None:
     around: list[str] = []
 
     if base is ExecuteTaskView:
@@ -231,15 +222,15 @@ def test_a_site_puts_something_of_its_own_around_every_task(base: Any, settings:
     assert around == ["before", "Succeeded"]
 
 
-def test_an_attempt_that_outlasts_its_deadline_is_told_with_the_option(
+def test_an_attempt_that_exceeds_its_deadline_is_logged_with_the_option_that_sets_it(
     deliver: Deliver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """To this clock every task takes more than Cloud Tasks' ten minutes."""
+    """The clock makes every task last longer than the ten minutes that Cloud Tasks waits."""
     clock = SimpleNamespace(monotonic=count(0, 601).__next__)
     monkeypatch.setattr(
         "django_tasks_cloud_tasks.django_integration.executing.execution.time", clock
     )
     assert deliver("tests.tasks.add", 1, 2).status_code == 200
     (said,) = [r.getMessage() for r in caplog.records if r.name == "django_tasks_cloud_tasks"]
-    assert "took 601.0 s, longer than Cloud Tasks waits for it (600 s)" in said
-    assert "Set DISPATCH_DEADLINE to more" in said
+    assert "took 601.0 s. Cloud Tasks waits 600 s" in said
+    assert "Set DISPATCH_DEADLINE to a higher value" in said

@@ -1,22 +1,21 @@
-"""Children of a process that enqueues: nothing that it held keeps them from enqueueing."""
+"""Child processes enqueue, whatever their parent held when it forked."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from django_tasks_cloud_tasks.emulator.background import BackgroundEmulator
 from django_tasks_cloud_tasks.emulator.server import Emulator
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.integration.paths import ROOT
 
-# What the programs below have in common: a child ends with 0 if it could do its work in time.
+# The beginning of the programs below. A child process ends with 0 if its work succeeds in time.
 COMMON = """
 import asyncio, os, signal, sys, threading
 from django_tasks_cloud_tasks.adapters import cloud_tasks, metadata, tokens
-from tests.integration.test_bad_networks import request
+from tests.integration.task_requests import task_request
 
 queue = cloud_tasks.GrpcTaskQueue(sys.argv[1])
 
@@ -50,36 +49,37 @@ def run(program: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_children_of_a_process_that_has_enqueued_enqueue_again_and_again() -> None:
+def test_child_processes_enqueue_after_their_parent_has_enqueued() -> None:
     run(
         """
-queue.create(request("parent"), timeout=10)
+queue.create(task_request("parent"), timeout=10)
 codes = [
-    in_child(lambda: queue.create(request(f"c{n}"), timeout=10)) for n in range(20)
+    in_child(lambda: queue.create(task_request(f"c{n}"), timeout=10)) for n in range(20)
 ] + [
-    in_child(lambda: asyncio.run(queue.acreate(request(f"a{n}"), timeout=10))) for n in range(5)
+    in_child(lambda: asyncio.run(queue.acreate(task_request(f"a{n}"), timeout=10)))
+    for n in range(5)
 ]
 assert codes == [0] * 25, codes
-queue.create(request("parent-again"), timeout=10)
+queue.create(task_request("parent-again"), timeout=10)
 """
     )
 
 
-def test_children_of_a_process_that_has_awaited_enqueue_in_both_ways() -> None:
+def test_child_processes_enqueue_and_aenqueue_after_their_parent_has_awaited() -> None:
     run(
         """
 async def create(name):
-    await queue.acreate(request(name), timeout=10)
+    await queue.acreate(task_request(name), timeout=10)
 
 asyncio.run(create("parent"))
 codes = [in_child(lambda: asyncio.run(create(f"a{n}"))) for n in range(12)] + [
-    in_child(lambda: queue.create(request(f"c{n}"), timeout=10)) for n in range(6)
+    in_child(lambda: queue.create(task_request(f"c{n}"), timeout=10)) for n in range(6)
 ]
 assert codes == [0] * 18, codes
 
 async def fork_while_the_loop_runs():
     await create("b")
-    codes = [in_child(lambda: queue.create(request(f"d{n}"), timeout=10)) for n in range(4)]
+    codes = [in_child(lambda: queue.create(task_request(f"d{n}"), timeout=10)) for n in range(4)]
     assert codes == [0] * 4, codes
     await create("e")
 
@@ -116,10 +116,10 @@ threading.Thread(target=hold, daemon=True).start()
 held.wait()
 
 def work():
-    queue.create(request("child"), timeout=10)
+    queue.create(task_request("child"), timeout=10)
     assert store.certificates("a")
     assert server.get("a") is None
-    runtime.queue(sys.argv[1]).create(request("child-2"), timeout=10)
+    runtime.queue(sys.argv[1]).create(task_request("child-2"), timeout=10)
 
 assert in_child(work) == 0
 let_go.set()

@@ -1,4 +1,4 @@
-"""`gcloud tasks` against the emulator: a client of another language, over REST."""
+"""`gcloud tasks` with the emulator, over REST."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not GCLOUD, reason="no gcloud on this machine")
 
 
 class Gcloud:
-    """Runs `gcloud tasks ...` with the variables that the README names."""
+    """Runs `gcloud tasks ...` with the environment variables of the README."""
 
     def __init__(self, address: str, home: Path) -> None:
         self.environ = os.environ | {
@@ -48,7 +48,7 @@ def gcloud(tmp_path: Path) -> Iterator[Gcloud]:
         yield Gcloud(emulator.address, tmp_path)
 
 
-def test_what_people_do_with_it(gcloud: Gcloud) -> None:
+def test_gcloud_manages_queues_and_tasks(gcloud: Gcloud) -> None:
     gcloud("queues", "create", "mail", *AT, "--max-attempts=5", "--log-sampling-ratio=0.5")
     described = gcloud("queues", "describe", "mail", *AT)
     assert "maxAttempts: 5" in described
@@ -75,7 +75,7 @@ def test_what_people_do_with_it(gcloud: Gcloud) -> None:
     not hasattr(tasks_v2.Queue(), "http_target"),
     reason="this version of google-cloud-tasks has no http_target of queues",
 )
-def test_buffered_tasks(gcloud: Gcloud) -> None:
+def test_gcloud_buffers_a_task(gcloud: Gcloud) -> None:
     gcloud("queues", "create", "mail", *AT)
     gcloud("queues", "pause", "mail", *AT)
     gcloud("queues", "update", "mail", *AT, "--http-uri-override=host:127.0.0.1,port:1")

@@ -1,4 +1,4 @@
-"""What must not bring the endpoint down, open it, or vanish from the log."""
+"""Input and tasks that must not stop the endpoint, bypass its authorization, or go unlogged."""
 
 import asyncio
 import json
@@ -12,48 +12,40 @@ import pytest
 from django.http import HttpRequest
 from django.test import AsyncRequestFactory, Client, override_settings
 from django.urls import resolve as resolve_url
-from django_tasks_cloud_tasks.django_integration.enqueueing.signing import sign
+from django_tasks_cloud_tasks.django_integration.signing import sign
 from django_tasks_cloud_tasks.testing import CapturedTasks
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests import gate, tasks
+from tests.integration.deliveries import PATHS, body_of, post_signed
 
-PATHS = ["/cloudtasks/execute/", "/async/cloudtasks/execute/"]
 STATUSES = {200, 400, 401, 403, 404, 405, 500}
 
 
 @pytest.fixture(autouse=True)
 def _captured(cloud_tasks: CapturedTasks) -> None:
-    """The site as the fixture makes it: nothing outside is reached."""
-
-
-def body_of(path: str, *args: object, **more: object) -> bytes:
-    document = {"task_id": "an-id", "task_path": path, "args": args, "kwargs": {}, **more}
-    return json.dumps(document).encode()
+    """Use the fixture, so that nothing outside of the test is called."""
 
 
 def post(
     path: str, body: bytes, signature: str | None = None, **headers: str
 ) -> tuple[int, dict[str, Any]]:
-    signed = {"X-Django-Tasks-Signature": sign(body) if signature is None else signature}
-    response = Client().post(
-        path, body, content_type="application/json", headers={**signed, **headers}
-    )
+    response = post_signed(path, body, signature, headers)
     assert response["Content-Type"] == "application/json"
     return response.status_code, json.loads(response.content)
 
 
-both = pytest.mark.parametrize("path", PATHS, ids=["sync", "async"])
+both = pytest.mark.parametrize("path", list(PATHS.values()), ids=list(PATHS))
 
 
-# Tasks that misbehave
+# Hostile tasks
 
 
 @both
 @pytest.mark.parametrize("kind", tasks.HOSTILE)
 @pytest.mark.parametrize("task", ["raises", "raises_async"])
-def test_whatever_a_task_raises_is_its_failure(
+def test_any_exception_fails_only_the_task_that_raises_it(
     path: str, kind: str, task: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     status, document = post(path, body_of(f"tests.tasks.{task}", kind))
@@ -64,14 +56,14 @@ def test_whatever_a_task_raises_is_its_failure(
 
 
 @both
-def test_a_cancellation_inside_a_task_is_the_tasks_failure(path: str) -> None:
+def test_a_cancelled_error_inside_a_task_fails_the_task(path: str) -> None:
     status, document = post(path, body_of("tests.tasks.awaits_what_it_cancelled"))
     assert (status, document["error"]) == (500, "CancelledError")
 
 
 @both
 @pytest.mark.parametrize("task", ["returns_a_set", "returns_the_unreadable"])
-def test_a_return_value_that_cannot_be_kept_is_told_in_the_log(
+def test_a_return_value_that_cannot_be_stored_is_logged(
     path: str, task: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     status, document = post(path, body_of(f"tests.tasks.{task}"))
@@ -81,12 +73,12 @@ def test_a_return_value_that_cannot_be_kept_is_told_in_the_log(
     assert "cannot be kept as JSON" in str(told.exc_info[1])
 
 
-# Modules that misbehave
+# Hostile modules
 
 
 @both
 @pytest.mark.parametrize("module", ["exits_at_import", "raises_at_import", "no_such_module"])
-def test_a_module_that_cannot_be_imported_is_an_unknown_task_and_told_once(
+def test_a_task_in_a_module_that_cannot_be_imported_is_unknown_and_logged_once(
     path: str, module: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     status, document = post(path, body_of(f"tests.{module}.task"))
@@ -97,7 +89,7 @@ def test_a_module_that_cannot_be_imported_is_an_unknown_task_and_told_once(
 
 
 @both
-def test_a_module_that_another_thread_imports_is_waited_for(path: str) -> None:
+def test_a_delivery_waits_for_a_module_that_another_thread_imports(path: str) -> None:
     sys.modules.pop("tests.slow_import", None)
     gate.importing.clear()
     gate.go_on.clear()
@@ -111,18 +103,18 @@ def test_a_module_that_another_thread_imports_is_waited_for(path: str) -> None:
     assert gate.importing.wait(30)
     for thread in threads[1:]:
         thread.start()
-    # The others now meet a module that is half imported; released, all find the task.
+    # The other deliveries find a half imported module; after the release all find the task.
     threading.Timer(0.2, gate.go_on.set).start()
     for thread in threads:
         thread.join(30)
     assert answers == [200, 200, 200]
 
 
-# Doors
+# Authorization
 
 
 @both
-def test_who_may_use_one_backend_cannot_run_what_is_declared_for_another(
+def test_a_caller_of_one_backend_cannot_run_tasks_of_another(
     path: str, settings: Any, ran: list[object]
 ) -> None:
     options = settings.TASKS["default"]["OPTIONS"] | {"AUTHENTICATION": "none"}
@@ -137,7 +129,7 @@ def test_who_may_use_one_backend_cannot_run_what_is_declared_for_another(
 
 
 @both
-def test_a_backend_with_faulty_options_shuts_its_own_door_only(
+def test_a_backend_with_faulty_options_refuses_only_its_own_tasks(
     path: str, settings: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     faulty = {"BACKEND": settings.TASKS["closed"]["BACKEND"], "OPTIONS": {"AUTHENTIKATION": "x"}}
@@ -151,7 +143,7 @@ def test_a_backend_with_faulty_options_shuts_its_own_door_only(
 
 @both
 @pytest.mark.parametrize("header", ["Origin", "Sec-Fetch-Site"])
-def test_under_debug_a_web_page_cannot_run_tasks(
+def test_a_web_page_cannot_run_tasks_under_debug(
     path: str, header: str, settings: Any, ran: list[object]
 ) -> None:
     settings.DEBUG = True
@@ -166,7 +158,7 @@ def test_under_debug_a_web_page_cannot_run_tasks(
 
 
 @both
-def test_a_body_over_the_sites_limit(
+def test_a_body_over_the_size_limit_of_the_site_is_refused(
     path: str, settings: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 1000
@@ -179,7 +171,7 @@ def test_a_body_over_the_sites_limit(
 
 
 class ReadsPost:
-    """A middleware that looks at `request.POST`, as some do."""
+    """A middleware that reads `request.POST`."""
 
     sync_capable = True
     async_capable = False
@@ -193,7 +185,7 @@ class ReadsPost:
 
 
 @both
-def test_a_body_that_a_middleware_has_read(path: str) -> None:
+def test_a_delivery_whose_body_a_middleware_has_read_is_executed(path: str) -> None:
     with override_settings(MIDDLEWARE=[f"{__name__}.ReadsPost"]):
         assert Client().post(path, {"file": "x"}).status_code == 401
         assert post(path, body_of("tests.tasks.add", 1, 2))[0] == 200
@@ -202,7 +194,7 @@ def test_a_body_that_a_middleware_has_read(path: str) -> None:
 @both
 @pytest.mark.parametrize("field", ["task_id", "task_path", "queue_name", "backend"], ids=str)
 @pytest.mark.parametrize("text", ["x\nERROR forged", "a." * 600 + "b", "\ud800", ""], ids=repr)
-def test_texts_that_would_forge_or_flood_the_log(
+def test_texts_that_could_forge_or_flood_the_log_are_refused(
     path: str, field: str, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     document = {"task_id": "1", "task_path": "tests.tasks.add", "args": [1, 2], "kwargs": {}}
@@ -214,7 +206,7 @@ def test_texts_that_would_forge_or_flood_the_log(
 
 
 @both
-def test_a_number_that_no_float_holds(path: str, ran: list[object]) -> None:
+def test_a_number_that_no_float_can_hold_is_refused(path: str, ran: list[object]) -> None:
     body = b'{"task_id": "1", "task_path": "tests.tasks.echo", "args": [1e999], "kwargs": {}}'
     assert post(path, body)[0] == 400
     assert ran == []
@@ -252,29 +244,29 @@ def test_any_headers_are_answered_in_json(
     assert status == (200 if signature is None else 401)
 
 
-# Django's own runtime
+# Transactions and disconnections
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_no_transaction_is_put_around_a_task_on_any_database(path: str) -> None:
+@pytest.mark.parametrize("path", list(PATHS.values()))
+def test_the_views_run_outside_of_atomic_requests(path: str) -> None:
     view: Any = resolve_url(path).func
     assert "default" in view._non_atomic_requests
     assert view.csrf_exempt
     assert view.login_required is False
 
 
-def test_a_caller_that_goes_away_ends_a_coroutine_as_failed(
+def test_a_coroutine_task_fails_when_its_caller_disconnects(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def leave() -> None:
         body = body_of("tests.tasks.waits_for_ever")
         request = AsyncRequestFactory().post(
-            PATHS[1],
+            PATHS["async"],
             body,
             content_type="application/json",
             headers={"X-Django-Tasks-Signature": sign(body)},
         )
-        answering = asyncio.ensure_future(resolve_url(PATHS[1]).func(request))
+        answering = asyncio.ensure_future(resolve_url(PATHS["async"]).func(request))
         await asyncio.wait_for(tasks.waiting().wait(), 10)
         answering.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import attrs
 import pytest
@@ -19,15 +17,15 @@ from django_tasks_cloud_tasks.django_integration.runtime import get_runtime
 
 from tests import recorded_tasks
 from tests.integration.recording import Site, recording
+from tests.integration.running_tasks import PATIENCE, Running, clients, lease_of, soon
 from tests.models import Mark
 from tests.recorded_tasks import DURING
-
-PATIENCE = 30
+from tests.records import changed
 
 
 @pytest.fixture
 def site(database: str) -> Iterator[Site]:
-    """With the real time, and leases of a second."""
+    """A site with the real time and leases of one second."""
     DURING.clear()
     with recording(database=database, LEASE=1) as made:
         get_runtime().clock = lambda: datetime.now(UTC)
@@ -42,58 +40,20 @@ def pool(site: Site) -> Iterator[ThreadPoolExecutor]:
         yield made
 
 
-def soon(condition: Callable[[], object]) -> None:
-    """Look until it is so; nothing tells of a row but the row."""
-    until = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < until, "it never came"
-
-
-class Running:
-    """A task that runs in a thread of its own until it is let go."""
-
-    def __init__(self, site: Site, pool: ThreadPoolExecutor, task: Any) -> None:
-        self.site = site
-        self.began, self.let_go = threading.Event(), threading.Event()
-        DURING["a"] = self._during
-        self.result = task.enqueue("a")
-        self.answer: Future[tuple[int, dict[str, Any]]] = pool.submit(self._deliver)
-        assert self.began.wait(PATIENCE)
-
-    def _deliver(self) -> tuple[int, dict[str, Any]]:
-        try:
-            return self.site.deliver()
-        finally:
-            self.site.store.release()
-
-    def _during(self, *_: object) -> str:
-        self.began.set()
-        assert self.let_go.wait(PATIENCE)
-        return "first"
-
-    def end(self) -> tuple[int, dict[str, Any]]:
-        self.let_go.set()
-        return self.answer.result(PATIENCE)
-
-
-def lease_of(site: Site, running: Running) -> datetime | None:
-    return site.record(running.result.id).lease_expires_at
-
-
 def test_a_lease_is_renewed_while_the_task_runs(site: Site, pool: ThreadPoolExecutor) -> None:
     running = Running(site, pool, recorded_tasks.does)
-    # Four renewals: well beyond the first one's end.
+    # Four renewals last longer than the first lease.
     for _ in range(4):
         before = lease_of(site, running)
-        soon(lambda before=before: lease_of(site, running) != before)  # type: ignore[misc]  # of this round
+        soon(lambda before=before: lease_of(site, running) != before)  # type: ignore[misc]  # the value of this round
     assert site.deliver()[0] == 409
     assert running.end() == (200, {"status": "success", "task_id": running.result.id})
     record = site.record(running.result.id)
     assert (record.return_value, len(record.worker_ids)) == ("first", 1)
-    assert record.lease_expires_at is None
+    assert record.claim.expires_at is None
 
 
-def test_two_that_deliver_at_once_run_it_once(site: Site, pool: ThreadPoolExecutor) -> None:
+def test_simultaneous_deliveries_run_the_task_once(site: Site, pool: ThreadPoolExecutor) -> None:
     ran: list[None] = []
     both = threading.Barrier(4)
     DURING["a"] = lambda: ran.append(None)
@@ -114,15 +74,17 @@ def test_two_that_deliver_at_once_run_it_once(site: Site, pool: ThreadPoolExecut
 
 
 def take_over(site: Site, running: Running) -> None:
-    """What another runner does once the lease has run out, forced."""
+    """Claim the task as another runner does after the lease has expired."""
     seen = site.record(running.result.id)
     later = datetime.now(UTC) + timedelta(hours=1)
-    assert site.store.replace(seen, attrs.evolve(seen, token="another's", lease_expires_at=later))
+    assert site.store.replace(
+        seen, changed(seen, claim__token="another's", claim__expires_at=later)
+    )
 
 
-# On SQLite the task's transaction keeps everybody from writing: nobody can take over.
+# On SQLite no other runner can claim: the transaction of the task locks the database.
 @pytest.mark.parametrize("database", ["postgres_cluster"], indirect=True)
-def test_an_atomic_task_that_lost_its_lease_is_undone(
+def test_an_atomic_task_that_lost_its_lease_is_rolled_back(
     site: Site, pool: ThreadPoolExecutor, database: str
 ) -> None:
     Mark.objects.using(database).all().delete()
@@ -130,13 +92,13 @@ def test_an_atomic_task_that_lost_its_lease_is_undone(
     take_over(site, running)
     assert running.end()[0] == 409
     assert Mark.objects.using(database).count() == 0
-    assert site.record(running.result.id).token == "another's"
+    assert site.record(running.result.id).claim.token == "another's"
 
 
-def test_who_claims_waits_for_the_commit_of_an_atomic_task(
+def test_a_claim_waits_for_the_commit_of_an_atomic_task(
     site: Site, pool: ThreadPoolExecutor, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the mark of success and its commit: the claim waits, and finds the task ended."""
+    """A claim between the recorded success and its commit waits, and then finds the task ended."""
     Mark.objects.using(database).all().delete()
     marked, commit = threading.Event(), threading.Event()
     replace = site.store.replace
@@ -156,13 +118,13 @@ def test_who_claims_waits_for_the_commit_of_an_atomic_task(
 
     def claim() -> bool:
         try:
-            return replace(seen, attrs.evolve(seen, token="another's"))
+            return replace(seen, changed(seen, claim__token="another's"))
         finally:
             site.store.release()
 
     claiming = pool.submit(claim)
     with pytest.raises(TimeoutError):
-        claiming.result(0.3)  # it cannot know yet
+        claiming.result(0.3)  # the claim waits for the commit
     commit.set()
     assert claiming.result(PATIENCE) is False
     assert running.end()[0] == 200
@@ -176,7 +138,7 @@ def test_a_coroutine_learns_that_it_is_cancelled(site: Site, pool: ThreadPoolExe
     async def during(context: CloudTaskContext) -> str:
         began.set()
         async with asyncio.timeout(PATIENCE):
-            while not context.cancelled:  # noqa: ASYNC110 - as tasks do: nothing wakes them
+            while not context.cancelled:  # noqa: ASYNC110 - no event announces a cancellation
                 await asyncio.sleep(0.01)
         return "stopped"
 
@@ -209,21 +171,10 @@ def test_the_heartbeat_holds_one_connection_while_it_beats(
         soon(lambda: clients(database) == 0)
 
 
-def clients(database: str) -> int:
-    """How many connections there are besides this thread's own."""
-    with connections[database].cursor() as cursor:
-        cursor.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
-            " AND pid <> pg_backend_pid()"
-        )
-        (count,) = cursor.fetchone()
-    return int(count)
-
-
-def test_a_broken_connection_does_not_cost_a_task_its_success(
+def test_a_task_succeeds_although_its_connection_breaks(
     site: Site, pool: ThreadPoolExecutor, database: str
 ) -> None:
-    """Idle time-outs, poolers, fail-overs: the connection of the claim is gone at the end."""
+    """Idle time-outs, poolers and fail-overs close the connection while the task runs."""
     broken: list[None] = []
 
     def during() -> str:
@@ -248,24 +199,24 @@ def test_a_broken_connection_does_not_cost_a_task_its_success(
     assert (record.return_value, len(record.worker_ids)) == ("done", 1)
 
 
-# SQLite has no locks of rows.
+# SQLite cannot lock single rows.
 @pytest.mark.parametrize("database", ["postgres_cluster"], indirect=True)
-def test_a_locked_record_does_not_hold_up_the_renewal_of_others(
+def test_a_locked_record_does_not_delay_the_renewal_of_others(
     site: Site, pool: ThreadPoolExecutor, database: str
 ) -> None:
     running = Running(site, pool, recorded_tasks.does)
-    locked = attrs.evolve(
-        site.record(running.result.id), task_id="locked", token="t", worker_ids=()
+    locked = changed(
+        site.record(running.result.id), payload__task_id="locked", claim__token="t", attempts=()
     )
     site.store.add(locked)
     renewed: list[bool] = []
     with site.store.atomic():
-        # Somebody cancels it in a transaction that takes its time.
+        # A slow transaction cancels the other task.
         assert site.store.replace(locked, attrs.evolve(locked, cancel_requested=True))
 
         def renew() -> None:
             try:
-                later = attrs.evolve(locked, lease_expires_at=datetime.now(UTC))
+                later = changed(locked, claim__expires_at=datetime.now(UTC))
                 renewed.append(site.store.renew(locked, later))
             finally:
                 site.store.release()
@@ -273,5 +224,7 @@ def test_a_locked_record_does_not_hold_up_the_renewal_of_others(
         with get_runtime().heartbeat.every(0.05, renew):
             before = lease_of(site, running)
             soon(lambda: renewed and lease_of(site, running) != before)
-    assert set(renewed) == {True}, "it is not lost, only left alone for now"
+            # A renewal that comes after the commit below is refused.
+            told = set(renewed)
+    assert told == {True}, "it is not lost, only left alone for now"
     assert running.end()[0] == 200

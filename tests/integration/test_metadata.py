@@ -1,10 +1,10 @@
-"""The metadata server: a real one on this machine that answers, errs, hangs or talks rubbish."""
+"""The metadata server: one on this machine that answers, fails, hangs or sends malformed data."""
 
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import attrs
@@ -21,6 +21,8 @@ from django_tasks_cloud_tasks.core.options import Authentication
 from django_tasks_cloud_tasks.django_integration.configuration import Configuration
 from django_tasks_cloud_tasks.django_integration.runtime import Runtime, use_runtime
 
+from tests.integration.http_servers import QuietRequestHandler, http_server
+
 FLAVOR = b"Metadata-Flavor: Google\r\n"
 
 
@@ -29,29 +31,19 @@ def answering(answer: Callable[[BaseHTTPRequestHandler], bytes]) -> Iterator[tup
     """A server that writes `answer` for every request; yields HOST:PORT and the paths asked."""
     asked: list[str] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+    class Requests(QuietRequestHandler):
+        def do_GET(self) -> None:  # noqa: N802 - the base class calls it by this name
             asked.append(self.path)
             assert self.headers["Metadata-Flavor"] == "Google"
             self.wfile.write(answer(self))
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=[0.01])
-    thread.start()
-    try:
-        yield f"127.0.0.1:{server.server_port}", asked
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with http_server(Requests) as address:
+        yield address, asked
 
 
 @contextmanager
 def hanging() -> Iterator[str]:
-    """A server that takes connections and says nothing."""
+    """A server that accepts connections and answers nothing."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 
@@ -60,7 +52,7 @@ def response(body: bytes, status: bytes = b"200 OK", headers: bytes = FLAVOR) ->
     return b"HTTP/1.1 %s\r\n%sContent-Length: %d\r\n\r\n%s" % (status, headers, len(body), body)
 
 
-def test_a_value_is_asked_for_once() -> None:
+def test_a_value_is_requested_once() -> None:
     with answering(lambda _: response(b"my-shop\n")) as (host, asked):
         server = HttpMetadataServer(host)
         assert [server.get("project/project-id") for _ in range(3)] == ["my-shop"] * 3
@@ -90,14 +82,14 @@ RUBBISH = {
 
 
 @pytest.mark.parametrize("kind", RUBBISH)
-def test_rubbish_is_no_metadata_server_and_is_asked_once(kind: str) -> None:
+def test_a_server_with_malformed_answers_is_not_used_and_is_asked_once(kind: str) -> None:
     with answering(lambda _: RUBBISH[kind]) as (host, asked):
         server = HttpMetadataServer(host)
         assert [server.get(path) for path in ("a", "b", "a")] == [None, None, None]
         assert len(asked) == 1
 
 
-def test_no_server_is_none() -> None:
+def test_a_missing_server_has_no_values() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         server = HttpMetadataServer(f"127.0.0.1:{unused.getsockname()[1]}")
@@ -116,7 +108,7 @@ def test_a_server_that_hangs_is_asked_once() -> None:
             listener.accept()
 
 
-def test_where_there_must_be_one_silence_is_an_error_each_time() -> None:
+def test_an_expected_server_that_does_not_answer_causes_an_error_each_time() -> None:
     with hanging() as host:
         server = HttpMetadataServer(host, expected=True, budget=0.1)
         for _ in range(2):
@@ -124,7 +116,7 @@ def test_where_there_must_be_one_silence_is_an_error_each_time() -> None:
                 server.get("a")
 
 
-def test_the_environment_says_where_it_is() -> None:
+def test_the_environment_sets_the_address_of_the_server() -> None:
     assert isinstance(metadata_server({"NO_GCE_CHECK": "true"}), NoMetadataServer)
     with (
         answering(lambda _: response(b"my-shop")) as (host, _),
@@ -153,7 +145,7 @@ NO_VALUE = {
 
 
 @pytest.mark.parametrize("kind", NO_VALUE)
-def test_a_server_that_answers_is_there_and_is_asked_again_for_a_value(kind: str) -> None:
+def test_a_server_that_answers_without_a_usable_value_is_asked_again_later(kind: str) -> None:
     answers = [NO_VALUE[kind], response(b"my-shop")]
     clock = Clock()
     with answering(lambda _: answers.pop(0)) as (host, asked):
@@ -167,7 +159,7 @@ def test_a_server_that_answers_is_there_and_is_asked_again_for_a_value(kind: str
         assert not server.is_absent
 
 
-def test_what_is_missing_for_a_moment_is_asked_for_again() -> None:
+def test_a_missing_value_is_requested_again_later() -> None:
     answers = [response(b"", b"404 Not Found"), response(b"my-shop")]
     clock = Clock()
     with answering(lambda _: answers.pop(0)) as (host, _):
@@ -177,7 +169,7 @@ def test_what_is_missing_for_a_moment_is_asked_for_again() -> None:
         assert server.get("project/project-id") == "my-shop"
 
 
-def test_a_silence_is_remembered_only_where_this_cannot_be_google_cloud(tmp_path: Path) -> None:
+def test_a_missing_answer_is_remembered_only_outside_of_google_cloud(tmp_path: Path) -> None:
     google, other, hidden = tmp_path / "google", tmp_path / "other", tmp_path / "none"
     google.write_text("Google Compute Engine\n")
     other.write_text("Standard PC\n")
@@ -206,7 +198,7 @@ def test_a_silence_is_remembered_only_where_this_cannot_be_google_cloud(tmp_path
             assert server.is_absent is not there
 
 
-# What a site makes of it.
+# How a site uses it.
 
 
 EMAIL = b"shop@my-shop.iam.gserviceaccount.com"
@@ -220,7 +212,9 @@ PASSING = {
 
 @pytest.mark.parametrize("kind", PASSING)
 @pytest.mark.parametrize("on", ["cloud run", "compute engine"])
-def test_an_identity_that_cannot_be_told_for_a_moment_is_not_forgotten(kind: str, on: str) -> None:
+def test_a_service_account_that_is_temporarily_unavailable_is_requested_again(
+    kind: str, on: str
+) -> None:
     told = threading.Event()
 
     def answer(request: BaseHTTPRequestHandler) -> bytes:
@@ -245,7 +239,7 @@ def test_an_identity_that_cannot_be_told_for_a_moment_is_not_forgotten(kind: str
         with use_runtime(runtime):
             configuration = Configuration(options, runtime)
             if on == "compute engine" and kind == "nothing there":
-                # A machine may have no account; it may have one the next time.
+                # A machine may have no account now, and one later.
                 assert configuration.route.oidc is None
                 assert configuration.policy.mode is Authentication.SIGNATURE
             else:

@@ -1,4 +1,4 @@
-"""Modules with our tasks under Django's own backends, which sites use in their tests."""
+"""Tasks that take this package's context also run under the backends of Django."""
 
 from __future__ import annotations
 

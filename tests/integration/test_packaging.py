@@ -1,4 +1,4 @@
-"""What is published: built here, installed into an empty environment, and used there."""
+"""The distributions: built, installed into an empty environment, and used there."""
 
 import os
 import subprocess
@@ -12,7 +12,8 @@ from pathlib import Path
 import django_tasks_cloud_tasks
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.integration.paths import ROOT
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 VERSION = django_tasks_cloud_tasks.__version__
 
@@ -65,7 +66,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(built: dict[str, Path]) ->
     assert names == expected | {f"{info}/{name}" for name in meta} | {f"{info}/licenses/LICENSE"}
 
 
-def test_the_source_distribution_builds_and_holds_no_more(built: dict[str, Path]) -> None:
+def test_the_source_distribution_holds_the_package_and_nothing_else(built: dict[str, Path]) -> None:
     with tarfile.open(built["sdist"]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     files = {name for name in names if "." in Path(name).name or name in {"LICENSE", "PKG-INFO"}}
@@ -74,7 +75,7 @@ def test_the_source_distribution_builds_and_holds_no_more(built: dict[str, Path]
     assert files - generated == expected | {"pyproject.toml", "README.md", "LICENSE"}
 
 
-def test_the_lowest_versions_are_the_ones_that_are_tested() -> None:
+def test_the_tested_lowest_versions_equal_the_declared_ones() -> None:
     declared = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["emulator"]
     pinned = [
         line.replace("==", ">=")
@@ -93,6 +94,7 @@ settings.configure(SECRET_KEY="x", INSTALLED_APPS=["django_tasks_cloud_tasks"],
         "OPTIONS": {"TASK_HANDLER_PATH": "/execute/"}}})
 django.setup()
 from django.core.management import call_command
+
 call_command("check")
 import django_tasks_cloud_tasks as package
 for name in package.__all__:
@@ -119,8 +121,8 @@ def test_the_wheel_works_in_an_empty_environment(built: dict[str, Path], tmp_pat
     assert "--auto-create-queues" in shown
 
 
-def test_types_are_there_for_those_who_check_them(tmp_path: Path) -> None:
-    """A user's module, checked strictly against the installed package."""
+def test_the_installed_package_has_types(tmp_path: Path) -> None:
+    """mypy checks a module of a user strictly against the installed package."""
     (tmp_path / "user.py").write_text(
         "from django_tasks_cloud_tasks import QueueNotFoundError, detect_gcp_project\n"
         "project: str | None = detect_gcp_project()\n"

@@ -1,4 +1,4 @@
-"""The fixtures that the users of the package get, used as they would."""
+"""The pytest fixtures of the package, used as its users use them."""
 
 from typing import Any
 
@@ -36,7 +36,9 @@ def test_a_failing_task_fails_the_test(cloud_tasks: CapturedTasks) -> None:
         cloud_tasks.run_all()
 
 
-def test_unless_it_asks_to_see_the_failures(cloud_tasks: CapturedTasks, ran: list[object]) -> None:
+def test_run_all_without_check_returns_the_failures(
+    cloud_tasks: CapturedTasks, ran: list[object]
+) -> None:
     tasks.fails_twice.enqueue()
     statuses = [cloud_tasks.run_all(check=False)[0].status for _ in range(3)]
     assert statuses == [500, 500, 200]
@@ -44,7 +46,7 @@ def test_unless_it_asks_to_see_the_failures(cloud_tasks: CapturedTasks, ran: lis
     assert cloud_tasks.run_all(check=False) == []
 
 
-def test_tasks_that_tasks_enqueue_are_delivered_too(
+def test_tasks_that_tasks_enqueue_are_delivered(
     cloud_tasks: CapturedTasks, ran: list[object]
 ) -> None:
     tasks.enqueues_add.enqueue(2)
@@ -52,7 +54,9 @@ def test_tasks_that_tasks_enqueue_are_delivered_too(
     assert ran == [("enqueues_add", 2), ("enqueues_add", 1), ("add", 0, 0)]
 
 
-def test_it_works_with_tokens(cloud_tasks: CapturedTasks, settings: Any, ran: list[object]) -> None:
+def test_cloud_tasks_delivers_tasks_that_carry_tokens(
+    cloud_tasks: CapturedTasks, settings: Any, ran: list[object]
+) -> None:
     account = {"OIDC_SERVICE_ACCOUNT_EMAIL": "tasks@p", "AUTHENTICATION": "oidc"}
     options = settings.TASKS["default"]["OPTIONS"] | account
     settings.TASKS = {"default": settings.TASKS["default"] | {"OPTIONS": options}}
@@ -63,14 +67,16 @@ def test_it_works_with_tokens(cloud_tasks: CapturedTasks, settings: Any, ran: li
     assert ran == [("add", 1, 2)]
 
 
-def test_it_works_where_nothing_is_set(cloud_tasks: CapturedTasks, settings: Any) -> None:
+def test_cloud_tasks_delivers_tasks_of_a_backend_without_options(
+    cloud_tasks: CapturedTasks, settings: Any
+) -> None:
     settings.TASKS = {"default": {"BACKEND": "django_tasks_cloud_tasks.CloudTasksBackend"}}
     tasks.add.enqueue(1, 2)
     cloud_tasks.run_all()
 
 
 @pytest.mark.django_db(transaction=True)
-def test_trouble_and_a_fresh_start_on_the_emulator(
+def test_the_emulator_fixture_duplicates_refuses_and_resets_tasks(
     cloud_tasks_emulator: EmulatorInHand, ran: list[object]
 ) -> None:
     cloud_tasks_emulator.chaos("duplicate=1,drop=0,refuse=0,delay=0")
@@ -86,7 +92,7 @@ def test_trouble_and_a_fresh_start_on_the_emulator(
     assert len(ran) == 2
 
 
-def test_backends_forget_the_fixture_afterwards(
+def test_backends_are_restored_after_the_fixture(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
@@ -107,11 +113,11 @@ def test_backends_forget_the_fixture_afterwards(
         test_it="""
             import pytest
             from django_tasks_cloud_tasks import ConfigurationError
-            def test_captured(cloud_tasks):
+            def test_a_task_is_captured_with_the_fixture(cloud_tasks):
                 from shop import send
                 send.enqueue(1)
                 assert len(cloud_tasks.pending) == 1
-            def test_not_captured(monkeypatch):
+            def test_a_task_is_not_captured_without_the_fixture(monkeypatch):
                 monkeypatch.setenv("NO_GCE_CHECK", "true")
                 from shop import send
                 with pytest.raises(ConfigurationError):
@@ -122,13 +128,13 @@ def test_backends_forget_the_fixture_afterwards(
     result.assert_outcomes(passed=2)
 
 
-def test_a_backend_is_made_without_looking_anything_up() -> None:
+def test_a_backend_is_created_without_any_lookup() -> None:
     assert task_backends["default"].alias == "default"
 
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("round_", range(3))
-def test_thirty_tasks_that_use_the_database_in_memory(
+def test_thirty_tasks_share_the_database_in_memory_with_the_test(
     cloud_tasks_emulator: EmulatorInHand, round_: int
 ) -> None:
     """The live server's threads and the test share one connection."""
@@ -145,7 +151,7 @@ def test_thirty_tasks_that_use_the_database_in_memory(
     assert Mark.objects.exclude(name="the test's own").count() == 30
 
 
-def test_a_site_without_static_url_is_told_which_setting_is_missing(
+def test_the_error_for_a_missing_static_url_names_the_setting(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
@@ -164,7 +170,7 @@ def test_a_site_without_static_url_is_told_which_setting_is_missing(
         test_it="""
             import pytest
             @pytest.mark.django_db(transaction=True)
-            def test_it(cloud_tasks_emulator):
+            def test_the_fixture_is_requested(cloud_tasks_emulator):
                 pass
         """,
     )

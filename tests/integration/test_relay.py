@@ -1,4 +1,4 @@
-"""The ways to the relay and to pruning: the endpoint, the commands."""
+"""The endpoint and the command of the relay, and the command that prunes."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ from django.test import Client, override_settings
 from django_tasks_cloud_tasks.adapters.memory import MemoryTokens
 from django_tasks_cloud_tasks.core.errors import QueueNotFoundError
 from django_tasks_cloud_tasks.core.records import State
-from django_tasks_cloud_tasks.core.requests import OidcToken
-from django_tasks_cloud_tasks.django_integration.enqueueing.signing import sign
+from django_tasks_cloud_tasks.core.requests import OidcIdentity
 from django_tasks_cloud_tasks.django_integration.runtime import get_runtime
+from django_tasks_cloud_tasks.django_integration.signing import sign
 
 from tests import recorded_tasks
 from tests.integration.databases import sqlite
-from tests.integration.recording import START, Site, recording
-from tests.integration.test_emulator_program import QUEUE, emulator
+from tests.integration.emulator_program import emulator_program
+from tests.integration.paths import ROOT
+from tests.integration.recording import START, Site, enqueue_and_die, recording
+from tests.integration.refusals import QUEUE
+from tests.records import changed
 
-ROOT = Path(__file__).resolve().parents[2]
 ACCOUNT, AUDIENCE = "tasks@p.iam.gserviceaccount.com", "https://app.example.com"
 
 
@@ -40,16 +42,6 @@ ACCOUNT, AUDIENCE = "tasks@p.iam.gserviceaccount.com", "https://app.example.com"
 def site() -> Iterator[Site]:
     with recording() as made:
         yield made
-
-
-def waits_for_the_relay(site: Site, count: int = 1) -> None:
-    """Tasks whose process died before it sent them."""
-    site.queue.down = SystemExit()
-    for number in range(count):
-        with pytest.raises(SystemExit):
-            recorded_tasks.does.enqueue(str(number))
-    site.queue.down = None
-    site.wait(60)
 
 
 # The endpoint.
@@ -61,23 +53,23 @@ def relay(path: str = "/cloudtasks/relay/", **headers: str) -> tuple[int, Any]:
 
 
 @pytest.mark.parametrize("path", ["/cloudtasks/relay/", "/async/cloudtasks/relay/"])
-def test_the_endpoint_sends_what_waits(site: Site, path: str) -> None:
-    waits_for_the_relay(site, 250)
+def test_the_endpoint_sends_waiting_tasks(site: Site, path: str) -> None:
+    enqueue_and_die(site, 250)
     signature = {"X-Django-Tasks-Signature": sign(b"")}
     assert relay(path, **signature) == (200, {"status": "success", "sent": 250, "failed": 0})
     assert len(site.queue.requests) == 250
     assert relay(path, **signature) == (200, {"status": "success", "sent": 0, "failed": 0})
 
 
-def test_the_endpoint_says_when_cloud_tasks_does_not_take_a_task(site: Site) -> None:
-    waits_for_the_relay(site, 3)
+def test_the_endpoint_reports_tasks_that_cloud_tasks_does_not_accept(site: Site) -> None:
+    enqueue_and_die(site, 3)
     site.queue.down = QueueNotFoundError("The queue does not exist")
     signature = {"X-Django-Tasks-Signature": sign(b"")}
     assert relay(**signature) == (503, {"status": "error", "sent": 0, "failed": 3})
 
 
-def test_refused_tasks_do_not_hold_up_the_others(site: Site) -> None:
-    waits_for_the_relay(site, 250)
+def test_refused_tasks_do_not_delay_the_others(site: Site) -> None:
+    enqueue_and_die(site, 250)
     create = site.queue.create
     refused: list[str] = []
 
@@ -89,37 +81,39 @@ def test_refused_tasks_do_not_hold_up_the_others(site: Site) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(site.queue, "create", refuse_one)
-        with pytest.raises(CommandError, match="did not take 1;"):
+        with pytest.raises(CommandError, match="did not take: 1"):
             run("cloudtasks_relay", "--once")
     assert len(site.queue.requests) == 249
 
 
-def test_running_tasks_do_not_hide_those_that_wait(site: Site) -> None:
+def test_running_tasks_do_not_hide_waiting_tasks(site: Site) -> None:
     record = site.record(recorded_tasks.does.enqueue("a").id)
     for number in range(120):
-        running = attrs.evolve(
+        running = changed(
             record,
-            task_id=str(number),
+            payload__task_id=str(number),
             state=State.RUNNING,
-            token=str(number),
-            lease_expires_at=START + timedelta(hours=1),
-            relay_at=START,
+            claim__token=str(number),
+            claim__expires_at=START + timedelta(hours=1),
+            relay__at=START,
         )
         site.store.add(running)
-    site.store.add(attrs.evolve(record, task_id="waits", relay_at=START + timedelta(seconds=1)))
+    site.store.add(
+        changed(record, payload__task_id="waits", relay__at=START + timedelta(seconds=1))
+    )
     site.wait(2)
-    assert "Sent 1; 0 not taken." in run("cloudtasks_relay", "--once")
+    assert "Sent: 1. Not taken: 0." in run("cloudtasks_relay", "--once")
 
 
-def test_the_endpoint_is_closed_to_those_without_proof(site: Site) -> None:
-    waits_for_the_relay(site)
+def test_the_endpoint_refuses_a_caller_without_proof(site: Site) -> None:
+    enqueue_and_die(site)
     assert relay()[0] == 401
     assert relay(**{"X-Django-Tasks-Signature": sign(b"something else")})[0] == 401
     assert Client().get("/cloudtasks/relay/").status_code == 405
     assert site.queue.requests == []
 
 
-def test_cloud_scheduler_shows_the_token_of_the_account(site: Site) -> None:
+def test_the_endpoint_accepts_the_token_of_cloud_scheduler(site: Site) -> None:
     tokens = MemoryTokens(time=START.timestamp)
     get_runtime().make_tokens = lambda _: tokens
     entry: dict[str, Any] = dict(settings.TASKS["stored"])
@@ -129,8 +123,8 @@ def test_cloud_scheduler_shows_the_token_of_the_account(site: Site) -> None:
         "OIDC_AUDIENCE": AUDIENCE,
     }
     with override_settings(TASKS={"stored": {**entry, "OPTIONS": options}}):
-        waits_for_the_relay(site)
-        right = OidcToken(service_account_email=ACCOUNT, audience=AUDIENCE)
+        enqueue_and_die(site)
+        right = OidcIdentity(service_account_email=ACCOUNT, audience=AUDIENCE)
         for wrong, status in (
             (attrs.evolve(right, audience="https://other.example.com"), 401),
             (attrs.evolve(right, service_account_email="other@p"), 403),
@@ -141,8 +135,8 @@ def test_cloud_scheduler_shows_the_token_of_the_account(site: Site) -> None:
         assert relay(Authorization=f"Bearer {tokens.issue(right)}")[1]["sent"] == 1
 
 
-def test_who_may_use_one_backend_relays_for_that_one_only(site: Site) -> None:
-    """The signature opens this backend's door; another's wants a token."""
+def test_a_caller_of_one_backend_relays_only_its_tasks(site: Site) -> None:
+    """This backend accepts a signature; the other one requires a token."""
     entry: dict[str, Any] = dict(settings.TASKS["stored"])
     options = {
         **entry["OPTIONS"],
@@ -171,20 +165,22 @@ def run(*arguments: str) -> str:
     return output.getvalue()
 
 
-def test_the_command_relays_once(site: Site) -> None:
-    waits_for_the_relay(site, 150)
-    assert run("cloudtasks_relay", "--once") == "Sent 100; 0 not taken.\nSent 50; 0 not taken.\n"
+def test_the_command_with_once_relays_and_ends(site: Site) -> None:
+    enqueue_and_die(site, 150)
+    assert (
+        run("cloudtasks_relay", "--once") == "Sent: 100. Not taken: 0.\nSent: 50. Not taken: 0.\n"
+    )
     assert run("cloudtasks_relay", "--once") == "Nothing is due.\n"
 
 
-def test_the_command_tells_of_what_waits_after_failures(site: Site) -> None:
-    waits_for_the_relay(site, 2)
+def test_the_command_reports_tasks_that_wait_after_failures(site: Site) -> None:
+    enqueue_and_die(site, 2)
     site.queue.down = QueueNotFoundError("The queue does not exist")
     with pytest.raises(CommandError):
         run("cloudtasks_relay", "--once")
     assert run("cloudtasks_relay", "--once") == (
-        "Nothing is due.\n2 wait after failures, the first until 2026-11-22 12:01:01 UTC: "
-        "The queue does not exist\n"
+        "Nothing is due.\nTasks that wait after failures: 2. The next try is at "
+        "2026-11-22 12:01:01 UTC. The reason of the first is: The queue does not exist\n"
     )
 
 
@@ -201,7 +197,7 @@ def test_cloud_scheduler_calls_with_the_static_header_that_the_command_prints(
     site: Site, mode: str
 ) -> None:
     with with_authentication(mode):
-        waits_for_the_relay(site)
+        enqueue_and_die(site)
         name, _, value = run("cloudtasks_relay", "--print-signature").strip().partition("=")
         headers = {name: value}
         if mode == "platform":
@@ -210,7 +206,7 @@ def test_cloud_scheduler_calls_with_the_static_header_that_the_command_prints(
             token = f"e30.{told.decode().rstrip('=')}.SIGNATURE_REMOVED_BY_GOOGLE"
             headers["Authorization"] = f"Bearer {token}"
         assert relay(**headers) == (200, {"status": "success", "sent": 1, "failed": 0})
-        # It grants the relay, and no task.
+        # This header authorizes the relay and no execution of a task.
         response: Any = Client().post(
             "/cloudtasks/execute/", headers=headers, content_type="application/json", data=b""
         )
@@ -225,22 +221,22 @@ def test_cloud_scheduler_calls_with_the_static_header_that_the_command_prints(
 
 
 @pytest.mark.parametrize("interval", ["0", "-1", "nan"])
-def test_an_interval_that_makes_no_sense_is_refused(site: Site, interval: str) -> None:
+def test_an_invalid_interval_is_refused(site: Site, interval: str) -> None:
     with pytest.raises(CommandError, match="must be more than 0 seconds"):
         run("cloudtasks_relay", f"--interval={interval}")
 
 
-def test_the_command_ends_with_an_error_where_tasks_are_refused(site: Site) -> None:
-    waits_for_the_relay(site)
+def test_the_command_ends_with_an_error_if_tasks_are_refused(site: Site) -> None:
+    enqueue_and_die(site)
     site.queue.down = QueueNotFoundError("The queue does not exist")
-    with pytest.raises(CommandError, match="did not take 1; the log says why"):
+    with pytest.raises(CommandError, match=r"did not take: 1\. The log says why"):
         run("cloudtasks_relay", "--once")
 
 
 @pytest.mark.parametrize(
     "command", [["cloudtasks_relay", "--once"], ["cloudtasks_prune", "--older-than=1d"]]
 )
-def test_the_commands_need_a_store(command: list[str]) -> None:
+def test_the_commands_require_a_store(command: list[str]) -> None:
     with (
         override_settings(TASKS={"default": settings.TASKS["default"]}),
         pytest.raises(CommandError, match="set RESULTS to 'database'"),
@@ -248,8 +244,8 @@ def test_the_commands_need_a_store(command: list[str]) -> None:
         run(*command)
 
 
-def test_the_relay_runs_until_it_is_told_to_stop(tmp_path: Path) -> None:
-    """As a program, against the emulator, while another process records tasks and dies."""
+def test_the_relay_runs_until_a_signal_stops_it(tmp_path: Path) -> None:
+    """The relay is a process of its own; another process records a task and dies."""
     database = sqlite(tmp_path)
     (tmp_path / "own_settings.py").write_text(
         "from tests.settings import *\n"
@@ -263,15 +259,15 @@ def test_the_relay_runs_until_it_is_told_to_stop(tmp_path: Path) -> None:
     dies = (
         "import django; django.setup()\n"
         "from tests import recorded_tasks\n"
-        "from django_tasks_cloud_tasks.core import outbox\n"
+        "from django_tasks_cloud_tasks.core import lifecycle\n"
         "from django_tasks_cloud_tasks.adapters import cloud_tasks\n"
         "import datetime, os\n"
-        "outbox.HEAD_START = datetime.timedelta(0)\n"
+        "lifecycle.GRACE_PERIOD = datetime.timedelta(0)\n"
         "cloud_tasks.GrpcTaskQueue.create = lambda *_, **__: os._exit(9)\n"
         "recorded_tasks.does.enqueue('a')\n"
     )
     queue = "projects/test-project/locations/europe-west1/queues/default"
-    with emulator("--queue", queue, "--queue", QUEUE) as (program, address):
+    with emulator_program("--queue", queue, "--queue", QUEUE) as (program, address):
         environ = os.environ | {
             "PYTHONPATH": f"{tmp_path}:{ROOT}",
             "DJANGO_SETTINGS_MODULE": "own_settings",
@@ -290,8 +286,8 @@ def test_the_relay_runs_until_it_is_told_to_stop(tmp_path: Path) -> None:
         ) as relaying:
             assert relaying.stdout is not None
             try:
-                assert relaying.stdout.readline() == "Relaying. Ctrl-C ends it.\n"
-                # Without the seconds that a creation may take it leaves the task at once.
+                assert relaying.stdout.readline() == "The relay runs. Ctrl-C ends it.\n"
+                # The relay waits for the time that a creation may take; here that is almost none.
                 died = subprocess.run(
                     [sys.executable, "-c", dies],
                     check=False,
@@ -299,7 +295,7 @@ def test_the_relay_runs_until_it_is_told_to_stop(tmp_path: Path) -> None:
                     cwd=ROOT,
                 )
                 assert died.returncode == 9
-                assert relaying.stdout.readline() == "Sent 1; 0 not taken.\n"
+                assert relaying.stdout.readline() == "Sent: 1. Not taken: 0.\n"
                 relaying.send_signal(signal.SIGTERM)
                 assert relaying.wait(20) == 0
             finally:
@@ -309,7 +305,7 @@ def test_the_relay_runs_until_it_is_told_to_stop(tmp_path: Path) -> None:
 
 
 def program_lines(program: Any) -> Iterator[str]:
-    """What the emulator has said, up to the first delivery."""
+    """The lines of the emulator up to the first delivery."""
     for line in program.stdout:
         yield line
         if "attempt started" in line:
@@ -321,20 +317,24 @@ def program_lines(program: Any) -> Iterator[str]:
 
 def finished(site: Site, name: str, state: State, days: int) -> None:
     record = site.record(recorded_tasks.does.enqueue(name).id)
-    ended = attrs.evolve(
-        record, task_id=name, state=state, final=True, finished_at=START - timedelta(days=days)
+    ended = changed(
+        record,
+        payload__task_id=name,
+        state=state,
+        final=True,
+        finished_at=START - timedelta(days=days),
     )
     site.store.add(ended)
 
 
-def test_pruning_deletes_what_finished_long_ago(site: Site) -> None:
+def test_pruning_deletes_tasks_that_finished_long_ago(site: Site) -> None:
     for number in range(25):
         finished(site, f"success-{number}", State.SUCCESSFUL, 31)
     finished(site, "failure", State.FAILED, 40)
     finished(site, "young", State.SUCCESSFUL, 29)
     counted = "26 finished before 2026-10-23 12:00:00 UTC (25 SUCCESSFUL, 1 FAILED, 0 CANCELLED).\n"
     said = run("cloudtasks_prune", "--older-than", "30d", "--dry-run")
-    assert said == counted + "Nothing was deleted: --dry-run.\n"
+    assert said == counted + "Nothing was deleted, because of --dry-run.\n"
     assert site.store.get("failure")
     said = run("cloudtasks_prune", "--older-than", "30d", "--batch-size", "10")
     assert said == counted + ("Deleted 10 of 26.\nDeleted 20 of 26.\nDeleted 26 of 26.\n")
@@ -342,7 +342,7 @@ def test_pruning_deletes_what_finished_long_ago(site: Site) -> None:
     assert site.store.get("young")
 
 
-def test_pruning_keeps_to_the_status_it_is_given(site: Site) -> None:
+def test_pruning_deletes_only_tasks_with_the_given_status(site: Site) -> None:
     finished(site, "success", State.SUCCESSFUL, 31)
     finished(site, "failure", State.FAILED, 31)
     finished(site, "cancelled", State.CANCELLED, 31)
@@ -359,7 +359,7 @@ def test_pruning_keeps_to_the_status_it_is_given(site: Site) -> None:
         (["--older-than", "1d", "--batch-size", "0"], "must be 1 or more"),
     ],
 )
-def test_pruning_says_what_it_does_not_understand(
+def test_the_error_for_an_invalid_pruning_argument_gives_the_reason(
     site: Site, arguments: list[str], reason: str
 ) -> None:
     with pytest.raises(CommandError, match=re.escape(reason)):

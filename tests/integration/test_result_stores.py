@@ -9,21 +9,23 @@ import attrs
 import pytest
 from django.db import DataError, OperationalError, connections
 from django_tasks_cloud_tasks.adapters.memory import MemoryResultStore
+from django_tasks_cloud_tasks.core.lifecycle import Claimed, claim, succeed, withdraw
+from django_tasks_cloud_tasks.core.payload import TaskPayload
 from django_tasks_cloud_tasks.core.ports import ResultStore
 from django_tasks_cloud_tasks.core.records import (
+    LEAVES,
+    Attempt,
     AttemptError,
-    Claimed,
     State,
     TaskRecord,
-    cancel,
-    claim,
-    succeeded,
 )
+from django_tasks_cloud_tasks.core.retention import Cutoffs
 from django_tasks_cloud_tasks.django_integration.results.store import DatabaseResultStore
 from psycopg import IsolationLevel
 from pytest_django import DjangoDbBlocker
 
 from tests.integration import databases
+from tests.records import changed
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, 123456, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -45,57 +47,57 @@ def store(
 
 
 def record(task_id: str = "one", **more: object) -> TaskRecord:
-    values: dict[str, object] = {
-        "task_id": task_id,
-        "task_path": "tests.tasks.add",
-        "queue_name": "default",
-        "backend": "stored",
-        "priority": 0,
-        "takes_context": False,
-        "args": [1, 2],
-        "kwargs": {},
-        "enqueued_at": NOW,
-    }
-    return TaskRecord(**(values | more))  # type: ignore[arg-type]  # each of its own kind
+    """A record of a task; `claim__token` is the leaf `claim.token`."""
+    payload = TaskPayload(
+        task_id=task_id,
+        task_path="tests.tasks.add",
+        args=[1, 2],
+        kwargs={},
+        backend="stored",
+        enqueued_at=NOW,
+        recorded=True,
+    )
+    return changed(TaskRecord(payload=payload), **more)
 
 
 def full_record() -> TaskRecord:
     """A record with something in every field, and what databases stumble over."""
     strange = "NUL \x00, surrogate \ud800, \N{SNOWMAN}, %s"
     return record(
-        priority=-7,
-        takes_context=True,
-        args=[strange, 10**40, 1.5, None, [True, {"deep": []}]],
-        kwargs={strange: {"a": 1}},
+        payload__task_path="tests.tasks.other",
+        payload__queue_name="mail",
+        payload__backend="other",
+        payload__priority=-7,
+        payload__takes_context=True,
+        payload__args=[strange, 10**40, 1.5, None, [True, {"deep": []}]],
+        payload__kwargs={strange: {"a": 1}},
         run_after=NOW + MINUTE,
         state=State.FAILED,
         final=True,
-        started_at=NOW,
-        last_attempted_at=NOW + MINUTE,
+        attempts=(
+            Attempt("unknown"),
+            Attempt("host:7", NOW, NOW + MINUTE),
+            Attempt("host:8", NOW, None, AttemptError("builtins.ValueError", f"Tr: {strange}")),
+        ),
         finished_at=NOW + 2 * MINUTE,
         return_value={"kept": [strange]},
-        errors=(AttemptError("builtins.ValueError", f"Traceback: {strange}"),),
-        worker_ids=("unknown", "host:7"),
-        token="f" * 32,
-        lease_expires_at=NOW + 3 * MINUTE,
+        claim__token="f" * 32,
+        claim__expires_at=NOW + 3 * MINUTE,
         cancel_requested=True,
-        turned_away=True,
-        relay_at=NOW + 4 * MINUTE,
-        relay_failures=3,
-        relay_error="UNAVAILABLE: é",
-        dispatch=2,
-        sent=True,
+        redelivery__turned_away=True,
+        relay__at=NOW + 4 * MINUTE,
+        relay__failures=3,
+        relay__error="UNAVAILABLE: é",
+        redelivery__count=2,
+        redelivery__sent=True,
     )
 
 
 def test_a_record_comes_back_as_it_was(store: ResultStore) -> None:
     every = full_record()
     defaults = record()
-    assert [f.name for f in attrs.fields(TaskRecord) if f.default is not attrs.NOTHING] == [
-        f.name
-        for f in attrs.fields(TaskRecord)
-        if f.default is not attrs.NOTHING and getattr(every, f.name) != getattr(defaults, f.name)
-    ], "a field that nothing tries"
+    same = [path for path, read in LEAVES.items() if read(every) == read(defaults)]
+    assert same == ["payload.task_id", "payload.enqueued_at"], "leaves that nothing tries"
     store.add(every)
     assert store.get("one") == every
 
@@ -105,14 +107,16 @@ def test_what_is_unknown_is_none(store: ResultStore) -> None:
 
 
 def test_a_record_that_is_there_stays(store: ResultStore) -> None:
-    store.add(record(args=["first"]))
-    store.add(record(args=["second"]))
+    store.add(record(payload__args=["first"]))
+    store.add(record(payload__args=["second"]))
     found = store.get("one")
     assert found is not None
-    assert found.args == ["first"]
+    assert found.payload.args == ["first"]
 
 
-@pytest.mark.parametrize("name", ["task_path", "backend", "queue_name", "token"])
+@pytest.mark.parametrize(
+    "name", ["payload__task_path", "payload__backend", "payload__queue_name", "claim__token"]
+)
 def test_what_is_too_long_is_not_cut(store: ResultStore, name: str) -> None:
     long = record(**{name: "x" * 300})
     try:
@@ -127,7 +131,7 @@ def test_a_record_that_is_there_does_not_harm_a_transaction(store: ResultStore) 
     store.add(record())
     with store.atomic():
         store.add(record("two"))
-        store.add(record(args=["another"]))
+        store.add(record(payload__args=["another"]))
         store.add(record("three"))
     assert store.get("one") == record()
     assert store.get("two") is not None
@@ -145,17 +149,17 @@ def test_a_record_is_replaced_whole(store: ResultStore) -> None:
     "change",
     [
         {"state": State.RUNNING},
-        {"token": "another"},
-        {"turned_away": True},
+        {"claim__token": "another"},
+        {"redelivery__turned_away": True},
         {"cancel_requested": True},
-        {"dispatch": 1},
+        {"redelivery__count": 1},
     ],
 )
 def test_a_record_that_moved_on_is_not_replaced(
     store: ResultStore, change: dict[str, object]
 ) -> None:
     seen = record()
-    moved = attrs.evolve(seen, **change)  # type: ignore[arg-type]  # each of its own kind
+    moved = changed(seen, **change)
     store.add(moved)
     assert not store.replace(seen, attrs.evolve(seen, state=State.SUCCESSFUL))
     assert store.get("one") == moved
@@ -169,17 +173,17 @@ def test_a_record_that_is_gone_is_not_replaced(store: ResultStore) -> None:
 def test_a_change_of_nothing_tells_whether_the_record_moved_on(store: ResultStore) -> None:
     store.add(record())
     assert store.replace(record(), record())
-    assert not store.replace(record(token="another"), record(token="another"))
+    assert not store.replace(record(claim__token="another"), record(claim__token="another"))
 
 
 def test_what_others_changed_meanwhile_stays(store: ResultStore) -> None:
-    running = record(state=State.RUNNING, token="mine", lease_expires_at=NOW + MINUTE)
+    running = record(state=State.RUNNING, claim__token="mine", claim__expires_at=NOW + MINUTE)
     store.add(running)
-    assert store.replace(running, attrs.evolve(running, relay_error="theirs"))
-    assert store.replace(running, succeeded(running, 3, now=NOW))
+    assert store.replace(running, changed(running, relay__error="theirs"))
+    assert store.replace(running, succeed(running, 3, now=NOW))
     found = store.get("one")
     assert found is not None
-    assert (found.state, found.relay_error) == (State.SUCCESSFUL, "theirs")
+    assert (found.state, found.relay.error) == (State.SUCCESSFUL, "theirs")
 
 
 def race[R](store: ResultStore, runners: int, run: Callable[[int], R]) -> list[R]:
@@ -204,12 +208,12 @@ def test_of_many_that_claim_at_once_one_wins(store: ResultStore) -> None:
     def run(number: int) -> str | None:
         claimed = claim(waiting, now=NOW, token=f"token-{number}", worker="w", lease=MINUTE)
         assert isinstance(claimed, Claimed)
-        return claimed.record.token if store.replace(waiting, claimed.record) else None
+        return claimed.record.claim.token if store.replace(waiting, claimed.record) else None
 
     (winner,) = [token for token in race(store, 8, run) if token]
     found = store.get("one")
     assert found is not None
-    assert (found.token, found.worker_ids) == (winner, ("w",))
+    assert (found.claim.token, found.worker_ids) == (winner, ("w",))
 
 
 def test_of_a_claim_and_a_cancelling_one_wins(store: ResultStore) -> None:
@@ -221,21 +225,21 @@ def test_of_a_claim_and_a_cancelling_one_wins(store: ResultStore) -> None:
             change = (
                 claim(waiting, now=NOW, token="t", worker="w", lease=MINUTE)
                 if who
-                else cancel(waiting, now=NOW)
+                else withdraw(waiting, now=NOW)
             )
-            return store.replace(waiting, change.record)  # type: ignore[union-attr]  # it waits
+            return store.replace(waiting, change.record)
 
         assert sorted(race(store, 2, run)) == [False, True]
 
 
 def test_the_due_are_taken_in_order_and_once(store: ResultStore) -> None:
     for name, minutes in (("late", -1), ("later", -2), ("latest", -3), ("not yet", 1)):
-        store.add(record(name, relay_at=NOW + minutes * MINUTE))
+        store.add(record(name, relay__at=NOW + minutes * MINUTE))
     store.add(record("sent"))
-    store.add(record("another's", backend="another", relay_at=NOW))
+    store.add(record("another's", payload__backend="another", relay__at=NOW))
     until = NOW + MINUTE
     taken = store.due(["stored", "more"], now=NOW, until=until, limit=2)
-    assert [(r.task_id, r.relay_at) for r in taken if isinstance(r, TaskRecord)] == [
+    assert [(r.task_id, r.relay.at) for r in taken if isinstance(r, TaskRecord)] == [
         ("latest", until),
         ("later", until),
     ]
@@ -248,7 +252,7 @@ def test_the_due_are_taken_in_order_and_once(store: ResultStore) -> None:
 def test_many_that_take_at_once_leave_nothing(store: ResultStore) -> None:
     names = {str(number) for number in range(60)}
     for name in names:
-        store.add(record(name, relay_at=NOW))
+        store.add(record(name, relay__at=NOW))
 
     def run(_: int) -> list[str]:
         taken = []
@@ -269,14 +273,14 @@ def test_pruning_takes_what_finished_before(store: ResultStore) -> None:
     store.add(record("old cancelled", state=State.CANCELLED, **final))
     store.add(record("young", state=State.SUCCESSFUL, finished_at=young, final=True))
     store.add(record("at that time", state=State.SUCCESSFUL, finished_at=NOW, final=True))
-    store.add(record("waits", enqueued_at=old))
-    when = {"before": NOW, "given_up": NOW}
-    assert store.count_finished(FINISHED, **when) == 3
-    assert store.count_finished([State.FAILED], **when) == 1
-    assert store.prune([State.FAILED], **when, limit=10) == 1
-    assert store.prune(FINISHED, **when, limit=1) == 1
-    assert store.prune(FINISHED, **when, limit=10) == 1
-    assert store.prune(FINISHED, **when, limit=10) == 0
+    store.add(record("waits", payload__enqueued_at=old))
+    before = Cutoffs(final=NOW, failed=NOW)
+    assert store.count_finished(FINISHED, before) == 3
+    assert store.count_finished([State.FAILED], before) == 1
+    assert store.prune([State.FAILED], before, limit=10) == 1
+    assert store.prune(FINISHED, before, limit=1) == 1
+    assert store.prune(FINISHED, before, limit=10) == 1
+    assert store.prune(FINISHED, before, limit=10) == 0
     left = ["old success", "old failure", "old cancelled", "young", "at that time", "waits"]
     assert [n for n in left if store.get(n)] == ["young", "at that time", "waits"]
 
@@ -285,8 +289,8 @@ def test_pruning_leaves_what_may_be_repeated(store: ResultStore) -> None:
     given_up = NOW - 5 * MINUTE
     store.add(record("repeated", state=State.FAILED, finished_at=NOW - 4 * MINUTE))
     store.add(record("given up", state=State.FAILED, finished_at=NOW - 6 * MINUTE))
-    assert store.count_finished(FINISHED, before=NOW, given_up=given_up) == 1
-    assert store.prune(FINISHED, before=NOW, given_up=given_up, limit=10) == 1
+    assert store.count_finished(FINISHED, Cutoffs(final=NOW, failed=given_up)) == 1
+    assert store.prune(FINISHED, Cutoffs(final=NOW, failed=given_up), limit=10) == 1
     assert [n for n in ("repeated", "given up") if store.get(n)] == ["repeated"]
 
 
@@ -294,24 +298,24 @@ def test_pruning_takes_many(store: ResultStore) -> None:
     final = {"state": State.SUCCESSFUL, "finished_at": NOW - MINUTE, "final": True}
     for number in range(1100):
         store.add(record(str(number), **final))
-    assert store.prune(FINISHED, before=NOW, given_up=NOW, limit=1050) == 1050
-    assert store.count_finished(FINISHED, before=NOW, given_up=NOW) == 50
+    assert store.prune(FINISHED, Cutoffs(final=NOW, failed=NOW), limit=1050) == 1050
+    assert store.count_finished(FINISHED, Cutoffs(final=NOW, failed=NOW)) == 50
 
 
 def test_a_renewal_is_a_replacement(store: ResultStore) -> None:
-    running = record(state=State.RUNNING, token="mine", lease_expires_at=NOW)
+    running = record(state=State.RUNNING, claim__token="mine", claim__expires_at=NOW)
     store.add(running)
-    assert store.renew(running, attrs.evolve(running, lease_expires_at=NOW + MINUTE))
+    assert store.renew(running, changed(running, claim__expires_at=NOW + MINUTE))
     found = store.get("one")
     assert found is not None
-    assert found.lease_expires_at == NOW + MINUTE
-    another = attrs.evolve(running, token="another's")
-    assert not store.renew(another, attrs.evolve(another, lease_expires_at=NOW + 2 * MINUTE))
+    assert found.claim.expires_at == NOW + MINUTE
+    another = changed(running, claim__token="another's")
+    assert not store.renew(another, changed(another, claim__expires_at=NOW + 2 * MINUTE))
     assert store.get("one") == found
 
 
 def test_a_renewal_waits_for_nobody(store: ResultStore) -> None:
-    running = record(state=State.RUNNING, token="mine", lease_expires_at=NOW)
+    running = record(state=State.RUNNING, claim__token="mine", claim__expires_at=NOW)
     store.add(running)
     locked, renewed = threading.Event(), threading.Event()
 
@@ -325,12 +329,12 @@ def test_a_renewal_waits_for_nobody(store: ResultStore) -> None:
         holding = pool.submit(lambda: race(store, 1, hold))
         assert locked.wait(20)
         if not is_sqlite(store):  # It has one writer, and no way to ask without waiting.
-            assert store.renew(running, attrs.evolve(running, lease_expires_at=NOW + MINUTE))
+            assert store.renew(running, changed(running, claim__expires_at=NOW + MINUTE))
         renewed.set()
         assert holding.result(20) == [True]
     found = store.get("one")
     assert found is not None
-    assert (found.cancel_requested, found.lease_expires_at) == (True, NOW)
+    assert (found.cancel_requested, found.claim.expires_at) == (True, NOW)
 
 
 @pytest.mark.parametrize("server", ["postgres_cluster", "mariadb_server"])
@@ -416,18 +420,69 @@ def test_what_fails_after_a_commit_is_logged_and_hinders_nobody(
 def test_ids_are_the_same_only_to_the_letter(store: ResultStore) -> None:
     for task_id in ("abc", "ABC", "Abc"):
         assert store.get(task_id) is None
-        store.add(record(task_id, args=[task_id]))
+        store.add(record(task_id, payload__args=[task_id]))
     for task_id in ("abc", "ABC", "Abc"):
         kept = store.get(task_id)
         assert kept is not None
-        assert kept.args == [task_id]
+        assert kept.payload.args == [task_id]
 
 
 def test_what_failed_to_be_sent_is_counted(store: ResultStore) -> None:
-    assert store.refused(["stored"]).count == 0
-    store.add(record("sent", relay_at=NOW))
-    store.add(record("later", relay_at=NOW + MINUTE, relay_failures=3, relay_error="late"))
-    store.add(record("first", relay_at=NOW, relay_failures=1, relay_error="early"))
-    store.add(record("another's", backend="another", relay_at=NOW, relay_failures=1))
-    waiting = store.refused(["stored"])
+    assert store.backlog(["stored"]).count == 0
+    store.add(record("sent", relay__at=NOW))
+    store.add(record("later", relay__at=NOW + MINUTE, relay__failures=3, relay__error="late"))
+    store.add(record("first", relay__at=NOW, relay__failures=1, relay__error="early"))
+    store.add(record("another's", payload__backend="another", relay__at=NOW, relay__failures=1))
+    waiting = store.backlog(["stored"])
     assert (waiting.count, waiting.next_at, waiting.error) == (2, NOW, "early")
+
+
+def test_backends_are_the_same_only_to_the_letter(store: ResultStore) -> None:
+    store.add(record("one", payload__backend="stored", relay__at=NOW))
+    store.add(record("two", payload__backend="Stored", relay__at=NOW))
+    (taken,) = store.due(["Stored"], now=NOW, until=NOW + MINUTE, limit=9)
+    assert isinstance(taken, TaskRecord)
+    assert taken.task_id == "two"
+
+
+def test_large_arguments_and_errors_come_back(store: ResultStore) -> None:
+    """As large as Cloud Tasks takes a task, with characters that take four bytes."""
+    large = record(payload__args=["\N{SNOWMAN}\N{GRINNING FACE}" * 100_000])
+    store.add(large)
+    error = AttemptError("E", "\U0001f600" * 9)
+    failed = changed(large, state=State.FAILED, attempts=(Attempt("w", NOW, NOW, error),))
+    assert store.replace(large, failed)
+    assert store.get("one") == failed
+
+
+def test_all_at_once_wait_for_one_another_and_never_in_a_circle(store: ResultStore) -> None:
+    """Relays, runners, their heartbeats, pruning and new tasks: no deadlock among their locks."""
+    for number in range(200):
+        store.add(record(f"{number:03}", relay__at=NOW - MINUTE))
+
+    def relay(who: int) -> None:
+        for round_ in range(20):
+            now = NOW + round_ * MINUTE
+            store.due(["stored"], now=now, until=now + MINUTE / 2, limit=50)
+
+    def run(who: int) -> None:
+        for number in range(who % 2, 200, 2):
+            seen = store.get(f"{number:03}")
+            assert seen is not None
+            claimed = claim(seen, now=NOW, token=f"{who}", worker="w", lease=MINUTE)
+            if isinstance(claimed, Claimed) and store.replace(seen, claimed.record):
+                with store.atomic():
+                    store.renew(claimed.record, claimed.record)
+                    store.replace(claimed.record, succeed(claimed.record, number, now=NOW))
+
+    def prune(who: int) -> None:
+        for _ in range(20):
+            store.prune(FINISHED, Cutoffs(final=NOW + MINUTE, failed=NOW), limit=1)
+
+    def add(who: int) -> None:
+        for number in range(60):
+            with store.atomic():
+                store.add(record(f"new {who} {number}", relay__at=NOW))
+
+    jobs = [relay, relay, run, run, prune, add, add]
+    race(store, len(jobs), lambda who: jobs[who](who))

@@ -1,4 +1,4 @@
-"""Databases that are away, locked, or short of connections while tasks run."""
+"""Tasks with databases that are unavailable, locked, or short of connections."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ import pytest
 from django.core.handlers.asgi import ASGIHandler
 from django.db import OperationalError, connections
 from django_tasks_cloud_tasks.core.records import State
-from django_tasks_cloud_tasks.django_integration.enqueueing.signing import sign
 from django_tasks_cloud_tasks.django_integration.operating.relay import relay_batch
 from django_tasks_cloud_tasks.django_integration.results.store import DatabaseResultStore
 from django_tasks_cloud_tasks.django_integration.runtime import get_runtime
+from django_tasks_cloud_tasks.django_integration.signing import sign
 from pytest_django import DjangoDbBlocker
 
 from tests import recorded_tasks
 from tests.integration import databases
+from tests.integration.deliveries import PATHS
 from tests.integration.recording import Site, recording
-from tests.integration.test_leases import PATIENCE, Running, clients, lease_of, soon
+from tests.integration.running_tasks import PATIENCE, Running, clients, lease_of, soon
 from tests.models import Mark
 from tests.recorded_tasks import DURING
 
@@ -49,7 +50,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 
 def go_away(database: str) -> Callable[[], None]:
-    """End every connection, and let no new ones in; what lets them in again."""
+    """End all connections and refuse new ones; returns a function that accepts them again."""
     folder = Path(connections[database].settings_dict["HOST"])
     socket = next(path for path in folder.glob(".s.PGSQL.*") if path.suffix != ".lock")
     with pytest.raises(OperationalError), connections[database].cursor() as cursor:
@@ -68,10 +69,10 @@ def go_away(database: str) -> Callable[[], None]:
 
 @pytest.mark.parametrize("database", ["postgres_cluster"], indirect=True)
 @pytest.mark.parametrize("task", [recorded_tasks.does, recorded_tasks.marks_there])
-def test_a_database_that_is_away_as_a_task_ends_costs_no_success(
+def test_a_task_succeeds_although_the_database_is_briefly_unavailable_at_its_end(
     database: str, threads: ThreadPoolExecutor, task: Any
 ) -> None:
-    """For longer than a few quick tries take, and less than the lease."""
+    """The outage is longer than a few quick retries and shorter than the lease."""
     with site_on(database, LEASE=30) as site:
         result = task.enqueue("a")
 
@@ -90,12 +91,12 @@ def test_a_database_that_is_away_as_a_task_ends_costs_no_success(
 
 
 @pytest.mark.parametrize("database", ["postgres_cluster"], indirect=True)
-@pytest.mark.parametrize("path", ["/cloudtasks/execute/", "/async/cloudtasks/execute/"])
+@pytest.mark.parametrize("path", list(PATHS.values()))
 @pytest.mark.parametrize("task", [recorded_tasks.does, recorded_tasks.does_async])
-def test_an_end_that_cannot_be_written_is_answered_so_that_it_comes_back(
+def test_a_task_whose_end_cannot_be_written_is_delivered_again(
     database: str, path: str, task: Any
 ) -> None:
-    """The database is away for longer than the lease."""
+    """The outage is longer than the lease."""
     with site_on(database, LEASE=1) as site:
         site.path = path
         result = task.enqueue("a")
@@ -112,7 +113,8 @@ def test_an_end_that_cannot_be_written_is_answered_so_that_it_comes_back(
             back[0]()
         assert status == 500
         assert (
-            document["error"] == "The attempt is over, and the database did not take how it ended."
+            document["error"]
+            == "The attempt is over, but its end could not be written to the database."
         )
         DURING["a"] = lambda: "again"
         soon(lambda: site.deliver(retry=1)[0] == 200)
@@ -124,7 +126,7 @@ def test_an_end_that_cannot_be_written_is_answered_so_that_it_comes_back(
 
 
 async def deliver_over_asgi(site: Site, body: bytes) -> dict[str, Any]:
-    """A POST through Django's ASGI handler, as a server makes it: with a thread of its own."""
+    """POST through the ASGI handler of Django, in a thread of its own as a server does."""
     answered: dict[str, Any] = {}
     sent = asyncio.Event()
 
@@ -160,7 +162,7 @@ async def deliver_over_asgi(site: Site, body: bytes) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("database", ["postgres_cluster"], indirect=True)
-def test_coroutine_tasks_that_wait_hold_no_connection(database: str) -> None:
+def test_waiting_coroutine_tasks_hold_no_connection(database: str) -> None:
     with site_on(database) as site:
         for number in range(60):
             recorded_tasks.knows_async.enqueue(str(number))
@@ -194,7 +196,7 @@ def test_coroutine_tasks_that_wait_hold_no_connection(database: str) -> None:
 
 @pytest.fixture
 def pooled(postgres_cluster: str, django_db_blocker: DjangoDbBlocker) -> Iterator[str]:
-    """The same cluster through a pool of two connections."""
+    """The PostgreSQL cluster through a pool of two connections."""
     entry = dict(connections.settings[postgres_cluster])
     entry["OPTIONS"] = {"pool": {"min_size": 1, "max_size": 2, "timeout": 20}}
     with django_db_blocker.unblock(), databases.reachable("pooled", entry):
@@ -206,10 +208,10 @@ def pooled(postgres_cluster: str, django_db_blocker: DjangoDbBlocker) -> Iterato
             connections["pooled"].close_pool()  # type: ignore[attr-defined]  # PostgreSQL's
 
 
-def test_more_tasks_than_a_pool_has_connections_run_once_each(
+def test_each_task_runs_once_although_the_pool_has_fewer_connections_than_tasks(
     pooled: str, threads: ThreadPoolExecutor
 ) -> None:
-    """Their leases are renewed outside the pool, and they hold none of it while they run."""
+    """Leases are renewed outside of the pool, and running tasks hold no connection of it."""
     with site_on(pooled, LEASE=1) as site:
         all_run, ran = threading.Barrier(8), []
 
@@ -217,7 +219,7 @@ def test_more_tasks_than_a_pool_has_connections_run_once_each(
             ran.append(threading.get_ident())
             all_run.wait(PATIENCE)
             until = time.monotonic() + 2
-            # Longer than the lease: only renewals keep the others away.
+            # This is longer than the lease, so only renewals prevent a second run.
             while time.monotonic() < until:
                 relay_batch({})
             return "done"
@@ -243,7 +245,7 @@ def test_more_tasks_than_a_pool_has_connections_run_once_each(
 
 @pytest.mark.parametrize("database", ["sqlite_file"], indirect=True)
 @pytest.mark.parametrize("fails", [False, True])
-def test_leases_that_nobody_could_renew_outlast_an_atomic_task(
+def test_a_lease_survives_an_atomic_task_that_prevents_its_renewal(
     database: str, threads: ThreadPoolExecutor, fails: bool
 ) -> None:
     with site_on(database, LEASE=1) as site:
@@ -266,7 +268,7 @@ def test_leases_that_nobody_could_renew_outlast_an_atomic_task(
             finally:
                 site.store.release()
 
-        # Just after a renewal nobody can write any more, for longer than the lease.
+        # After a renewal the atomic task blocks all writing for longer than the lease.
         before = lease_of(site, plain)
         soon(lambda: lease_of(site, plain) != before)
         answer = threads.submit(deliver)
@@ -275,7 +277,7 @@ def test_leases_that_nobody_could_renew_outlast_an_atomic_task(
         assert expires is not None
         soon(lambda: datetime.now(UTC) > expires)
         let_go.set()
-        # Whoever looks as soon as it can finds it held.
+        # The first delivery after that finds the lease still held.
         assert site.deliver(plain.result.id)[0] == 409
         assert answer.result(PATIENCE) == (500 if fails else 200)
         assert plain.end()[0] == 200

@@ -22,8 +22,8 @@ from django_tasks_cloud_tasks.emulator.background import BackgroundEmulator
 from django_tasks_cloud_tasks.emulator.server import Emulator
 
 from tests import tasks
+from tests.integration.paths import ROOT as ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 GUNICORN = [
     *("gunicorn", "tests.wsgi:application", "--bind", "127.0.0.1:0", "--workers", "2"),
     *("--threads", "4", "--no-control-socket"),
@@ -35,7 +35,7 @@ UVICORN = ["uvicorn", "tests.asgi:application", "--host", "127.0.0.1", "--port",
 def serving(
     command: list[str], log: Path, *, settings: str = "tests.settings", **environ: str
 ) -> Iterator[str]:
-    """A server, once it listens; yields its URL."""
+    """Start a server and wait until it listens; yields its URL."""
     with subprocess.Popen(
         [sys.executable, "-m", *command],
         stderr=subprocess.PIPE,
@@ -52,7 +52,7 @@ def serving(
                 break
         else:
             raise AssertionError("".join(heard))
-        # What it says from here on is read to the end, so that it never blocks.
+        # A thread reads the rest of the output, so that the server never blocks.
         reader = threading.Thread(target=lambda: log.write_text(process.stderr.read()))  # type: ignore[union-attr]  # asserted above
         reader.start()
         try:
@@ -76,7 +76,9 @@ def serving(
     ],
     ids=["wsgi-sync", "wsgi-async", "asgi-async", "asgi-sync"],
 )
-def test_every_view_works_under_every_server(command: list[str], path: str, tmp_path: Path) -> None:
+def test_each_view_executes_tasks_under_each_server(
+    command: list[str], path: str, tmp_path: Path
+) -> None:
     log = tmp_path / "server.log"
     with (
         serving(command, log) as url,
@@ -117,8 +119,10 @@ def test_every_view_works_under_every_server(command: list[str], path: str, tmp_
             raised.value.close()
 
 
-def test_coroutine_tasks_share_the_servers_loop_and_hold_no_thread(tmp_path: Path) -> None:
-    """Fifty of them wait for one another: with a thread each they would never all be there."""
+def test_coroutine_tasks_share_the_event_loop_of_the_server_and_hold_no_thread(
+    tmp_path: Path,
+) -> None:
+    """Fifty tasks wait for one another; with a thread for each they would wait forever."""
     with (
         serving(UVICORN, tmp_path / "server.log") as url,
         BackgroundEmulator(lambda: Emulator(create_queues=True)) as emulator,

@@ -1,4 +1,4 @@
-"""A Cloud Tasks that does not answer: who has waited for it waits for all the others."""
+"""Cloud Tasks does not answer: after one time-out the next calls do not wait again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def site(transactional_db: None) -> Iterator[Site]:
 
 @pytest.fixture
 def asked(site: Site, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The task ids that a silent Cloud Tasks was asked about, each of which cost a time-out."""
+    """The ids of the tasks for which a call waited for a time-out."""
     calls: list[str] = []
 
     def delete(_: QueueName, task_id: str, *, timeout: float) -> bool:
@@ -40,7 +40,7 @@ def asked(site: Site, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return calls
 
 
-def test_six_cancellations_wait_once(site: Site, asked: list[str]) -> None:
+def test_only_one_of_six_cancellations_waits_for_a_time_out(site: Site, asked: list[str]) -> None:
     results = [recorded_tasks.does.enqueue(str(number)) for number in range(6)]
     assert [cancel(result) for result in results] == [CancelOutcome.CANCELLED] * 6
     assert asked == [results[0].id]
@@ -50,7 +50,7 @@ def test_six_cancellations_wait_once(site: Site, asked: list[str]) -> None:
     assert asked == [results[0].id, more.id], "it is asked again after a while"
 
 
-def test_an_enqueue_and_a_cancellation_know_of_each_others_silence(
+def test_a_time_out_of_an_enqueue_or_a_cancellation_counts_for_the_other(
     site: Site, asked: list[str]
 ) -> None:
     waits = recorded_tasks.does.enqueue("a")
@@ -63,7 +63,9 @@ def test_an_enqueue_and_a_cancellation_know_of_each_others_silence(
     assert asked == [], "another enqueue has waited meanwhile"
 
 
-def test_a_task_without_a_record_is_not_cancelled_in_silence(site: Site, asked: list[str]) -> None:
+def test_a_task_without_a_record_is_not_cancelled_after_a_time_out(
+    site: Site, asked: list[str]
+) -> None:
     first, second = (tasks.add.enqueue(1, number) for number in range(2))
     for result in (first, second):
         with pytest.raises(CancelError) as raised:
@@ -72,8 +74,10 @@ def test_a_task_without_a_record_is_not_cancelled_in_silence(site: Site, asked: 
     assert asked == [first.id]
 
 
-def test_a_creation_without_a_record_is_tried_in_silence(site: Site, asked: list[str]) -> None:
-    """Nobody else would make it later."""
+def test_a_task_without_a_record_is_created_even_after_a_time_out(
+    site: Site, asked: list[str]
+) -> None:
+    """Without a record the relay cannot create it later."""
     site.queue.go_down()
     with pytest.raises(ServiceUnavailableError):
         tasks.add.enqueue(1, 2)
@@ -81,7 +85,9 @@ def test_a_creation_without_a_record_is_tried_in_silence(site: Site, asked: list
     assert tasks.add.enqueue(1, 2).id == site.queue.requests[-1].task_id
 
 
-def test_the_admin_stops_at_the_first_silence_and_says_so(site: Site, asked: list[str]) -> None:
+def test_an_admin_action_stops_at_the_first_time_out_and_reports_it(
+    site: Site, asked: list[str]
+) -> None:
     ids = [recorded_tasks.does.enqueue(str(number)).id for number in range(30)]
     client = Client()
     client.force_login(User.objects.create_superuser("admin"))
@@ -89,4 +95,4 @@ def test_the_admin_stops_at_the_first_silence_and_says_so(site: Site, asked: lis
     response: Any = client.post(page, {"action": "run_now", "_selected_action": ids}, follow=True)
     assert len(asked) == 1
     told = [str(message) for message in response.context["messages"]]
-    assert told[-1] == "Stopped, with 29 left as they were: Cloud Tasks is silent."
+    assert told[-1] == "Stopped: Cloud Tasks does not answer. Tasks left unchanged: 29."

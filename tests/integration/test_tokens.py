@@ -21,18 +21,19 @@ from django_tasks_cloud_tasks.adapters.tokens import (
 from django_tasks_cloud_tasks.core.errors import InvalidTokenError
 from django_tasks_cloud_tasks.django_integration.runtime import Runtime, use_runtime
 from django_tasks_cloud_tasks.emulator.background import BackgroundEmulator
-from django_tasks_cloud_tasks.emulator.encoding import base64url
-from django_tasks_cloud_tasks.emulator.identity import TokenIssuer
-from django_tasks_cloud_tasks.emulator.targets import OidcToken
+from django_tasks_cloud_tasks.emulator.state.targets import OidcToken
+from django_tasks_cloud_tasks.emulator.ways_out.identity import TokenIssuer, base64url
 from hypothesis import example, given
 from hypothesis import strategies as st
+
+from tests.integration.deliveries import PATHS, body_of
 
 EMAIL, AUDIENCE = "tasks@test-project.iam.gserviceaccount.com", "http://testserver"
 TOKEN = OidcToken(email=EMAIL, audience=AUDIENCE)
 
 
 class Signer:
-    """Makes tokens of every kind, good and bad, with one key."""
+    """Makes valid and invalid tokens with one key."""
 
     def __init__(self) -> None:
         self.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -69,7 +70,7 @@ SIGNER = Signer()
 
 @pytest.fixture
 def post(settings: Any) -> Iterator[Callable[..., int]]:
-    """POST a task to a site that demands tokens of `SIGNER`'s key; answers with the status."""
+    """POST a task to a site that requires tokens of `SIGNER`; returns the status."""
     options = settings.TASKS["default"]["OPTIONS"] | {"OIDC_SERVICE_ACCOUNT_EMAIL": EMAIL}
     settings.TASKS = {"default": settings.TASKS["default"] | {"OPTIONS": options}}
     runtime = Runtime(
@@ -79,11 +80,9 @@ def post(settings: Any) -> Iterator[Callable[..., int]]:
     )
 
     def _post(*authorization: str, path: str = "/cloudtasks/execute/") -> int:
-        body = {"task_id": "1", "task_path": "tests.tasks.add", "args": [1, 2], "kwargs": {}}
+        body = body_of("tests.tasks.add", 1, 2)
         headers = {"Authorization": ",".join(authorization)} if authorization else {}
-        response = Client().post(
-            path, json.dumps(body), content_type="application/json", headers=headers
-        )
+        response = Client().post(path, body, content_type="application/json", headers=headers)
         return response.status_code
 
     with use_runtime(runtime):
@@ -139,11 +138,8 @@ BAD: dict[str, tuple[int, Callable[[], str]]] = {
 }
 
 
-PATHS = ["/cloudtasks/execute/", "/async/cloudtasks/execute/"]
-
-
-@pytest.mark.parametrize("path", PATHS)
-def test_the_right_token_has_the_task_executed(
+@pytest.mark.parametrize("path", list(PATHS.values()))
+def test_a_delivery_with_a_valid_token_executes_the_task(
     post: Callable[..., int], ran: list[object], path: str
 ) -> None:
     assert post(f"Bearer {SIGNER.token()}", path=path) == 200
@@ -151,8 +147,8 @@ def test_the_right_token_has_the_task_executed(
 
 
 @pytest.mark.parametrize("kind", BAD)
-@pytest.mark.parametrize("path", PATHS)
-def test_a_bad_token_is_refused_and_stays_out_of_the_log(
+@pytest.mark.parametrize("path", list(PATHS.values()))
+def test_an_invalid_token_is_refused_and_is_not_logged(
     post: Callable[..., int],
     ran: list[object],
     caplog: pytest.LogCaptureFixture,
@@ -168,8 +164,10 @@ def test_a_bad_token_is_refused_and_stays_out_of_the_log(
     assert len(longest) < 5 or longest not in caplog.text or token == "garbage"
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_two_authorization_headers_are_none(post: Callable[..., int], path: str) -> None:
+@pytest.mark.parametrize("path", list(PATHS.values()))
+def test_a_delivery_with_two_or_no_authorization_headers_is_refused(
+    post: Callable[..., int], path: str
+) -> None:
     good = f"Bearer {SIGNER.token()}"
     assert post(good, good, path=path) == 401
     assert post(path=path) == 401
@@ -189,12 +187,13 @@ json_values = st.recursive(
 @given(st.dictionaries(st.sampled_from(["exp", "iat", "nbf"]), json_values, min_size=1))
 @example({"exp": 10**400})
 @example({"iat": -(10**400)})
-def test_times_of_any_type_are_valid_or_refused(claims: dict[str, Any]) -> None:
+def test_time_claims_of_any_type_are_valid_or_refused(claims: dict[str, Any]) -> None:
     try:
-        verified = verifier().verify(SIGNER.token(**claims))
+        verified = verifier().verify(SIGNER.token(**claims), may_wait=True)
     except InvalidTokenError:
         return
     now = time.time() + 11
+    assert verified is not None
     assert isinstance(verified["exp"], int | float)
     assert verified["exp"] >= now - 22
     assert isinstance(verified["iat"], int | float)
@@ -206,17 +205,17 @@ def test_headers_and_claims_of_any_shape_are_refused(parts: list[bytes]) -> None
     signed = ".".join(map(base64url, parts))
     signature = SIGNER.key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256())
     with pytest.raises(InvalidTokenError):
-        verifier().verify(f"{signed}.{base64url(signature)}")
+        verifier().verify(f"{signed}.{base64url(signature)}", may_wait=True)
 
 
 @given(st.text() | st.from_regex(r"[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*", fullmatch=True))
-def test_text_is_no_token(text: str) -> None:
+def test_a_token_of_arbitrary_text_is_refused(text: str) -> None:
     with pytest.raises(InvalidTokenError):
-        verifier().verify(text)
+        verifier().verify(text, may_wait=True)
 
 
 class Certificates:
-    """Certificates that can be counted, changed and cut off; and a clock."""
+    """A source of certificates that counts fetches, can change and can fail; and a clock."""
 
     def __init__(self) -> None:
         self.fetched = 0
@@ -232,7 +231,7 @@ class Certificates:
         return FetchedCertificates(dict(self.known), 3600)
 
 
-def test_certificates_are_fetched_once_and_kept_for_as_long_as_they_are_good() -> None:
+def test_certificates_are_fetched_once_and_kept_until_they_expire() -> None:
     certificates = Certificates()
     assert not certificates.store.ready("the-key")
     for now in (0, 1, 3599):
@@ -246,7 +245,7 @@ def test_certificates_are_fetched_once_and_kept_for_as_long_as_they_are_good() -
     assert certificates.fetched == 2
 
 
-def test_an_unknown_key_has_them_fetched_at_most_once_a_minute() -> None:
+def test_an_unknown_key_fetches_the_certificates_at_most_once_a_minute() -> None:
     certificates = Certificates()
     certificates.store.certificates("the-key")
     for now in (1, 59, 61, 62, 119, 122):
@@ -255,7 +254,7 @@ def test_an_unknown_key_has_them_fetched_at_most_once_a_minute() -> None:
     assert certificates.fetched == 4, "at the start, after 1 s, after 61 s, after 122 s"
 
 
-def test_a_new_key_is_found() -> None:
+def test_a_new_signing_key_is_fetched() -> None:
     certificates = Certificates()
     certificates.store.certificates("the-key")
     certificates.known["new-key"] = SIGNER.public
@@ -273,20 +272,20 @@ def test_old_certificates_stay_in_use_while_the_network_fails(
         certificates.now = now
         assert certificates.store.certificates("the-key") == certificates.known
     assert certificates.fetched == 3
-    assert "the ones in hand stay in use" in caplog.text
+    assert "the cached ones stay in use" in caplog.text
 
 
-def test_without_certificates_tokens_are_refused() -> None:
+def test_tokens_are_refused_without_certificates() -> None:
     certificates = Certificates()
     certificates.reachable = False
     refusing = GoogleTokenVerifier(certificates.store)
     for _ in range(3):
         with pytest.raises(InvalidTokenError, match="no certificates"):
-            refusing.verify(SIGNER.token())
+            refusing.verify(SIGNER.token(), may_wait=True)
     assert certificates.fetched == 1
 
 
-def test_one_failure_at_the_start_costs_seconds_and_not_a_minute() -> None:
+def test_a_failed_first_fetch_is_repeated_after_seconds() -> None:
     certificates = Certificates()
     certificates.reachable = False
     fetched = []
@@ -300,7 +299,7 @@ def test_one_failure_at_the_start_costs_seconds_and_not_a_minute() -> None:
     assert "the-key" in certificates.store.certificates("the-key")
 
 
-def test_answers_that_may_not_be_kept_are_kept_for_a_minute() -> None:
+def test_certificates_that_may_not_be_cached_are_kept_for_a_minute() -> None:
     """`max-age=0` must not mean a fetch for each delivery."""
     fetches: list[None] = []
     now = [0.0]
@@ -316,7 +315,7 @@ def test_answers_that_may_not_be_kept_are_kept_for_a_minute() -> None:
     assert len(fetches) == 2
 
 
-def test_while_one_thread_fetches_the_others_go_on_with_what_is_in_hand() -> None:
+def test_other_threads_use_the_old_certificates_while_one_thread_fetches() -> None:
     import threading
 
     begun, go_on = threading.Event(), threading.Event()
@@ -347,12 +346,14 @@ def test_the_emulators_tokens_are_verified_with_its_certificates_over_http() -> 
         url = f"http://{emulator.address}/oauth2/v1/certs"
         checked = GoogleTokenVerifier(CertificateStore(lambda: fetch_certificates(url)))
         token = emulator.emulator._issuer.issue(TOKEN)
-        claims = checked.verify(token)
+        assert checked.verify(token, may_wait=False) is None, "certificates are needed first"
+        claims = checked.verify(token, may_wait=True)
+        assert claims is not None
         assert (claims["aud"], claims["email"], claims["email_verified"]) == (AUDIENCE, EMAIL, True)
         assert claims["iss"] == "https://accounts.google.com"
-        assert checked.ready(token)
+        assert checked.verify(token, may_wait=False) == claims
         with pytest.raises(InvalidTokenError, match="unknown key"):
-            checked.verify(TokenIssuer(time=time.time).issue(TOKEN))
+            checked.verify(TokenIssuer(time=time.time).issue(TOKEN), may_wait=True)
 
 
 def test_the_emulator_publishes_its_key_as_google_does() -> None:

@@ -1,4 +1,4 @@
-"""Records that cannot be handled: each is set aside for itself, and all others go on."""
+"""Records that cannot be read or changed: only these are set aside, and the others are sent."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.test import Client
 from django_tasks_cloud_tasks.core.errors import QueueNotFoundError, UnreadableRecordError
-from django_tasks_cloud_tasks.core.outbox import SET_ASIDE
-from django_tasks_cloud_tasks.django_integration.enqueueing.backend import recording_backends
+from django_tasks_cloud_tasks.core.lifecycle import UNREADABLE_WAIT
 from django_tasks_cloud_tasks.django_integration.models import StoredTask
 from django_tasks_cloud_tasks.django_integration.operating.relay import relay_batch
+from django_tasks_cloud_tasks.django_integration.registry import recording_backends
 
 from tests import recorded_tasks
-from tests.integration.recording import Site, recording
+from tests.integration.recording import Site, enqueue_and_die, recording
 
 DAMAGES = [
     {"status": "HIBERNATED"},
-    {"arguments_json": "{"},
-    {"arguments_json": "[]"},
-    {"errors_json": '[["only one"]]'},
-    {"worker_ids_json": "null"},
+    {"args_json": "{"},
+    {"kwargs_json": "["},
+    {"attempts_json": '[["only one"]]'},
+    {"attempts_json": "null"},
     {"return_value_json": "\x01"},
 ]
 
@@ -37,16 +37,10 @@ def site(database: str) -> Iterator[Site]:
 
 
 def waiting(site: Site, count: int) -> list[str]:
-    """Tasks whose process died before it sent them."""
-    site.queue.down = SystemExit()
-    for number in range(count):
-        with pytest.raises(SystemExit):
-            recorded_tasks.does.enqueue(str(number))
+    """The ids of tasks whose process died before it sent them, in the order of the relay."""
+    enqueue_and_die(site, count)
     rows = StoredTask.objects.using(database_of(site))
-    ids = list(rows.order_by("relay_at").values_list("pk", flat=True))
-    site.queue.down = None
-    site.wait(60)
-    return ids
+    return list(rows.order_by("relay_at").values_list("pk", flat=True))
 
 
 def database_of(site: Site) -> str:
@@ -67,12 +61,12 @@ def test_a_record_that_cannot_be_read_is_set_aside_and_the_others_are_sent(
     assert sorted(r.task_id or "" for r in site.queue.requests) == sorted(others)
     row = rows.defer("run_after").get(pk=broken)
     assert f"The record of the task {broken} cannot be read" in row.relay_error
-    assert (row.relay_failures, row.relay_at) == (1, site.now + SET_ASIDE)
+    assert (row.relay_failures, row.relay_at) == (1, site.now + UNREADABLE_WAIT)
     again = relay_batch(recording_backends())
     assert (again.sent, again.failed) == (0, 0), "it is left alone for a while"
 
 
-def test_a_column_that_django_cannot_read_is_of_the_same_kind(site: Site) -> None:
+def test_a_record_with_a_column_that_django_cannot_read_is_set_aside(site: Site) -> None:
     broken, *_ = waiting(site, 3)
     rows = StoredTask.objects.using(database_of(site))
     rows.filter(pk=broken).update(run_after=2**62)
@@ -80,7 +74,7 @@ def test_a_column_that_django_cannot_read_is_of_the_same_kind(site: Site) -> Non
     assert (done.sent, done.failed) == (2, 1)
 
 
-def test_a_reason_that_no_database_can_keep_is_kept_as_far_as_it_can(site: Site) -> None:
+def test_an_error_message_that_no_database_can_store_is_stored_in_escaped_form(site: Site) -> None:
     waiting(site, 1)
     site.queue.down = QueueNotFoundError("a NUL \x00 and a surrogate \ud800")
     assert relay_batch(recording_backends()).failed == 1
@@ -110,7 +104,7 @@ def test_a_record_that_cannot_be_changed_is_set_aside_and_the_others_are_sent(
     assert relay_batch(recording_backends()).sent == 1
 
 
-def test_a_delivery_of_such_a_task_is_repeated_and_does_not_run(site: Site) -> None:
+def test_a_task_with_an_unreadable_record_does_not_run_and_is_delivered_again(site: Site) -> None:
     result = recorded_tasks.does.enqueue("a")
     StoredTask.objects.using(database_of(site)).update(status="HIBERNATED")
     status, document = site.deliver(result.id)
@@ -119,17 +113,17 @@ def test_a_delivery_of_such_a_task_is_repeated_and_does_not_run(site: Site) -> N
         recorded_tasks.does.get_result(result.id)
 
 
-def test_pruning_goes_on_past_what_cannot_be_read(site: Site) -> None:
+def test_pruning_deletes_records_that_cannot_be_read(site: Site) -> None:
     first, second = recorded_tasks.does.enqueue("a"), recorded_tasks.does.enqueue("b")
     for result in (first, second):
         assert site.deliver(result.id)[0] == 200
-    StoredTask.objects.using(database_of(site)).filter(pk=first.id).update(errors_json="{")
+    StoredTask.objects.using(database_of(site)).filter(pk=first.id).update(attempts_json="{")
     site.wait(60 * 86_400)
     call_command("cloudtasks_prune", "--older-than=1d", verbosity=0)
     assert not StoredTask.objects.using(database_of(site)).exists()
 
 
-# The admin, in the site's own database.
+# The admin, in the default database.
 
 
 @pytest.fixture
@@ -144,14 +138,18 @@ def own_site(db: None) -> Iterator[tuple[Site, Client]]:
     "damage",
     [
         *DAMAGES,
-        {"errors_json": json.dumps([["a.B", "lone \ud800"]])},
-        {"arguments_json": json.dumps({"args": ["\ud800"], "kwargs": {}})},
+        {
+            "attempts_json": json.dumps([["w", None, None, "a.B"]]),
+            "tracebacks_json": json.dumps(["lone \ud800"]),
+        },
+        {"args_json": json.dumps(["\ud800"])},
+        {"kwargs_json": json.dumps({"a": "\ud800"})},
         {"return_value_json": json.dumps("\ud800"), "status": "SUCCESSFUL"},
-        {"worker_ids_json": json.dumps(["\ud800"])},
+        {"attempts_json": json.dumps([["\ud800", None, None, None]])},
     ],
     ids="-".join,
 )
-def test_the_admin_shows_damaged_and_strange_records(
+def test_the_admin_shows_damaged_and_unusual_records(
     own_site: tuple[Site, Client], damage: dict[str, str]
 ) -> None:
     _, client = own_site

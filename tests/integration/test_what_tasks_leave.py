@@ -1,4 +1,4 @@
-"""What a task leaves on its thread does not matter: to its own end, or to whoever comes next."""
+"""What a task leaves on its thread affects neither its own end nor the next request."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from django.utils import timezone, translation
 from django_tasks_cloud_tasks.core.records import State
 
 from tests import recorded_tasks
+from tests.integration.deliveries import PATHS
 from tests.integration.recording import Site, recording
 from tests.models import Mark
 from tests.recorded_tasks import DURING
 
-VIEWS = ["/cloudtasks/execute/", "/async/cloudtasks/execute/"]
 
-
-@pytest.fixture(params=VIEWS, ids=["wsgi", "asgi"])
+@pytest.fixture(params=list(PATHS.values()), ids=["wsgi", "asgi"])
 def site(request: pytest.FixtureRequest, database: str) -> Iterator[Site]:
     DURING.clear()
     with recording(database=database) as made:
@@ -34,7 +33,7 @@ def site(request: pytest.FixtureRequest, database: str) -> Iterator[Site]:
 
 
 def seen_by_others(database: str, look: Callable[[], object]) -> object:
-    """What another connection sees: only what is committed."""
+    """What another connection sees, which is only committed data."""
 
     def there() -> object:
         try:
@@ -69,7 +68,7 @@ OPEN = [turn_autocommit_off, begin_by_hand, never_leave_a_block, never_leave_two
 
 @pytest.mark.parametrize("task", [recorded_tasks.does, recorded_tasks.does_async])
 @pytest.mark.parametrize("leave_open", OPEN)
-def test_a_transaction_left_open_is_committed_with_the_success(
+def test_a_transaction_that_a_successful_task_left_open_is_committed(
     site: Site, database: str, leave_open: Callable[[str], None], task: Any
 ) -> None:
     def during() -> str:
@@ -90,7 +89,7 @@ def test_a_transaction_left_open_is_committed_with_the_success(
 
 @pytest.mark.parametrize("task", [recorded_tasks.does, recorded_tasks.does_async])
 @pytest.mark.parametrize("leave_open", OPEN)
-def test_a_transaction_left_open_by_a_failure_is_undone(
+def test_a_transaction_that_a_failed_task_left_open_is_rolled_back(
     site: Site, database: str, leave_open: Callable[[str], None], task: Any
 ) -> None:
     def during() -> str:
@@ -109,7 +108,7 @@ def test_a_transaction_left_open_by_a_failure_is_undone(
 
 
 @pytest.mark.parametrize("leave_open", [never_leave_a_block, never_leave_two_blocks])
-def test_an_atomic_task_that_leaves_a_block_open_is_committed_whole(
+def test_an_atomic_task_that_leaves_a_block_open_is_committed_completely(
     site: Site, database: str, leave_open: Callable[[str], None]
 ) -> None:
     def during() -> str:
@@ -124,8 +123,10 @@ def test_an_atomic_task_that_leaves_a_block_open_is_committed_whole(
     assert seen_by_others(database, Mark.objects.using(database).count) == 1
 
 
-def test_a_broken_transaction_left_open_fails_the_attempt(site: Site, database: str) -> None:
-    """What cannot be committed is not called done."""
+def test_a_broken_transaction_that_was_left_open_fails_the_attempt(
+    site: Site, database: str
+) -> None:
+    """A task whose work cannot be committed must not succeed."""
 
     def during() -> str:
         transaction.atomic(using=database).__enter__()
@@ -151,7 +152,7 @@ def test_a_broken_transaction_left_open_fails_the_attempt(site: Site, database: 
         "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
     ],
 )
-def test_settings_left_on_the_session_do_not_cost_a_success(
+def test_a_task_succeeds_although_it_changed_the_settings_of_its_database_session(
     site: Site, database: str, statement: str
 ) -> None:
     def during() -> str:
@@ -167,7 +168,7 @@ def test_settings_left_on_the_session_do_not_cost_a_success(
     connections[database].close()
 
 
-def test_a_closed_connection_or_one_that_refuses_does_not_cost_a_success(
+def test_a_task_succeeds_although_it_closed_or_blocked_its_connection(
     site: Site, database: str
 ) -> None:
     def close() -> str:
@@ -188,7 +189,7 @@ def test_a_closed_connection_or_one_that_refuses_does_not_cost_a_success(
         assert site.record(result.id).state is State.SUCCESSFUL
 
 
-# The thread's own state.
+# The state of the thread.
 
 
 def change_everything() -> str:
@@ -213,9 +214,9 @@ async def change_everything_async(*_: object) -> str:
     return change_everything()
 
 
-@pytest.mark.parametrize("path", VIEWS)
+@pytest.mark.parametrize("path", list(PATHS.values()))
 @pytest.mark.parametrize("how", ["function", "coroutine", "atomic"])
-def test_what_a_task_activates_is_not_what_the_next_request_finds(path: str, how: str) -> None:
+def test_the_next_request_does_not_see_what_a_task_activated(path: str, how: str) -> None:
     DURING.clear()
     with recording() as site:
         site.path = path
@@ -228,7 +229,7 @@ def test_what_a_task_activates_is_not_what_the_next_request_finds(path: str, how
     DURING.clear()
 
 
-# What is not a value, but the promise of one.
+# Return values that are unfinished work.
 
 
 async def later() -> str:
@@ -240,11 +241,9 @@ async def even_later() -> Any:
     return later()
 
 
-@pytest.mark.parametrize("path", VIEWS)
+@pytest.mark.parametrize("path", list(PATHS.values()))
 @pytest.mark.parametrize("promise", [later, even_later])
-def test_work_that_a_function_returns_unstarted_is_run(
-    path: str, promise: Callable[[], Any]
-) -> None:
+def test_a_coroutine_that_a_function_returns_is_run(path: str, promise: Callable[[], Any]) -> None:
     with recording() as site:
         site.path = path
         DURING["a"] = promise
@@ -263,7 +262,7 @@ async def generates_async() -> Any:
     yield 1
 
 
-@pytest.mark.parametrize("path", VIEWS)
+@pytest.mark.parametrize("path", list(PATHS.values()))
 @pytest.mark.parametrize(
     "promise",
     [
@@ -276,7 +275,7 @@ async def generates_async() -> Any:
         concurrent.futures.Future,
     ],
 )
-def test_work_that_nothing_can_run_is_not_called_done(
+def test_a_task_that_returns_a_generator_or_future_does_not_succeed(
     path: str, promise: Callable[[], Any]
 ) -> None:
     with recording() as site:

@@ -12,16 +12,19 @@ def main() -> None:
     from django.db import InterfaceError, OperationalError, connection, transaction
 
     from tests.models import Order
-    from tests.storm.tasks import KINDS, QUEUES
+    from tests.storm.ingredients import chosen
+    from tests.storm.tasks import QUEUES, kinds_of
 
     draw = random.Random(sys.argv[1])
-    weights = {"atomic": 8, "fails_at_first": 4, "outlasts_its_lease": 2, "enqueues_another": 3}
+    kinds = kinds_of(chosen())
+    weights = {"atomic": 8, "outlasts_its_lease": 2, "enqueues_another": 3}
+    shares = [6, 2, 2] if "few" in chosen() else [1, 0, 0]
     for number in range(int(sys.argv[2])):
-        kind = draw.choices([*KINDS], [weights.get(name, 4) for name in KINDS])[0]
+        kind = draw.choices([*kinds], [weights.get(name, 4) for name in kinds])[0]
+        queue = draw.choices([*QUEUES], shares)[0]
         try:
             with transaction.atomic():
-                queue = draw.choices([*QUEUES], [6, 2, 2])[0]
-                result = KINDS[kind].using(queue_name=queue).enqueue(number)
+                result = kinds[kind].using(queue_name=queue).enqueue(number)
                 Order.objects.create(task_id=result.id, kind=kind, number=number, queue=queue)
                 regretted = draw.random() < 0.15
                 transaction.set_rollback(regretted)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Collection
 from typing import Any
 
 from django.db import connection, transaction
@@ -10,6 +12,10 @@ from django.db.models import F
 from django_tasks_cloud_tasks import CloudTaskContext, task
 
 from tests.models import Counter, Mark, Order
+from tests.storm.journal import told
+
+UNDONE = "undone: "
+"""Begins the mark of an attempt that raised: what it left open must not be committed."""
 
 
 def _count(kind: str, mark: str) -> None:
@@ -19,60 +25,114 @@ def _count(kind: str, mark: str) -> None:
 
 @task(backend="stored", atomic=True, takes_context=True)
 def atomic(context: CloudTaskContext, number: int) -> int:
-    _count("atomic", context.task_result.id)
+    with told(context):
+        _count("atomic", context.task_result.id)
     return number * 2
 
 
 @task(backend="stored", atomic=True, takes_context=True)
 def fails_at_first(context: CloudTaskContext, number: int) -> int:
-    _count("fails_at_first", context.task_result.id)
-    if not context.task_result.errors:
-        raise ValueError(f"the first attempt at {number}")
+    with told(context):
+        _count("fails_at_first", context.task_result.id)
+        if not context.task_result.errors:
+            raise ValueError(f"the first attempt at {number}")
     return number * 2
 
 
 @task(backend="stored", atomic=True, takes_context=True)
 def outlasts_its_lease(context: CloudTaskContext, number: int) -> int:
-    time.sleep(2.5)  # what it is about: longer than the lease, before it holds any lock
-    _count("outlasts_its_lease", context.task_result.id)
+    with told(context):
+        time.sleep(2.5)  # what it is about: longer than the lease, before it holds any lock
+        _count("outlasts_its_lease", context.task_result.id)
     return number * 2
 
 
 @task(backend="stored", atomic=True, takes_context=True)
 def enqueues_another(context: CloudTaskContext, number: int) -> int:
     """Exactly one task more, however often this one is tried."""
-    _count("enqueues_another", context.task_result.id)
-    Order.objects.create(task_id=atomic.enqueue(number).id, kind="atomic", number=number)
+    with told(context):
+        _count("enqueues_another", context.task_result.id)
+        Order.objects.create(task_id=atomic.enqueue(number).id, kind="atomic", number=number)
     return number * 2
+
+
+def _leave_open(number: int) -> None:
+    """A transaction that nobody ends, made in one way or another."""
+    match number % 3:
+        case 0:
+            transaction.set_autocommit(False)
+        case 1:
+            with connection.cursor() as cursor:
+                cursor.execute("BEGIN")
+        case 2:
+            transaction.atomic().__enter__()
 
 
 @task(backend="stored", takes_context=True)
 def leaves_open(context: CloudTaskContext, number: int) -> int:
-    """Each time in another way: a transaction that is not committed, or no connection at all."""
-    if number % 4 == 0:
-        transaction.set_autocommit(False)
-    elif number % 4 == 1:
-        with connection.cursor() as cursor:
-            cursor.execute("BEGIN")
-    elif number % 4 == 2:
-        transaction.atomic().__enter__()
-    Mark.objects.create(name=context.task_result.id)
-    if number % 4 == 3:
-        connection.close()
+    """A transaction that is not committed, or no connection at all."""
+    with told(context):
+        if number % 4:
+            _leave_open(number)
+        Mark.objects.create(name=context.task_result.id)
+        if not number % 4:
+            connection.close()
+    return number * 2
+
+
+@task(backend="stored", takes_context=True)
+def fails_open(context: CloudTaskContext, number: int) -> int:
+    """Leaves a transaction open and raises, the first time."""
+    with told(context):
+        if not context.task_result.errors:
+            _leave_open(number)
+            Mark.objects.create(name=UNDONE + context.task_result.id)
+            raise ValueError(f"the first attempt at {number}")
+        Mark.objects.create(name=context.task_result.id)
     return number * 2
 
 
 @task(backend="stored", takes_context=True)
 def plain(context: CloudTaskContext, number: int) -> int:
-    Mark.objects.create(name=context.task_result.id)
+    with told(context):
+        Mark.objects.create(name=context.task_result.id)
     return number * 2
 
 
-KINDS: dict[str, Any] = {
-    made.name: made
-    for made in (atomic, fails_at_first, outlasts_its_lease, enqueues_another, leaves_open, plain)
-}
-ATOMIC = [name for name in KINDS if name not in {"plain", "leaves_open"}]
+@task(backend="stored", takes_context=True)
+def fills_the_pool(context: CloudTaskContext, number: int) -> int:
+    """Keeps its connection while it works, for longer than a renewal takes."""
+    with told(context):
+        Mark.objects.create(name=context.task_result.id)
+        time.sleep(1.0)
+    return number * 2
+
+
+@task(backend="stored", takes_context=True)
+async def waits(context: CloudTaskContext, number: int) -> int:
+    with told(context):
+        await asyncio.sleep(0.3)
+        await Mark.objects.acreate(name=context.task_result.id)
+    return number * 2
+
+
+ATOMIC = {made.name for made in (atomic, fails_at_first, outlasts_its_lease, enqueues_another)}
+RAISING = {fails_at_first.name, fails_open.name}
+"""The kinds whose first attempt raises a ValueError."""
+LEAVING = {leaves_open.name}
+"""The kinds whose effect the library commits, after they return."""
+MARKING = {plain.name, fails_open.name, fills_the_pool.name, waits.name}
+"""The kinds whose effect is committed before they return."""
 
 QUEUES: dict[str, int] = {"default": -1, "few": 3, "one": 1}
 """The attempts that each queue makes of a task; -1 without end."""
+
+
+def kinds_of(ingredients: Collection[str]) -> dict[str, Any]:
+    """The tasks that a storm of these is made with, by name."""
+    kinds: list[Any] = [
+        *(atomic, fails_at_first, outlasts_its_lease, enqueues_another, plain, waits),
+        *((leaves_open, fails_open) if "open" in ingredients else ()),
+        *((fills_the_pool,) if "pool" in ingredients else ()),
+    ]
+    return {made.name: made for made in kinds}

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import django_tasks_cloud_tasks
@@ -34,6 +35,7 @@ CORE_MAY_IMPORT = {
     "http",
     "json",
     "math",
+    "operator",
     "re",
     "typing",
 }
@@ -111,3 +113,85 @@ def test_start_up_loads_nothing_heavy(library: str) -> None:
         [sys.executable, "-c", script], check=False, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def edges() -> dict[str, set[str]]:
+    """The modules of ours that each module imports, at its top or inside a function.
+
+    Not what is imported for type checkers only: that is no dependency when it runs.
+    """
+    names = {module_name(path) for path in PACKAGE.rglob("*.py")}
+    found: dict[str, set[str]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        if path.parent.name == "migrations":
+            continue
+        found[module_name(path)] = {
+            name for name in imported(path) if name in names and name != module_name(path)
+        }
+    return found
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(path: Path) -> Iterator[str]:
+    here = path.relative_to(PACKAGE).parts[:-1]
+    for node in at_run_time(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = ".".join([*here[: len(here) - node.level + 1], *filter(None, [node.module])])
+            yield base
+            yield from (f"{base}.{alias.name}".strip(".") for alias in node.names)
+
+
+def at_run_time(tree: ast.AST) -> Iterator[ast.AST]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        yield node
+        yield from at_run_time(node)
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    graph = edges()
+    while leaves := [name for name, found in graph.items() if not found & graph.keys()]:
+        for name in leaves:
+            del graph[name]
+    # What is left imports only what is left: circles, and what leads to them.
+    assert not graph
+
+
+# A call of one of these is a call of a port. Some of the words are methods of dictionaries, too.
+PORTS = ("TaskQueue", "ResultStore", "MetadataServer", "TokenVerifier")
+
+
+def test_the_core_calls_no_port() -> None:
+    """It names ports in one module, and takes none as an argument."""
+    for path in modules("core"):
+        if path.name == "ports.py":
+            continue
+        named = {
+            node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)
+        } | {
+            alias.name
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        assert not named & set(PORTS), path.name
+
+
+def test_the_documentation_names_every_module() -> None:
+    page = (PACKAGE.resolve().parent / "docs" / "architecture.md").read_text()
+    missing = [
+        path.relative_to(PACKAGE)
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if not path.name.startswith("__")
+        and "migrations" not in path.parts
+        and f"`{path.stem}`" not in page
+    ]
+    # Those of the root hand names on; commands are named by their own words.
+    assert [
+        str(path) for path in missing if len(path.parts) > 1 and "commands" not in path.parts
+    ] == []

@@ -7,12 +7,20 @@ from typing import Any
 import attrs
 import pytest
 from django_tasks_cloud_tasks.core.authorization import (
+    Decision,
+    NeedsSignature,
+    NeedsToken,
     Policy,
     Proof,
+    Refusal,
     Verdict,
-    authorize,
     bearer_token,
     claims_without_signature,
+    demand,
+    judge_signature,
+    judge_token,
+    refusal_of,
+    refusal_of_all,
     resolve_policy,
 )
 from django_tasks_cloud_tasks.core.errors import InvalidTokenError
@@ -36,20 +44,25 @@ class Tokens:
 
     claims: dict[str, Any] = attrs.field(factory=lambda: dict(GOOD))
 
-    def ready(self, token: str) -> bool:
-        return True
-
     def verify(self, token: str) -> Claims:
         if token != "a.b.c":
             raise InvalidTokenError("the token is not valid")
         return self.claims
 
 
-class Signatures:
-    """Knows one signature."""
-
-    def verify(self, body: bytes, signature: str) -> bool:
-        return (body, signature) == (b"body", "signed")
+def authorize(demanded: Policy, proof: Proof, tokens: Tokens) -> Decision:
+    """The decision, with what it asks for: one signature is known, and these tokens."""
+    needed = demand(demanded, proof)
+    match needed:
+        case NeedsSignature(body, signature):
+            is_valid = (body, signature) == (b"body", "signed")
+            return judge_signature(demanded, proof, is_valid=is_valid)
+        case NeedsToken(token):
+            try:
+                return judge_token(demanded, tokens.verify(token))
+            except InvalidTokenError as error:
+                return judge_token(demanded, error)
+    return needed
 
 
 def policy(mode: Authentication, *, open_without_proof: bool = False) -> Policy:
@@ -69,7 +82,7 @@ def judge(
 ) -> Verdict:
     proof = Proof(body=b"body", authorization=authorization, signature=signature)
     known = {k: v for k, v in (GOOD | claims).items() if v is not None}
-    return authorize(demanded, proof, tokens=Tokens(known), signatures=Signatures()).verdict
+    return authorize(demanded, proof, Tokens(known)).verdict
 
 
 OIDC = policy(Authentication.OIDC)
@@ -219,7 +232,7 @@ def test_auto_is_resolved_and_only_auto_opens_under_debug(
 def test_reasons_are_for_the_log_and_stay_on_their_line() -> None:
     tokens = Tokens(GOOD | {"email": "x\ny" + "z" * 10_000})
     proof = Proof(body=b"", authorization="Bearer a.b.c")
-    reason = authorize(OIDC, proof, tokens=tokens, signatures=Signatures()).reason
+    reason = authorize(OIDC, proof, tokens).reason
     assert "\n" not in reason
     assert len(reason) < 400
 
@@ -271,10 +284,10 @@ def test_tasks_that_were_queued_under_an_earlier_name_are_let_in(audience: str, 
     )
     claims = {**GOOD, "aud": audience, "email": email}
     proof = Proof(body=b"body", authorization="Bearer a.b.c")
-    assert authorize(found, proof, tokens=Tokens(claims), signatures=Signatures()).granted
+    assert authorize(found, proof, Tokens(claims)).granted
     for wrong in ({"aud": "https://evil.example.com"}, {"email": "evil@evil.example.com"}):
         tokens = Tokens({**claims, **wrong})
-        assert not authorize(found, proof, tokens=tokens, signatures=Signatures()).granted
+        assert not authorize(found, proof, tokens).granted
 
 
 def test_earlier_names_alone_open_nothing() -> None:
@@ -287,4 +300,27 @@ def test_earlier_names_alone_open_nothing() -> None:
     )
     tokens = Tokens({**GOOD, "aud": OLD_AUDIENCE})
     proof = Proof(body=b"body", authorization="Bearer a.b.c")
-    assert not authorize(found, proof, tokens=tokens, signatures=Signatures()).granted
+    assert not authorize(found, proof, tokens).granted
+
+
+# A request is judged for each backend of the site.
+
+GRANTED = Decision(Verdict.GRANTED, "a token")
+STRANGER = Decision(Verdict.UNAUTHENTICATED, "no token")
+SOMEBODY_ELSE = Decision(Verdict.FORBIDDEN, "the wrong account")
+
+
+def test_a_caller_of_no_backend_is_refused_with_all_reasons_each_once() -> None:
+    decisions = {"a": STRANGER, "b": SOMEBODY_ELSE, "c": STRANGER}
+    reasons = ("no token", "the wrong account")
+    assert refusal_of_all(decisions) == Refusal(Verdict.FORBIDDEN, reasons)
+    assert refusal_of_all({"a": STRANGER}) == Refusal(Verdict.UNAUTHENTICATED, ("no token",))
+    assert refusal_of_all({}) == Refusal(Verdict.UNAUTHENTICATED, ())
+    assert refusal_of_all({**decisions, "d": GRANTED}) is None
+
+
+def test_a_caller_of_one_backend_is_refused_by_the_others() -> None:
+    decisions = {"a": GRANTED, "b": SOMEBODY_ELSE}
+    assert refusal_of(decisions, "a") is None
+    assert refusal_of(decisions, "b") == Refusal(Verdict.FORBIDDEN, ("the wrong account",))
+    assert refusal_of(decisions, "not of this package") is None

@@ -16,14 +16,14 @@ def test_the_attempt_is_the_retry_count_plus_one(count: str, attempt: int) -> No
 
 
 @pytest.mark.parametrize("count", ["", "-1", "1.5", " 1", "one", "١", "1_000", "0x1", "1,1"])
-def test_a_count_that_makes_no_sense_is_the_first_attempt(count: str) -> None:
+def test_an_invalid_retry_count_means_the_first_attempt(count: str) -> None:
     assert Delivery.from_environ({COUNT: count}).attempt == 1
 
 
-def test_without_headers_it_is_the_first_attempt() -> None:
+def test_a_delivery_without_headers_is_the_first_attempt() -> None:
     assert Delivery.from_environ({}).attempt == 1
 
 
 @given(st.text() | st.integers().map(str))
-def test_whatever_the_header_says_the_list_of_workers_stays_bounded(count: str) -> None:
+def test_the_list_of_workers_is_limited_for_any_retry_count(count: str) -> None:
     assert 1 <= len(Delivery.from_environ({COUNT: count}).worker_ids("me")) <= 100_000

@@ -1,11 +1,13 @@
-"""Where the app runs."""
+"""Detection of the platform and of the settings that it provides."""
 
 from collections.abc import Callable, Mapping
 
 import attrs
 import pytest
+from django_tasks_cloud_tasks.adapters.metadata import found
 from django_tasks_cloud_tasks.core.detection import (
     Detected,
+    Finding,
     Found,
     Missing,
     Platform,
@@ -18,10 +20,12 @@ from django_tasks_cloud_tasks.core.detection import (
 )
 from django_tasks_cloud_tasks.core.errors import ConfigurationError
 
+type Find = Callable[[str | None, Platform], Finding[Detected]]
+
 
 @attrs.define
 class Metadata:
-    """A metadata server that knows these values; `asked` is what it was asked for."""
+    """A metadata server with these values; `asked` lists the requested paths."""
 
     values: Mapping[str, str] = attrs.field(factory=dict)
     asked: list[str] = attrs.field(factory=list)
@@ -66,11 +70,22 @@ GKE = Metadata(
 ENV, METADATA = "in the environment", "of the metadata server"
 
 
-def at(environ: Mapping[str, str], metadata: Metadata, *, emulated: bool = False) -> Platform:
-    return Platform(environ=environ, metadata=metadata, emulated=emulated)
+@attrs.frozen
+class Place:
+    """Where an app runs: what is known of it, and its metadata server."""
+
+    platform: Platform
+    metadata: Metadata
+
+    def find(self, find: Find, option: str | None = None) -> Detected:
+        return found(find(option, self.platform), self.metadata)
 
 
-def test_platforms_are_told_by_their_variables() -> None:
+def at(environ: Mapping[str, str], metadata: Metadata, *, emulated: bool = False) -> Place:
+    return Place(Platform(environ=environ, emulated=emulated), metadata)
+
+
+def test_a_platform_is_detected_by_its_variables() -> None:
     assert is_cloud_run(CLOUD_RUN)
     assert not is_cloud_run({"PORT": "8080"})
     assert not is_cloud_run({"K_SERVICE": "knative-local"})
@@ -96,8 +111,10 @@ def test_platforms_are_told_by_their_variables() -> None:
         ),
     ],
 )
-def test_the_project(option: str | None, environ: dict[str, str], found: Detected) -> None:
-    assert find_project(option, at(environ, GKE)) == found
+def test_the_project_is_found_in_its_sources(
+    option: str | None, environ: dict[str, str], found: Detected
+) -> None:
+    assert at(environ, GKE).find(find_project, option) == found
 
 
 @pytest.mark.parametrize(
@@ -114,42 +131,44 @@ def test_the_project(option: str | None, environ: dict[str, str], found: Detecte
         ),
     ],
 )
-def test_the_location(environ: dict[str, str], metadata: Metadata, location: str) -> None:
-    found = find_location(None, at(environ, metadata))
+def test_the_location_is_found_in_its_sources(
+    environ: dict[str, str], metadata: Metadata, location: str
+) -> None:
+    found = at(environ, metadata).find(find_location)
     assert isinstance(found, Found)
     assert found.value == location
 
 
 @pytest.mark.parametrize("zone", ["projects/1/zones/us16", "us-central1-c", "rubbish", ""])
-def test_what_is_no_zone_is_no_location(zone: str) -> None:
-    assert isinstance(find_location(None, at({}, Metadata({"instance/zone": zone}))), Missing)
+def test_an_invalid_zone_gives_no_location(zone: str) -> None:
+    assert isinstance(at({}, Metadata({"instance/zone": zone})).find(find_location), Missing)
 
 
-def test_the_service_account() -> None:
-    found = find_service_account(None, at({}, GKE))
+def test_the_service_account_is_found_on_the_metadata_server() -> None:
+    found = at({}, GKE).find(find_service_account)
     assert isinstance(found, Found)
     assert found.value == "gke@my-shop.iam.gserviceaccount.com"
     no_email = Metadata({"instance/service-accounts/default/email": "default"})
-    assert isinstance(find_service_account(None, at({}, no_email)), Missing)
+    assert isinstance(at({}, no_email).find(find_service_account), Missing)
 
 
-def test_a_cloud_run_service_has_a_url_with_its_projects_number() -> None:
-    found = find_handler_host(None, at(CLOUD_RUN, ON_CLOUD_RUN))
+def test_the_url_of_a_cloud_run_service_has_the_number_of_its_project() -> None:
+    found = at(CLOUD_RUN, ON_CLOUD_RUN).find(find_handler_host)
     assert found == Found(
         "https://shop-123456.europe-west1.run.app", "the Cloud Run service's own URL"
     )
 
 
-def test_a_service_whose_label_is_too_long_for_dns_has_no_such_url() -> None:
+def test_a_cloud_run_service_with_a_name_too_long_for_dns_has_no_url() -> None:
     longest = "s" * (63 - len("-123456"))
     environ = CLOUD_RUN | {"K_SERVICE": longest}
-    assert isinstance(find_handler_host(None, at(environ, ON_CLOUD_RUN)), Found)
+    assert isinstance(at(environ, ON_CLOUD_RUN).find(find_handler_host), Found)
     environ = CLOUD_RUN | {"K_SERVICE": longest + "s"}
-    assert isinstance(find_handler_host(None, at(environ, ON_CLOUD_RUN)), Missing)
+    assert isinstance(at(environ, ON_CLOUD_RUN).find(find_handler_host), Missing)
 
 
-def test_the_address_of_an_app_engine_version_is_a_guess_and_says_so() -> None:
-    found = find_handler_host(None, at(APP_ENGINE, Metadata()))
+def test_the_guessed_url_of_an_app_engine_version_comes_with_a_caution() -> None:
+    found = at(APP_ENGINE, Metadata()).find(find_handler_host)
     assert isinstance(found, Found)
     assert found.value == "https://v1-dot-web-dot-my-shop.appspot.com"
     assert found.caution is not None
@@ -164,49 +183,49 @@ def test_the_address_of_an_app_engine_version_is_a_guess_and_says_so() -> None:
         {"GAE_APPLICATION": "e~my-shop"},
     ],
 )
-def test_no_guess_where_there_is_no_ground_for_one(environ: dict[str, str]) -> None:
-    assert isinstance(find_handler_host(None, at(environ, Metadata())), Missing)
+def test_an_app_engine_url_that_cannot_be_guessed_is_missing(environ: dict[str, str]) -> None:
+    assert isinstance(at(environ, Metadata()).find(find_handler_host), Missing)
 
 
 @pytest.mark.parametrize("name", ["TASK_HANDLER_HOST", "SERVICE_URL"])
-def test_a_given_address_is_taken_first(name: str) -> None:
-    found = find_handler_host(None, at(CLOUD_RUN | {name: "https://a.b/"}, ON_CLOUD_RUN))
+def test_an_address_in_the_environment_comes_before_a_detected_one(name: str) -> None:
+    found = at(CLOUD_RUN | {name: "https://a.b/"}, ON_CLOUD_RUN).find(find_handler_host)
     assert found == Found("https://a.b", f"{name} in the environment")
 
 
-def test_an_address_that_is_none_is_told_with_its_source() -> None:
+def test_the_error_for_an_invalid_address_names_its_source() -> None:
     with pytest.raises(ConfigurationError, match=r"'localhost:8000' \(SERVICE_URL in the env"):
-        find_handler_host(None, at({"SERVICE_URL": "localhost:8000"}, Metadata()))
+        at({"SERVICE_URL": "localhost:8000"}, Metadata()).find(find_handler_host)
 
 
-def test_what_is_given_is_not_looked_up() -> None:
+def test_values_that_are_set_are_not_looked_up() -> None:
     metadata = Metadata()
-    find_project("p", at({}, metadata))
-    find_location(None, at({"CLOUD_TASKS_LOCATION": "l"}, metadata))
-    find_handler_host("https://a.b", at(CLOUD_RUN, metadata))
-    find_service_account("tasks@p", at({}, metadata))
+    at({}, metadata).find(find_project, "p")
+    at({"CLOUD_TASKS_LOCATION": "l"}, metadata).find(find_location)
+    at(CLOUD_RUN, metadata).find(find_handler_host, "https://a.b")
+    at({}, metadata).find(find_service_account, "tasks@p")
     assert metadata.asked == []
 
 
-def test_beside_an_emulator_nothing_is_missing_but_an_account() -> None:
+def test_only_the_account_is_missing_with_an_emulator() -> None:
     platform = at({}, Metadata(), emulated=True)
-    found = [find(None, platform) for find in (find_project, find_location, find_handler_host)]
+    found = [platform.find(find) for find in (find_project, find_location, find_handler_host)]
     assert [detected.value for detected in found if isinstance(detected, Found)] == [
         "local-project",
         "local",
         "http://localhost:8000",
     ]
-    assert isinstance(find_service_account(None, platform), Missing)
+    assert isinstance(platform.find(find_service_account), Missing)
     given = at({"GOOGLE_CLOUD_PROJECT": "mine"}, Metadata(), emulated=True)
-    assert find_project(None, given) == Found("mine", f"GOOGLE_CLOUD_PROJECT {ENV}")
+    assert given.find(find_project) == Found("mine", f"GOOGLE_CLOUD_PROJECT {ENV}")
 
 
-def test_an_error_names_every_source_that_was_tried() -> None:
-    missing = find_project(None, at({}, Metadata()))
+def test_the_error_for_a_missing_project_names_every_source() -> None:
+    missing = at({}, Metadata()).find(find_project)
     assert isinstance(missing, Missing)
     assert str(missing.error()) == (
         "No Google Cloud project found. Set CLOUD_TASKS_PROJECT in the OPTIONS of the backend; on "
-        "a laptop start the emulator and set CLOUD_TASKS_EMULATOR_HOST, and nothing is missing. "
+        "a laptop, you can start the emulator and set CLOUD_TASKS_EMULATOR_HOST instead. "
         "Tried: CLOUD_TASKS_PROJECT in OPTIONS, GOOGLE_CLOUD_PROJECT in the environment, "
         "GCLOUD_PROJECT in the environment, GCP_PROJECT in the environment, "
         "GAE_APPLICATION in the environment, project/project-id of the metadata server."
@@ -216,23 +235,23 @@ def test_an_error_names_every_source_that_was_tried() -> None:
 @pytest.mark.parametrize(
     ("find", "variable", "value", "wanted"),
     [
-        (find_project, "GOOGLE_CLOUD_PROJECT", "my shop", "no project id"),
-        (find_project, "GOOGLE_CLOUD_PROJECT", "projects/my-shop", "no project id"),
-        (find_location, "CLOUD_TASKS_LOCATION", "europe west1", "no location"),
-        (find_service_account, "OIDC_SERVICE_ACCOUNT_EMAIL", "default", "no e-mail"),
-        (find_service_account, "OIDC_SERVICE_ACCOUNT_EMAIL", "a@b\nc", "no e-mail"),
+        (find_project, "GOOGLE_CLOUD_PROJECT", "my shop", "not a project id"),
+        (find_project, "GOOGLE_CLOUD_PROJECT", "projects/my-shop", "not a project id"),
+        (find_location, "CLOUD_TASKS_LOCATION", "europe west1", "not a location"),
+        (find_service_account, "OIDC_SERVICE_ACCOUNT_EMAIL", "default", "not .*e-mail address"),
+        (find_service_account, "OIDC_SERVICE_ACCOUNT_EMAIL", "a@b\nc", "not .*e-mail address"),
     ],
 )
-def test_what_the_environment_says_wrongly_is_told(
-    find: Callable[[str | None, Platform], Detected], variable: str, value: str, wanted: str
+def test_the_error_for_an_invalid_variable_names_the_variable(
+    find: Find, variable: str, value: str, wanted: str
 ) -> None:
-    platform = Platform(environ={variable: value}, metadata=Metadata())
+    platform = at({variable: value}, Metadata())
     with pytest.raises(ConfigurationError, match=f"{variable} in the environment.* is {wanted}"):
-        find(None, platform)
+        platform.find(find)
 
 
-def test_cloud_run_without_an_account_is_a_moment_of_the_metadata_server() -> None:
+def test_a_missing_account_on_cloud_run_is_a_temporary_error() -> None:
     silent = Metadata({"instance/service-accounts/default/email": "default"})
     with pytest.raises(ConfigurationError, match="always have one"):
-        find_service_account(None, Platform(environ=CLOUD_RUN, metadata=silent))
-    assert isinstance(find_service_account(None, Platform(environ={}, metadata=silent)), Missing)
+        at(CLOUD_RUN, silent).find(find_service_account)
+    assert isinstance(at({}, silent).find(find_service_account), Missing)

@@ -1,7 +1,7 @@
-"""Which names of itself the emulator answers to."""
+"""The host names that the emulator answers to."""
 
 import pytest
-from django_tasks_cloud_tasks.emulator.hosts import AllowedHosts
+from django_tasks_cloud_tasks.emulator.ways_in.hosts import AllowedHosts
 
 EVERYWHERE = "::"
 
@@ -13,7 +13,7 @@ EVERYWHERE = "::"
         *("127.0.0.1", "127.0.0.1:8123", "127.1.2.3:1", "[::1]", "[::1]:8123", "shop.localhost:1"),
     ],
 )
-def test_loopback_is_answered_wherever_it_listens(header: str) -> None:
+def test_loopback_names_are_allowed_for_any_address_of_the_emulator(header: str) -> None:
     for listens_on in ("localhost", EVERYWHERE, "10.0.0.7"):
         assert AllowedHosts(listens_on).allows(header)
 
@@ -25,11 +25,11 @@ def test_loopback_is_answered_wherever_it_listens(header: str) -> None:
         *("127.0.0.1.evil.example:8123", "10.0.0.7:8123", "[2001:db8::1]:8123", "localhost@evil"),
     ],
 )
-def test_other_names_are_not(header: str) -> None:
+def test_other_host_names_are_not_allowed(header: str) -> None:
     assert not AllowedHosts().allows(header)
 
 
-def test_the_address_it_listens_on_is_answered_and_names_that_are_given() -> None:
+def test_the_address_of_the_emulator_and_configured_names_are_allowed() -> None:
     assert AllowedHosts("10.0.0.7").allows("10.0.0.7:8123")
     assert not AllowedHosts("10.0.0.7").allows("10.0.0.8:8123")
     everywhere = AllowedHosts(EVERYWHERE, ["emulator"])

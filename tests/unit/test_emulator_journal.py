@@ -1,16 +1,16 @@
-"""A journal that refuses, as on a full disk: what was asked for does not happen."""
+"""A journal that refuses a change, as a full disk does: the change does not happen."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import attrs
 import pytest
-from django_tasks_cloud_tasks.core.retries import RetryPolicy
 from django_tasks_cloud_tasks.emulator.errors import ApiError, Status, unavailable
-from django_tasks_cloud_tasks.emulator.limits import SECOND
-from django_tasks_cloud_tasks.emulator.state import RETENTION, Service
-from django_tasks_cloud_tasks.emulator.targets import HttpTarget
-from django_tasks_cloud_tasks.emulator.values import Queue, QueueConfig, QueueState, Task
+from django_tasks_cloud_tasks.emulator.state.limits import SECOND
+from django_tasks_cloud_tasks.emulator.state.model import Queue, QueueConfig, QueueState, Task
+from django_tasks_cloud_tasks.emulator.state.retries import RetryPolicy
+from django_tasks_cloud_tasks.emulator.state.state_machine import RETENTION, Service
+from django_tasks_cloud_tasks.emulator.state.targets import HttpTarget
 
 QUEUE = "projects/p/locations/l/queues/q"
 _ENOUGH = 1_000
@@ -20,7 +20,7 @@ TARGET = HttpTarget(url="http://localhost/")
 
 @attrs.define
 class Disk:
-    """A journal that keeps names, until it is full: `room` more changes, and then none."""
+    """A journal that keeps names, and refuses after `room` more changes."""
 
     room: int = _ENOUGH
     tasks: dict[str, int] = attrs.field(factory=dict)
@@ -122,7 +122,7 @@ ASKED: dict[str, Callable[[Service], object]] = {
 
 
 @pytest.mark.parametrize("what", ASKED)
-def test_what_the_journal_refuses_does_not_happen_and_happens_later(
+def test_a_change_that_the_journal_refuses_happens_only_when_it_is_repeated(
     service: Service, disk: Disk, what: str
 ) -> None:
     before = shown(service)
@@ -139,7 +139,7 @@ def test_what_the_journal_refuses_does_not_happen_and_happens_later(
 
 @pytest.mark.parametrize("room", [1, 2])
 @pytest.mark.parametrize("what", ASKED)
-def test_a_change_of_many_parts_happens_as_a_whole_or_not_at_all(
+def test_a_change_of_many_parts_happens_completely_or_not_at_all(
     service: Service, disk: Disk, what: str, room: int
 ) -> None:
     before, kept = shown(service), (dict(disk.tasks), dict(disk.queues))
@@ -155,7 +155,7 @@ def test_a_change_of_many_parts_happens_as_a_whole_or_not_at_all(
         assert shown(service) != before
 
 
-def test_an_attempt_that_ended_has_ended_and_the_journal_learns_of_it_later(
+def test_an_attempt_ends_although_the_journal_refuses_and_is_written_later(
     service: Service, disk: Disk
 ) -> None:
     (attempt,) = service.dispatch(QUEUE, START)
@@ -170,7 +170,7 @@ def test_an_attempt_that_ended_has_ended_and_the_journal_learns_of_it_later(
     assert list(disk.tasks) == ["b"]
 
 
-def test_a_failed_attempt_comes_again_though_the_journal_refused_its_end(
+def test_a_failed_attempt_is_retried_although_the_journal_refused_its_end(
     service: Service, disk: Disk
 ) -> None:
     (attempt,) = service.dispatch(QUEUE, START)
@@ -185,7 +185,9 @@ def test_a_failed_attempt_comes_again_though_the_journal_refused_its_end(
     assert disk.tasks["a"] == 2
 
 
-def test_what_is_over_age_goes_though_the_journal_refuses(service: Service, disk: Disk) -> None:
+def test_an_expired_task_is_removed_although_the_journal_refuses(
+    service: Service, disk: Disk
+) -> None:
     disk.room = 0
     late = START + RETENTION
     assert service.next_event(QUEUE, late) is None
@@ -195,9 +197,7 @@ def test_what_is_over_age_goes_though_the_journal_refuses(service: Service, disk
     assert disk.tasks == {}
 
 
-def test_a_deletion_is_not_undone_by_what_the_journal_learns_late(
-    service: Service, disk: Disk
-) -> None:
+def test_a_late_write_to_the_journal_does_not_undo_a_deletion(service: Service, disk: Disk) -> None:
     (attempt,) = service.dispatch(QUEUE, START)
     disk.room = 0
     service.finish(attempt, 500, START)

@@ -5,18 +5,10 @@ from itertools import count
 from typing import Any
 
 import pytest
-from django_tasks_cloud_tasks.core.retries import RetryPolicy
-from django_tasks_cloud_tasks.emulator import state
 from django_tasks_cloud_tasks.emulator.errors import ApiError, Status
-from django_tasks_cloud_tasks.emulator.limits import SECOND
-from django_tasks_cloud_tasks.emulator.state import (
-    QUEUE_TOMBSTONE,
-    RETENTION,
-    TASK_TOMBSTONE,
-    Service,
-)
-from django_tasks_cloud_tasks.emulator.targets import HttpTarget
-from django_tasks_cloud_tasks.emulator.values import (
+from django_tasks_cloud_tasks.emulator.state import state_machine
+from django_tasks_cloud_tasks.emulator.state.limits import SECOND
+from django_tasks_cloud_tasks.emulator.state.model import (
     Attempt,
     AttemptResult,
     QueueConfig,
@@ -24,6 +16,14 @@ from django_tasks_cloud_tasks.emulator.values import (
     RateLimits,
     Task,
 )
+from django_tasks_cloud_tasks.emulator.state.retries import RetryPolicy
+from django_tasks_cloud_tasks.emulator.state.state_machine import (
+    QUEUE_TOMBSTONE,
+    RETENTION,
+    TASK_TOMBSTONE,
+    Service,
+)
+from django_tasks_cloud_tasks.emulator.state.targets import HttpTarget
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -57,7 +57,7 @@ def refused(call: Callable[[], object]) -> tuple[Status, str]:
     return raised.value.status, raised.value.message
 
 
-def test_a_task_is_dispatched_once_and_gone_after_success() -> None:
+def test_a_task_is_dispatched_once_and_removed_after_success() -> None:
     of = service()
     task = create(of)
     attempt = begin(of, START)
@@ -75,7 +75,7 @@ def test_a_task_waits_for_its_schedule_time() -> None:
     assert begin(of, START + 10 * SECOND).retry_count == 0
 
 
-def test_tasks_are_dispatched_by_schedule_time() -> None:
+def test_tasks_are_dispatched_in_the_order_of_their_schedule_times() -> None:
     of = service()
     for task_id, after in (("c", 3), ("a", 1), ("b", 2), ("a2", 1)):
         create(of, task_id, after=after)
@@ -83,7 +83,7 @@ def test_tasks_are_dispatched_by_schedule_time() -> None:
     assert [attempt.task.task_id for attempt in attempts] == ["a", "a2", "b", "c"]
 
 
-# From a capture of production: what a handler answered, and what the headers said before.
+# From a capture of production: the headers of each attempt, and the answer of the handler.
 CAPTURED = [
     (503, "0", "0", None),
     (404, "0", "1", "503"),
@@ -116,7 +116,7 @@ def test_the_headers_of_each_attempt_are_those_of_production() -> None:
     assert of.tasks(QUEUE) == []
 
 
-def test_after_a_timeout_the_next_attempt_hears_504() -> None:
+def test_the_attempt_after_a_timeout_reports_504_as_the_previous_response() -> None:
     of = service()
     task = create(of)
     of.finish(begin(of, START), AttemptResult.TIMEOUT, START)
@@ -126,7 +126,7 @@ def test_after_a_timeout_the_next_attempt_hears_504() -> None:
     assert (task.response_count, task.dispatch_count) == (0, 2)
 
 
-def test_failed_attempts_come_back_by_the_policy_to_the_nanosecond() -> None:
+def test_failed_attempts_are_retried_at_the_exact_time_of_the_policy() -> None:
     policy = RetryPolicy(min_backoff=10, max_backoff=300, max_doublings=3)
     of, now = service(retries=policy), START
     task = create(of)
@@ -148,7 +148,7 @@ def test_failed_attempts_come_back_by_the_policy_to_the_nanosecond() -> None:
         (RetryPolicy(max_attempts=-1, max_retry_duration=65, min_backoff=10, max_doublings=0), 5),
     ],
 )
-def test_retrying_ends(policy: RetryPolicy, attempts: int) -> None:
+def test_retries_end_by_the_policy(policy: RetryPolicy, attempts: int) -> None:
     of, now, made = service(retries=policy), START, 0
     task = create(of)
     while of.tasks(QUEUE):
@@ -157,7 +157,7 @@ def test_retrying_ends(policy: RetryPolicy, attempts: int) -> None:
     assert made == attempts
 
 
-def test_concurrency_is_limited() -> None:
+def test_a_queue_limits_the_number_of_concurrent_attempts() -> None:
     of = service(limits=RateLimits(concurrent=2))
     for _ in range(5):
         create(of)
@@ -168,7 +168,7 @@ def test_concurrency_is_limited() -> None:
     assert len(list(of.dispatch(QUEUE, START))) == 1
 
 
-def test_the_rate_is_limited_and_retries_spend_tokens_too() -> None:
+def test_the_rate_limit_counts_first_attempts_and_retries() -> None:
     of = service(limits=RateLimits(rate=1, concurrent=1000))
     for _ in range(12):
         create(of)
@@ -181,7 +181,7 @@ def test_the_rate_is_limited_and_retries_spend_tokens_too() -> None:
     assert len(list(of.dispatch(QUEUE, when))) == 1
 
 
-def test_a_paused_queue_dispatches_nothing_but_what_is_run_by_hand() -> None:
+def test_a_paused_queue_dispatches_only_tasks_that_are_run_manually() -> None:
     of = service()
     task = create(of)
     of.set_state(QUEUE, QueueState.PAUSED)
@@ -194,7 +194,7 @@ def test_a_paused_queue_dispatches_nothing_but_what_is_run_by_hand() -> None:
     assert begin(of, task.schedule_time).retry_count == 1
 
 
-def test_a_task_that_is_deleted_while_it_runs_does_not_come_back() -> None:
+def test_a_task_that_is_deleted_while_it_runs_is_not_retried() -> None:
     of = service()
     task = create(of)
     attempt = begin(of, START)
@@ -215,7 +215,7 @@ def test_a_task_that_ran_twice_at_once_ends_with_the_first_success() -> None:
     assert of.queue(QUEUE).running == 0
 
 
-def test_names_stay_taken_for_a_while() -> None:
+def test_the_name_of_a_deleted_task_stays_in_use_for_a_while() -> None:
     of = service()
     task = create(of, "once")
     taken = (Status.ALREADY_EXISTS, "Requested entity already exists")
@@ -225,7 +225,7 @@ def test_names_stay_taken_for_a_while() -> None:
     create(of, "once", START + TASK_TOMBSTONE)
 
 
-def test_a_deleted_queue_cannot_be_made_again_for_three_days() -> None:
+def test_a_deleted_queue_cannot_be_created_again_for_three_days() -> None:
     of = service()
     of.delete_queue(QUEUE, START)
     status, message = refused(
@@ -236,7 +236,7 @@ def test_a_deleted_queue_cannot_be_made_again_for_three_days() -> None:
     of.create_queue(QUEUE, QueueConfig(), START + QUEUE_TOMBSTONE)
 
 
-def test_a_task_lives_31_days() -> None:
+def test_a_task_is_deleted_after_31_days() -> None:
     of = service()
     task = create(of)
     of.set_state(QUEUE, QueueState.PAUSED)
@@ -245,7 +245,7 @@ def test_a_task_lives_31_days() -> None:
     assert refused(lambda: of.task(task.name, START + RETENTION))[0] is Status.NOT_FOUND
 
 
-def test_queues_on_demand() -> None:
+def test_a_queue_is_created_on_demand_unless_it_was_deleted() -> None:
     of = Service(new_id=lambda: "1", create_queues=True)
     create(of)
     assert [queue.name for queue in of.queues()] == [QUEUE]
@@ -253,7 +253,7 @@ def test_queues_on_demand() -> None:
     assert refused(lambda: create(of))[0] is Status.NOT_FOUND
 
 
-def test_what_was_deleted_leaves_nothing_behind() -> None:
+def test_deleted_tasks_use_no_memory() -> None:
     of = service()
     create(of, "stays", after=1)
     for _ in range(1000):
@@ -268,8 +268,8 @@ def test_what_was_deleted_leaves_nothing_behind() -> None:
     assert of.queue(QUEUE).waiting == []
 
 
-def test_a_queue_remembers_so_many_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state, "MOST_TOMBSTONES", 10)
+def test_a_queue_remembers_a_limited_number_of_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_machine, "MOST_TOMBSTONES", 10)
     of = service()
     for number in range(20):
         of.delete_task(create(of, f"t{number}").name, START)
@@ -277,7 +277,7 @@ def test_a_queue_remembers_so_many_names(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 class AnyOrderOfEvents(RuleBasedStateMachine):
-    """Whatever happens in whatever order: no task is lost, none runs against the limits."""
+    """No order of events loses a task or exceeds the limits."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Doing something again and again."""
+"""Functions that are called periodically."""
 
 import threading
 
@@ -8,7 +8,7 @@ from django_tasks_cloud_tasks.adapters.heartbeat import Heartbeat
 PATIENCE = 20
 
 
-def test_a_beat_is_called_until_it_is_left() -> None:
+def test_a_beat_is_called_until_its_context_ends() -> None:
     heartbeat, third = Heartbeat(), threading.Event()
     called: list[None] = []
 
@@ -26,7 +26,7 @@ def test_a_beat_is_called_until_it_is_left() -> None:
     assert len(called) <= after + 1, "one may have been under way"
 
 
-def test_one_that_fails_is_called_again_and_hinders_no_other(
+def test_a_beat_that_fails_is_called_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     heartbeat, other = Heartbeat(), threading.Event()
@@ -43,14 +43,14 @@ def test_one_that_fails_is_called_again_and_hinders_no_other(
     assert "A heartbeat failed" in caplog.text
 
 
-def test_a_beat_can_be_hurried() -> None:
+def test_a_beat_can_be_called_early() -> None:
     heartbeat, called = Heartbeat(), threading.Event()
     with heartbeat.every(3600, called.set) as beat:
         heartbeat.hurry(beat)
         assert called.wait(PATIENCE)
 
 
-def test_a_thread_that_could_not_start_is_started_with_the_next_beat(
+def test_a_heartbeat_thread_that_could_not_start_is_started_by_the_next_beat(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     heartbeat, called = Heartbeat(), threading.Event()

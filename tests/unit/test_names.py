@@ -15,36 +15,36 @@ parts = st.builds(
 
 
 @given(parts)
-def test_a_name_survives_formatting_and_parsing(name: QueueName) -> None:
+def test_a_name_is_unchanged_after_formatting_and_parsing(name: QueueName) -> None:
     assert QueueName.parse(str(name)) == name
 
 
 @given(st.text())
-def test_text_is_a_queue_name_or_an_error_that_shows_it(text: str) -> None:
+def test_any_text_is_parsed_as_a_queue_name_or_refused(text: str) -> None:
     try:
         assert str(QueueName.parse(text)) == text
     except InvalidNameError as error:
-        assert "is no" in str(error)
+        assert "is not a " in str(error)
 
 
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("queues/default", "'queues/default' is no queue name"),
-        ("projects/p/locations/l/queues/", "'' is no queue id"),
-        ("projects/p/locations/l/queues/a_b", "'a_b' is no queue id"),
-        ("projects/p/locations/l/queues/" + "q" * 101, "is no queue id"),
-        ("projects/p q/locations/l/queues/q", "'p q' is no project id"),
-        ("projects/p/locations/l/queues/q\n", "is no queue id"),
+        ("queues/default", "'queues/default' is not a queue name"),
+        ("projects/p/locations/l/queues/", "'' is not a queue id"),
+        ("projects/p/locations/l/queues/a_b", "'a_b' is not a queue id"),
+        ("projects/p/locations/l/queues/" + "q" * 101, "is not a queue id"),
+        ("projects/p q/locations/l/queues/q", "'p q' is not a project id"),
+        ("projects/p/locations/l/queues/q\n", "is not a queue id"),
     ],
 )
-def test_what_is_wrong_with_a_name_is_told(text: str, fault: str) -> None:
-    with pytest.raises(InvalidNameError, match="is no") as raised:
+def test_the_error_for_an_invalid_name_says_what_is_wrong(text: str, fault: str) -> None:
+    with pytest.raises(InvalidNameError, match="is not a ") as raised:
         QueueName.parse(text)
     assert fault in str(raised.value)
 
 
-def test_the_alphabets_of_ids() -> None:
+def test_task_and_queue_ids_have_their_own_alphabets() -> None:
     assert is_task_id("a_b-9" + "x" * 495)
     assert not is_task_id("x" * 501)
     assert not is_task_id("")

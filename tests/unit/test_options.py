@@ -14,7 +14,7 @@ def read(**options: Any) -> BackendOptions:
     return BackendOptions.from_mapping(options)
 
 
-def test_without_options_there_are_defaults() -> None:
+def test_a_backend_without_options_has_defaults() -> None:
     assert read() == BackendOptions()
     assert BackendOptions().handler_path == "/cloudtasks/execute/"
     assert BackendOptions().enqueue_timeout == 10
@@ -61,13 +61,13 @@ def test_every_option_is_read() -> None:
     )
 
 
-def test_results_are_kept_where_the_option_says() -> None:
+def test_the_option_results_chooses_the_store() -> None:
     assert read(RESULTS="database").results is Results.DATABASE
     assert read().results is None
     assert read().lease == timedelta(seconds=60)
 
 
-def test_results_need_names() -> None:
+def test_results_require_named_tasks() -> None:
     with pytest.raises(OptionsError, match="NAME_TASKS must be True with RESULTS"):
         read(RESULTS="database", NAME_TASKS=False)
 
@@ -86,7 +86,7 @@ def test_results_need_names() -> None:
         ("LEASE", float("nan")),
     ],
 )
-def test_what_cannot_be_said_of_results_is_refused(name: str, value: object) -> None:
+def test_an_invalid_option_for_results_is_refused(name: str, value: object) -> None:
     with pytest.raises(OptionsError, match=f"{name} must be"):
         read(**{name: value})
 
@@ -107,8 +107,16 @@ def test_what_cannot_be_said_of_results_is_refused(name: str, value: object) -> 
         ("OIDC_SERVICE_ACCOUNT_EMAIL", "tasks", "the e-mail address"),
         ("OIDC_AUDIENCE", None, "a string"),
         ("OIDC_AUDIENCE_FALLBACKS", "https://old.example.com", "a list"),
-        ("OIDC_AUDIENCE_FALLBACKS", [""], "a list, each of it a string that is not empty"),
-        ("OIDC_SERVICE_ACCOUNT_EMAIL_FALLBACKS", ["tasks"], "a list, each of it the e-mail"),
+        (
+            "OIDC_AUDIENCE_FALLBACKS",
+            [""],
+            "a list in which each item is a string that is not empty",
+        ),
+        (
+            "OIDC_SERVICE_ACCOUNT_EMAIL_FALLBACKS",
+            ["tasks"],
+            "a list in which each item is the e-mail",
+        ),
         ("OIDC_SERVICE_ACCOUNT_EMAIL", "a@b\nc", "the e-mail address"),
         ("AUTHENTICATION", "oauth", "one of 'auto', 'oidc', 'signature', 'platform', 'none'"),
         ("AUTHENTICATION", None, "one of"),
@@ -135,7 +143,7 @@ def test_what_cannot_be_said_of_results_is_refused(name: str, value: object) -> 
         ("PRIORITY_QUEUES", {50: "{other}"}, "letters, digits and hyphens"),
     ],
 )
-def test_a_fault_names_the_option_what_it_must_be_and_what_it_is(
+def test_a_fault_names_the_option_the_valid_values_and_the_given_value(
     name: str, value: object, wanted: str
 ) -> None:
     with pytest.raises(OptionsError) as raised:
@@ -152,16 +160,16 @@ def test_a_fault_names_the_option_what_it_must_be_and_what_it_is(
     [
         ("CLOUD_TASK_PROJECT", "did you mean 'CLOUD_TASKS_PROJECT'?"),
         ("task_handler_host", "did you mean 'TASK_HANDLER_HOST'?"),
-        ("COLOUR", "there are AUTHENTICATION, "),
+        ("COLOUR", "the options are AUTHENTICATION, "),
     ],
 )
-def test_an_unknown_option_is_told_its_neighbour(unknown: str, near: str) -> None:
+def test_the_error_for_an_unknown_option_suggests_a_similar_one(unknown: str, near: str) -> None:
     with pytest.raises(OptionsError) as raised:
         read(**{unknown: "x"})
-    assert str(raised.value).startswith(f"{unknown!r} is no option; {near}")
+    assert str(raised.value).startswith(f"{unknown!r} is not an option; {near}")
 
 
-def test_all_faults_are_told_at_once() -> None:
+def test_all_faults_are_reported_together() -> None:
     with pytest.raises(OptionsError) as raised:
         read(NAME_TASKS=3, EMULATOR_HOST=3, HUE=3)
     assert [fault.option for fault in raised.value.faults] == ["NAME_TASKS", "EMULATOR_HOST", "HUE"]
@@ -182,7 +190,7 @@ VALUES = (
 
 
 @given(st.dictionaries(st.sampled_from(NAMES) | st.text(), VALUES))
-def test_whatever_options_are_they_are_read_or_refused(options: dict[str, Any]) -> None:
+def test_any_options_are_read_or_refused(options: dict[str, Any]) -> None:
     try:
         BackendOptions.from_mapping(options)
     except OptionsError as error:

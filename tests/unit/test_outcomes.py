@@ -1,4 +1,4 @@
-"""What to answer."""
+"""The answer to each outcome."""
 
 import pytest
 from django_tasks_cloud_tasks.core.outcomes import (
@@ -17,7 +17,7 @@ from django_tasks_cloud_tasks.core.outcomes import (
     Unrecorded,
     Unserializable,
     WrongMethod,
-    decide,
+    response_to,
 )
 from django_tasks_cloud_tasks.core.records import State
 
@@ -37,7 +37,7 @@ FAILED = Failed("an-id", "ValueError: no", "Traceback ...")
         (
             BadPayload(("a", "b")),
             400,
-            {"status": "error", "error": "The body is no task.", "faults": ["a", "b"]},
+            {"status": "error", "error": "The body is not a task.", "faults": ["a", "b"]},
         ),
         (UnknownTask("an-id", "no"), 404, {"status": "error", "error": "no", "task_id": "an-id"}),
         (
@@ -51,7 +51,7 @@ FAILED = Failed("an-id", "ValueError: no", "Traceback ...")
             409,
             {
                 "status": "error",
-                "error": "Another attempt runs, for 1 s at least.",
+                "error": "Another attempt is running, for at least 1 s more.",
                 "task_id": "an-id",
             },
         ),
@@ -60,7 +60,7 @@ FAILED = Failed("an-id", "ValueError: no", "Traceback ...")
             409,
             {
                 "status": "error",
-                "error": "Another attempt took over; this one's end is not recorded.",
+                "error": "Another attempt took over. The end of this one is not recorded.",
                 "task_id": "an-id",
             },
         ),
@@ -76,20 +76,22 @@ FAILED = Failed("an-id", "ValueError: no", "Traceback ...")
         (WrongMethod(), 405, {"status": "error", "error": "Method not allowed"}),
     ],
 )
-def test_answers(outcome: Outcome, status: int, document: dict[str, object]) -> None:
-    answer = decide(outcome, debug=False)
+def test_each_outcome_has_its_status_and_document(
+    outcome: Outcome, status: int, document: dict[str, object]
+) -> None:
+    answer = response_to(outcome, debug=False)
     assert (answer.status, answer.document) == (status, document)
 
 
-def test_a_traceback_is_told_under_debug_only() -> None:
-    assert decide(FAILED, debug=True).document["traceback"] == "Traceback ..."
-    assert "traceback" not in decide(FAILED, debug=False).document
+def test_the_answer_has_a_traceback_only_under_debug() -> None:
+    assert response_to(FAILED, debug=True).document["traceback"] == "Traceback ..."
+    assert "traceback" not in response_to(FAILED, debug=False).document
 
 
-def test_refusals_say_what_http_demands_of_them() -> None:
-    assert decide(Unauthenticated(), debug=False).headers == {"WWW-Authenticate": "Bearer"}
-    assert decide(WrongMethod(), debug=False).headers == {"Allow": "POST"}
+def test_refusals_have_the_headers_that_http_requires() -> None:
+    assert response_to(Unauthenticated(), debug=False).headers == {"WWW-Authenticate": "Bearer"}
+    assert response_to(WrongMethod(), debug=False).headers == {"Allow": "POST"}
 
 
-def test_who_is_sent_away_is_told_for_how_long() -> None:
-    assert decide(Busy("an-id", 40.2), debug=False).headers == {"Retry-After": "41"}
+def test_the_answer_to_a_duplicate_says_when_to_retry() -> None:
+    assert response_to(Busy("an-id", 40.2), debug=False).headers == {"Retry-After": "41"}

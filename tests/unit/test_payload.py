@@ -37,7 +37,7 @@ def payload(**changes: Any) -> TaskPayload:
     )
 
 
-def test_the_fields_on_the_wire() -> None:
+def test_the_encoded_payload_has_these_fields() -> None:
     sent = payload(
         args=[1, "two"],
         kwargs={"three": 3},
@@ -67,7 +67,7 @@ def test_the_fields_on_the_wire() -> None:
     st.booleans(),
     st.none() | st.datetimes(timezones=st.just(UTC)),
 )
-def test_what_is_encoded_is_decoded(
+def test_an_encoded_payload_is_decoded_unchanged(
     args: list[Any], kwargs: dict[str, Any], priority: int, takes: bool, moment: datetime | None
 ) -> None:
     sent = payload(
@@ -77,7 +77,7 @@ def test_what_is_encoded_is_decoded(
     assert sent.carried(sent.encode()) == (args, kwargs)
 
 
-def test_what_django_takes_is_taken() -> None:
+def test_arguments_that_django_accepts_are_encoded_the_same_way() -> None:
     sent = payload(args=((1, range(2)), b"text", MappingProxyType({"a": 1})), kwargs={1: None})
     assert sent.carried(sent.encode()) == ([[1, [0, 1]], "text", {"a": 1}], {"1": None})
 
@@ -87,19 +87,19 @@ def test_what_django_takes_is_taken() -> None:
     [object(), {1, 2}, MOMENT, b"\xff", math.nan, math.inf, {(1, 2): 3}, 1j, [[[{1}]]]],
     ids=repr,
 )
-def test_what_json_cannot_carry_is_a_type_error(value: object) -> None:
+def test_an_argument_that_is_not_json_raises_a_type_error(value: object) -> None:
     with pytest.raises(TypeError, match=r"The arguments of shop\.tasks\.send cannot be sent"):
         payload(args=[value]).encode()
 
 
-def test_a_value_that_contains_itself_is_a_type_error() -> None:
+def test_a_value_that_contains_itself_raises_a_type_error() -> None:
     loop: list[Any] = []
     loop.append(loop)
     with pytest.raises(TypeError):
         payload(args=loop).encode()
 
 
-def test_a_short_body_by_hand_is_enough() -> None:
+def test_a_body_with_only_the_required_fields_is_decoded() -> None:
     body = b'{"task_id": "1", "task_path": "a.b", "args": [], "kwargs": {}, "unknown": [1]}'
     assert TaskPayload.decode(body) == TaskPayload(task_id="1", task_path="a.b", args=[], kwargs={})
 
@@ -110,7 +110,7 @@ def faults(body: bytes) -> tuple[str, ...]:
     return raised.value.faults
 
 
-def test_every_fault_is_listed() -> None:
+def test_every_fault_of_a_payload_is_listed() -> None:
     document = {
         "task_id": "",
         "task_path": "x",
@@ -135,7 +135,7 @@ def test_every_fault_is_listed() -> None:
 
 
 @pytest.mark.parametrize("body", [b"[]", b"1", b"null", b'"x"', b"true", b"1.5"])
-def test_a_body_that_is_no_object(body: bytes) -> None:
+def test_a_body_that_is_not_an_object_is_refused(body: bytes) -> None:
     assert "must be a JSON object, not" in faults(body)[0]
 
 
@@ -145,7 +145,7 @@ def test_a_body_that_is_no_object(body: bytes) -> None:
 @example(b"[" * 100_000)
 @example(b"1" * 5_000)
 @example(b'\xef\xbb\xbf{"task_id": "1"}')
-def test_whatever_arrives_is_a_payload_or_a_list_of_faults(body: bytes) -> None:
+def test_any_body_is_decoded_or_refused_with_a_list_of_faults(body: bytes) -> None:
     try:
         decoded = TaskPayload.decode(body)
     except InvalidPayloadError as error:
@@ -167,7 +167,7 @@ def test_whatever_arrives_is_a_payload_or_a_list_of_faults(body: bytes) -> None:
         },
     )
 )
-def test_fields_of_any_type_are_accepted_or_named(document: dict[str, Any]) -> None:
+def test_a_field_of_any_type_is_accepted_or_named_in_a_fault(document: dict[str, Any]) -> None:
     try:
         TaskPayload.decode(json.dumps(document).encode())
     except InvalidPayloadError as error:
@@ -186,13 +186,13 @@ def test_fields_of_any_type_are_accepted_or_named(document: dict[str, Any]) -> N
         MappingProxyType({1: "a", "1": "b"}),
     ],
 )
-def test_keys_that_json_makes_one_of_are_refused(mapping: Any) -> None:
+def test_keys_that_are_equal_in_json_are_refused(mapping: Any) -> None:
     for sent in (payload(args=[mapping]), payload(kwargs={"a": [{"b": mapping}]})):
         with pytest.raises(TypeError, match=r"shop\.tasks\.send cannot be sent as JSON: two keys"):
             sent.encode()
 
 
-def test_keys_that_django_takes_are_taken() -> None:
+def test_keys_that_django_accepts_are_encoded_the_same_way() -> None:
     sent = payload(args=[{b"a": 1, 2: [{b"c": {3.5: None}}]}])
     body = sent.encode()
     args, _ = sent.carried(body)
@@ -212,7 +212,7 @@ def test_keys_that_django_takes_are_taken() -> None:
         "9999-12-31T23:59:59+00:00",
     ],
 )
-def test_a_moment_at_the_ends_of_the_calendar_is_a_fault(moment: str) -> None:
+def test_a_time_at_the_first_or_last_moment_of_the_calendar_is_a_fault(moment: str) -> None:
     document = json.loads(payload().encode()) | {"enqueued_at": moment}
     with pytest.raises(InvalidPayloadError, match="enqueued_at must be"):
         TaskPayload.decode(json.dumps(document).encode())
@@ -235,25 +235,25 @@ class Colour(enum.Enum):
 @pytest.mark.parametrize(
     ("value", "advice"),
     [
-        (datetime(2026, 1, 1, tzinfo=UTC), "isoformat()"),
-        (date(2026, 1, 1), "isoformat()"),
-        (time(12), "isoformat()"),
-        (timedelta(1), "total_seconds()"),
-        (uuid.UUID(int=1), "str()"),
-        (Decimal("1.5"), "str()"),
-        (PurePosixPath("/a"), "str()"),
-        ({1}, "a list"),
-        (frozenset({1}), "a list"),
-        (b"\xff", "base64"),
-        (math.nan, "finite"),
-        (Point(1), "asdict()"),
-        (Size(1), "asdict()"),
-        (Colour.RED, ".value"),
-        (object(), "text, numbers, lists and dicts"),
+        (datetime(2026, 1, 1, tzinfo=UTC), "Pass its isoformat()."),
+        (date(2026, 1, 1), "Pass its isoformat()."),
+        (time(12), "Pass its isoformat()."),
+        (timedelta(1), "Pass its total_seconds()."),
+        (uuid.UUID(int=1), "Convert it with str()."),
+        (Decimal("1.5"), "Convert it with str()."),
+        (PurePosixPath("/a"), "Convert it with str()."),
+        ({1}, "Convert it to a list. Sort the list if the order matters."),
+        (frozenset({1}), "Convert it to a list. Sort the list if the order matters."),
+        (b"\xff", "Encode it as text, for example with base64."),
+        (math.nan, "Pass a finite number, or None."),
+        (Point(1), "Pass a dict made from it, for example with asdict()."),
+        (Size(1), "Pass a dict made from it, for example with asdict()."),
+        (Colour.RED, "Pass its .value."),
+        (object(), "Pass text, numbers, lists or dicts."),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
 )
-def test_an_argument_that_json_cannot_carry_is_named_with_what_to_pass(
+def test_the_error_for_an_argument_that_is_not_json_says_what_to_pass(
     value: object, advice: str
 ) -> None:
     kind = type(value).__qualname__
@@ -267,5 +267,34 @@ def test_an_argument_that_json_cannot_carry_is_named_with_what_to_pass(
             sent.encode()
         said = str(raised.value)
         assert f"shop.tasks.send cannot be sent as JSON: {named}: " in said
-        assert f" is a {kind}; pass " in said
-        assert advice in said
+        assert said.endswith(f" has the type {kind}. {advice}")
+
+
+def circular() -> list[object]:
+    value: list[object] = []
+    value.append(value)
+    return value
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "said"),
+    [
+        (
+            [{("a", 1): 2}],
+            {},
+            r"argument 1, a key of the dict: \('a', 1\) has the type tuple\. Pass",
+        ),
+        (
+            [1],
+            {"b": {"c": {uuid.UUID(int=1): 2}}},
+            r"argument 'b'\['c'\], a key of the dict: UUID",
+        ),
+        ([1, circular()], {}, "argument 2: Circular reference detected"),
+    ],
+)
+def test_a_key_or_a_circle_that_json_cannot_carry_is_named(
+    args: list[object], kwargs: dict[str, object], said: str
+) -> None:
+    payload = TaskPayload(task_id="a", task_path="shop.tasks.send", args=args, kwargs=kwargs)
+    with pytest.raises(TypeError, match=said):
+        payload.encode()

@@ -2,26 +2,33 @@
 
 from datetime import UTC, datetime, timedelta
 
-import attrs
-from django_tasks_cloud_tasks.core import outbox
-from django_tasks_cloud_tasks.core.payload import TaskPayload
-from django_tasks_cloud_tasks.core.records import (
-    TASK_CANCELLED,
-    AttemptError,
+from django_tasks_cloud_tasks.core.lifecycle import (
+    LONGEST_LIFE,
+    CancelOutcome,
     Claimed,
-    State,
-    TaskRecord,
-    TooLate,
-    cancel,
+    Event,
+    Reschedule,
+    Send,
+    back_off,
     claim,
-    failed,
-    renewed,
-    succeeded,
+    enqueued,
+    fail,
+    is_refused,
+    look,
+    redeliver,
+    renew,
+    sent,
+    succeed,
+    withdraw,
 )
-from django_tasks_cloud_tasks.core.retention import FINISHED, RETRIED_FOR, may_prune
+from django_tasks_cloud_tasks.core.payload import TaskPayload
+from django_tasks_cloud_tasks.core.records import TASK_CANCELLED, AttemptError, State, TaskRecord
+from django_tasks_cloud_tasks.core.retention import FINISHED, cutoffs, may_prune
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from tests.records import changed
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 LEASE = timedelta(seconds=60)
@@ -37,20 +44,18 @@ class Histories(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = NOW
-        self.record = outbox.recorded(
-            PAYLOAD, args=[], kwargs={}, run_after=None, now=NOW, timeout=10
-        )
+        self.record = enqueued(PAYLOAD, args=[], kwargs={}, run_after=None, now=NOW, timeout=10)
         self.runner = ""  # the token of the one that runs, as far as it knows
         self.claims = 0
         self.ended: TaskRecord | None = None
 
     @property
     def runs_here(self) -> bool:
-        return self.record.state is State.RUNNING and self.record.token == self.runner
+        return self.record.state is State.RUNNING and self.record.claim.token == self.runner
 
     @property
     def is_due(self) -> bool:
-        return self.record.relay_at is not None and self.record.relay_at <= self.now
+        return self.record.relay.at is not None and self.record.relay.at <= self.now
 
     @rule(seconds=st.sampled_from([1, 20, 59, 60, 90, 4000, 90_000, 40 * 86_400]))
     def time_passes(self, seconds: int) -> None:
@@ -58,8 +63,8 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def the_time_of_the_relay_comes(self) -> None:
-        if self.record.relay_at is not None:
-            self.now = max(self.now, self.record.relay_at)
+        if self.record.relay.at is not None:
+            self.now = max(self.now, self.record.relay.at)
 
     @rule()
     def it_is_delivered(self) -> None:
@@ -75,18 +80,18 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: self.runs_here)
     @rule()
     def it_succeeds(self) -> None:
-        self.record, self.runner = succeeded(self.record, 1, now=self.now), ""
+        self.record, self.runner = succeed(self.record, 1, now=self.now), ""
 
     @precondition(lambda self: self.runs_here)
     @rule(final=st.booleans())
     def it_fails(self, final: bool) -> None:
-        self.record = failed(self.record, ERROR, now=self.now, final=final)
+        self.record = fail(self.record, ERROR, now=self.now, final=final)
         self.runner = ""
 
     @precondition(lambda self: self.runs_here)
     @rule()
     def it_is_renewed(self) -> None:
-        self.record = renewed(self.record, now=self.now, lease=LEASE)
+        self.record = renew(self.record, now=self.now, lease=LEASE)
 
     @rule()
     def the_runner_dies(self) -> None:
@@ -94,32 +99,31 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def it_is_cancelled(self) -> None:
-        decision = cancel(self.record, now=self.now)
-        if not isinstance(decision, TooLate):
+        decision = withdraw(self.record, now=self.now)
+        if decision.outcome is not CancelOutcome.TOO_LATE:
             self.record = decision.record
 
-    @precondition(lambda self: outbox.may_run_now(self.record, now=self.now))
+    @precondition(lambda self: not is_refused(Event.RUN_NOW, self.record, self.now))
     @rule()
     def somebody_runs_it_now(self) -> None:
-        self.record = outbox.anew(self.record, now=self.now)
+        self.record = redeliver(self.record, now=self.now)
 
     @precondition(lambda self: self.is_due)
     @rule(result=st.sampled_from(["taken", "refused", "the relay dies"]))
     def the_relay_looks(self, result: str) -> None:
-        decision = outbox.relay(self.record, now=self.now)
+        decision = look(self.record, now=self.now)
         self.record = decision.record
-        if isinstance(decision, outbox.Send) and result == "taken":
-            self.record = outbox.sent(self.record, now=self.now)
-        elif isinstance(decision, outbox.Send) and result == "refused":
-            self.record = outbox.put_off(self.record, "no", now=self.now)
+        if isinstance(decision, Send) and result == "taken":
+            self.record = sent(self.record, now=self.now)
+        elif isinstance(decision, Send) and result == "refused":
+            self.record = back_off(self.record, "no", now=self.now)
 
     @precondition(lambda self: not self.record.final)
     @rule()
     def it_is_pruned_only_where_the_relay_would_end_it(self) -> None:
-        before = self.now - RETRIED_FOR
-        if may_prune(self.record, FINISHED, before=before, given_up=before):
-            ended = attrs.evolve(self.record, final=True, relay_at=None)
-            assert outbox.relay(self.record, now=self.now) == outbox.Look(ended)
+        if may_prune(self.record, FINISHED, cutoffs(LONGEST_LIFE, now=self.now)):
+            ended = changed(self.record, final=True, relay__at=None)
+            assert look(self.record, now=self.now) == Reschedule(ended)
 
     @invariant()
     def an_end_is_an_end(self) -> None:
@@ -137,7 +141,7 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_forgotten(self) -> None:
-        assert (self.record.relay_at is None) == self.record.final
+        assert (self.record.relay.at is None) == self.record.final
         assert self.record.final or is_sent_twice_or_ends(self.record)
 
 
@@ -148,14 +152,14 @@ def is_sent_twice_or_ends(record: TaskRecord) -> bool:
     """
     sends, now = 0, NOW
     for _ in range(20):
-        if record.relay_at is None:
+        if record.relay.at is None:
             return record.final
-        now = record.relay_at
-        decision = outbox.relay(record, now=now)
+        now = record.relay.at
+        decision = look(record, now=now)
         record = decision.record
-        if isinstance(decision, outbox.Send):
+        if isinstance(decision, Send):
             sends += 1
-            record = outbox.sent(record, now=now)
+            record = sent(record, now=now)
         if sends == 2:
             return True
     return False

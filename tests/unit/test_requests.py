@@ -9,7 +9,7 @@ from django_tasks_cloud_tasks.core.names import QueueName
 from django_tasks_cloud_tasks.core.payload import TaskPayload
 from django_tasks_cloud_tasks.core.requests import (
     MAX_STORED_SIZE,
-    OidcToken,
+    OidcIdentity,
     Route,
     TaskRequest,
     build_task_request,
@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-OIDC = OidcToken(service_account_email="tasks@p.iam.gserviceaccount.com", audience="https://a.b")
+OIDC = OidcIdentity(service_account_email="tasks@p.iam.gserviceaccount.com", audience="https://a.b")
 
 
 def route(**changes: Any) -> Route:
@@ -39,7 +39,7 @@ def build(
     )
 
 
-def test_a_request_has_everything_that_the_route_says() -> None:
+def test_a_request_has_everything_that_the_route_specifies() -> None:
     deadline, later = timedelta(minutes=5), NOW + timedelta(hours=1)
     request = build(
         route(oidc=OIDC, dispatch_deadline=deadline, thresholds={1: "{queue}-urgent"}),
@@ -59,11 +59,11 @@ def test_a_request_has_everything_that_the_route_says() -> None:
     )
 
 
-def test_without_naming_the_service_chooses_the_id() -> None:
+def test_a_request_for_an_unnamed_task_has_no_task_id() -> None:
     assert build(route(name_tasks=False)).task_id is None
 
 
-def test_a_queue_that_cannot_be_is_refused() -> None:
+def test_an_impossible_queue_name_is_refused() -> None:
     with pytest.raises(InvalidNameError):
         build(route(), queue_name="a_b")
 
@@ -95,8 +95,8 @@ def as_stored(request: TaskRequest) -> int:
     st.dictionaries(st.text(min_size=1, max_size=40), st.text(max_size=300), max_size=4),
     st.text("az09-_", min_size=1, max_size=500),
 )
-def test_the_size_is_that_of_the_real_message(
-    body: bytes, oidc: OidcToken | None, headers: dict[str, str], task_id: str
+def test_the_computed_size_equals_the_size_of_the_real_message(
+    body: bytes, oidc: OidcIdentity | None, headers: dict[str, str], task_id: str
 ) -> None:
     request = TaskRequest(
         queue=QueueName("project", "europe-west1", "default"),
@@ -114,7 +114,9 @@ def largest_body(where: Route) -> int:
 
 
 @pytest.mark.parametrize("oidc", [None, OIDC])
-def test_the_largest_body_passes_and_one_byte_more_does_not(oidc: OidcToken | None) -> None:
+def test_the_largest_body_is_accepted_and_one_byte_more_is_refused(
+    oidc: OidcIdentity | None,
+) -> None:
     where = route(oidc=oidc)
     size = largest_body(where)
     assert stored_size(build(where, b"x" * size)) == MAX_STORED_SIZE

@@ -1,18 +1,18 @@
-"""Backoff and the end of retrying, by Cloud Tasks' rules."""
+"""Backoff and the end of retries by the rules of Cloud Tasks."""
 
 import pytest
-from django_tasks_cloud_tasks.core.retries import RetryPolicy
+from django_tasks_cloud_tasks.emulator.state.retries import RetryPolicy
 from hypothesis import given
 from hypothesis import strategies as st
 
 
-def test_the_example_of_the_documentation() -> None:
+def test_the_waits_equal_the_example_of_the_documentation() -> None:
     policy = RetryPolicy(min_backoff=10, max_backoff=300, max_doublings=3)
     waits = [policy.backoff(failures) for failures in range(1, 9)]
     assert waits == [10, 20, 40, 80, 160, 240, 300, 300]
 
 
-def test_without_doublings_the_wait_grows_linearly() -> None:
+def test_the_wait_grows_linearly_without_doublings() -> None:
     policy = RetryPolicy(min_backoff=1, max_backoff=3.5, max_doublings=0)
     assert [policy.backoff(failures) for failures in range(1, 6)] == [1, 2, 3, 3.5, 3.5]
 
@@ -23,7 +23,7 @@ def test_without_doublings_the_wait_grows_linearly() -> None:
     st.integers(0, 2**31 - 1),
     st.integers(1, 2**31 - 1),
 )
-def test_waits_never_shrink_and_never_exceed_the_longest(
+def test_a_wait_never_decreases_and_never_exceeds_the_maximum(
     shortest: float, longest: float, doublings: int, failures: int
 ) -> None:
     policy = RetryPolicy(
@@ -45,7 +45,7 @@ def test_waits_never_shrink_and_never_exceed_the_longest(
         (-1, 60, 1, 60, True),
     ],
 )
-def test_attempts_and_duration_must_both_be_spent(
+def test_retries_end_when_attempts_and_duration_are_both_used_up(
     attempts: int, duration: float, made: int, since: float, over: bool
 ) -> None:
     policy = RetryPolicy(max_attempts=attempts, max_retry_duration=duration)

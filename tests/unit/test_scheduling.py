@@ -13,11 +13,11 @@ THRESHOLDS = {50: "{queue}-urgent", 90: "{queue}-alarm", -50: "{queue}-bulk", -9
 
 
 @pytest.mark.parametrize("run_after", [None, NOW, NOW - timedelta(days=1)])
-def test_what_is_due_has_no_schedule_time(run_after: datetime | None) -> None:
+def test_a_task_that_is_due_has_no_schedule_time(run_after: datetime | None) -> None:
     assert schedule_time(run_after, now=NOW) is None
 
 
-def test_720_hours_ahead_is_the_limit() -> None:
+def test_a_schedule_time_more_than_720_hours_ahead_is_refused() -> None:
     assert schedule_time(NOW + HORIZON, now=NOW) == NOW + HORIZON
     with pytest.raises(ScheduleTooFarError, match="more than 720 hours"):
         schedule_time(NOW + HORIZON + timedelta(microseconds=1), now=NOW)
@@ -39,12 +39,12 @@ def test_720_hours_ahead_is_the_limit() -> None:
         (-100, "night"),
     ],
 )
-def test_the_threshold_furthest_from_zero_that_is_reached_decides(
+def test_the_reached_threshold_furthest_from_zero_chooses_the_queue(
     priority: int, queue: str
 ) -> None:
     assert queue_for("mail", priority=priority, thresholds=THRESHOLDS) == queue
 
 
 @given(st.integers(-100, 100))
-def test_without_thresholds_priority_changes_nothing(priority: int) -> None:
+def test_priority_has_no_effect_without_thresholds(priority: int) -> None:
     assert queue_for("mail", priority=priority, thresholds={}) == "mail"

@@ -7,14 +7,13 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from datetime import datetime
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakSet
 
 import attrs
 from asgiref.sync import sync_to_async
 from django.core.checks import CheckMessage
-from django.tasks import task_backends
 from django.tasks.backends.base import BaseTaskBackend
 from django.tasks.base import DEFAULT_TASK_PRIORITY
 from django.tasks.base import Task as BaseTask
@@ -23,29 +22,23 @@ from django.tasks.signals import task_enqueued
 from django.utils.module_loading import import_string
 
 from ...core.errors import CloudTasksError, OptionsError
+from ...core.lifecycle import enqueued
 from ...core.names import is_queue_id, is_task_id
-from ...core.outbox import recorded
 from ...core.payload import TaskPayload
 from ...core.ports import ResultStore
 from ...core.records import LONGEST_NAME
 from ...core.requests import TaskRequest, build_task_request
 from ...core.scheduling import is_beyond_horizon, is_in_calendar, queue_for
-from ..configuration import Configuration, configuration_for
+from ..configuration import Configuration
 from ..operating.relay import send
-from ..results.task_results import (
-    asend_signal,
-    mark_enqueued,
-    new_id,
-    ready_result,
-    recorded_result,
-    recorded_task,
-    send_signal,
-)
+from ..registry import SiteBackend
+from ..results.task_results import mark_enqueued, ready_result, recorded_result, recorded_task
 from ..runtime import get_runtime
+from ..signals import asend_signal, send_signal
+from ..signing import sign
 from ..tasks import CloudTask, is_atomic
 from ..timezones import from_site
 from ..transactions import after_commit, awaited_transactions
-from .signing import sign
 
 if TYPE_CHECKING:
     from django.tasks.base import Task, TaskResult
@@ -73,7 +66,7 @@ class Offered:
         return False if backend is None else self._ask(backend)
 
 
-class CloudTasksBackend(BaseTaskBackend):
+class CloudTasksBackend(SiteBackend):
     """Puts tasks into Google Cloud Tasks queues, which call the app back to execute them.
 
     Nothing is looked up and no connection made before the first task is enqueued.
@@ -89,15 +82,6 @@ class CloudTasksBackend(BaseTaskBackend):
     # Shared by all instances, of which Django makes one a thread: a process is told once.
     _told_of_priority: ClassVar[set[str]] = set()
     _findable: ClassVar[WeakSet[Callable[..., Any]]] = WeakSet()
-
-    def __init__(self, alias: str, params: dict[str, Any]) -> None:
-        super().__init__(alias, params)
-        self._beside = frozenset(params) - {"BACKEND", "QUEUES", "OPTIONS"}
-
-    @cached_property
-    def configuration(self) -> Configuration:
-        """What follows from this entry of `TASKS`."""
-        return configuration_for(self.alias, self.options, self._beside)
 
     def validate_task(self, task: Task[..., Any]) -> None:
         """Refuse what Django refuses, and queue names that Cloud Tasks does not take.
@@ -128,8 +112,8 @@ class CloudTasksBackend(BaseTaskBackend):
             inspect.isgeneratorfunction(task.func) or inspect.isasyncgenfunction(task.func)
         ):
             raise InvalidTask(
-                f"{task.module_path} is a generator, and calling it runs nothing of its body. "
-                "Return a value, and do not yield."
+                f"{task.module_path} is a generator function. A call of it does not run its body. "
+                "Return a value instead of using yield."
             )
         thresholds = options.priority_queues
         names = [task.queue_name]
@@ -196,10 +180,9 @@ class CloudTasksBackend(BaseTaskBackend):
         if configuration.may_block:
             await sync_to_async(lambda: configuration.route, thread_sensitive=False)()
         prepared = self._prepare(configuration, task, args, kwargs)
-        with configuration.noting_silence():
-            await configuration.queue.acreate(
-                prepared.request, timeout=configuration.options.enqueue_timeout
-            )
+        await configuration.queue.acreate(
+            prepared.request, timeout=configuration.options.enqueue_timeout
+        )
         mark_enqueued(prepared.result, prepared.enqueued_at)
         await asend_signal(task_enqueued, type(self), prepared.result)
         return prepared.result
@@ -217,7 +200,7 @@ class CloudTasksBackend(BaseTaskBackend):
                 f"The backend {self.alias!r} keeps no results: set RESULTS to 'database'."
             )
         record = store.get(result_id) if is_task_id(result_id) else None
-        if record is None or record.backend != self.alias:
+        if record is None or record.payload.backend != self.alias:
             raise TaskResultDoesNotExist(
                 f"The backend {self.alias!r} has no record of a task {result_id!r}."
             )
@@ -243,14 +226,16 @@ class CloudTasksBackend(BaseTaskBackend):
         route = configuration.route
         if task.priority != DEFAULT_TASK_PRIORITY and not route.thresholds:
             self._tell_of_priority()
-        now = get_runtime().clock()
-        run_after = from_site(task.run_after)
+        runtime = get_runtime()
+        now, run_after = runtime.clock(), None
+        if task.run_after is not None:
+            run_after = from_site(task.run_after)
         if run_after is not None and not is_in_calendar(run_after):
-            raise InvalidTask(f"run_after is {run_after}, and no time in every time zone.")
-        if configuration.results and is_beyond_horizon(run_after, now=now):
+            raise InvalidTask(f"run_after is {run_after}, which some time zones cannot express.")
+        if run_after and configuration.results and is_beyond_horizon(run_after, now=now):
             run_after = None  # The request is made for its size only: the relay sends another.
         payload = TaskPayload(
-            task_id=new_id(),
+            task_id=runtime.new_id(),
             task_path=task.module_path,
             args=args,
             kwargs=kwargs,
@@ -283,8 +268,8 @@ class CloudTasksBackend(BaseTaskBackend):
             return
         if task.func.__module__ == "__main__":
             raise InvalidTask(
-                f"{task.module_path} is in the program that runs here, which no worker can "
-                "import. Move it into a module."
+                f"{task.module_path} is in __main__, the program that is running. No worker can "
+                "import it. Move it into a module."
             )
         try:
             found = import_string(task.module_path)
@@ -292,8 +277,8 @@ class CloudTasksBackend(BaseTaskBackend):
             found = None
         if not isinstance(found, BaseTask) or found.func is not task.func:
             raise InvalidTask(
-                f"No worker can find this task: {task.module_path} is "
-                f"{'nothing that can be imported' if found is None else repr(found)[:100]}. "
+                f"No worker can find this task: {task.module_path} "
+                f"{'cannot be imported' if found is None else 'is ' + repr(found)[:100]}. "
                 "Declare it at the top level of a module, with @task as the outermost decorator, "
                 "under the name of its function."
             )
@@ -306,7 +291,7 @@ class CloudTasksBackend(BaseTaskBackend):
         prepared: _Prepared[TaskResult[P, R]],
     ) -> None:
         result, now = prepared.result, prepared.enqueued_at
-        record = recorded(
+        record = enqueued(
             prepared.payload,
             args=result.args,
             kwargs=result.kwargs,
@@ -322,7 +307,9 @@ class CloudTasksBackend(BaseTaskBackend):
                     send(configuration, store, record, prepared.request, unless_silent=True)
                 except Exception:
                     # The database, which has just had the record: the relay will see to it.
-                    logger.exception("It is not recorded whether %s was sent.", record.task_id)
+                    logger.exception(
+                        "It could not be recorded whether the task %s was sent.", record.task_id
+                    )
             mark_enqueued(result, now)
             send_signal(task_enqueued, type(self), result)
 
@@ -331,10 +318,7 @@ class CloudTasksBackend(BaseTaskBackend):
     def _create[**P, R](
         self, configuration: Configuration, prepared: _Prepared[TaskResult[P, R]]
     ) -> None:
-        with configuration.noting_silence():
-            configuration.queue.create(
-                prepared.request, timeout=configuration.options.enqueue_timeout
-            )
+        configuration.queue.create(prepared.request, timeout=configuration.options.enqueue_timeout)
         mark_enqueued(prepared.result, prepared.enqueued_at)
         send_signal(task_enqueued, type(self), prepared.result)
 
@@ -366,18 +350,8 @@ class CloudTasksBackend(BaseTaskBackend):
         if self.alias not in self._told_of_priority:
             self._told_of_priority.add(self.alias)
             logger.warning(
-                "A task with a priority was enqueued on the backend %r, where nothing orders "
-                "tasks by it: Cloud Tasks has no priorities. Set PRIORITY_QUEUES to send them "
-                "to queues of their own. (Said once.)",
+                "A task with a priority was enqueued on the backend %r. The priority has no effect "
+                "there, because Cloud Tasks has no priorities. Set PRIORITY_QUEUES to send such "
+                "tasks to their own queues. (This is logged once.)",
                 self.alias,
             )
-
-
-def backends() -> list[CloudTasksBackend]:
-    """The Cloud Tasks backends of the site."""
-    return [backend for backend in task_backends.all() if isinstance(backend, CloudTasksBackend)]
-
-
-def recording_backends() -> dict[str, Configuration]:
-    """The configurations of those that keep results, by alias."""
-    return {b.alias: b.configuration for b in backends() if b.configuration.results}

@@ -11,7 +11,7 @@ from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import copy_context
-from datetime import timedelta
+from datetime import datetime, timedelta
 from inspect import isawaitable, iscoroutinefunction
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from django.tasks.signals import task_finished, task_started
 
 from ...core.deliveries import Delivery
 from ...core.errors import CloudTasksError
+from ...core.lifecycle import ends_for_good
 from ...core.options import DEFAULT_DISPATCH_DEADLINE
 from ...core.outcomes import (
     Cancelled,
@@ -36,17 +37,11 @@ from ...core.outcomes import (
 from ...core.payload import Json, TaskPayload
 from ...core.ports import ResultStore
 from ...core.records import State
-from ..enqueueing.backend import CloudTasksBackend
-from ..results.task_results import (
-    UnserializableReturnError,
-    asend_signal,
-    mark_failed,
-    mark_successful,
-    message_of,
-    recorded_result,
-    running_result,
-    send_signal,
-)
+from ..exceptions import message_of
+from ..registry import SiteBackend
+from ..results.task_results import mark_failed, mark_successful, recorded_result, running_result
+from ..runtime import get_runtime
+from ..signals import asend_signal, send_signal
 from ..tasks import Cancellation, CloudTaskContext, is_atomic
 from ..transactions import commit_leftovers, open_transactions, roll_back_leftovers
 from .leases import Lease, claim_task
@@ -68,7 +63,7 @@ def worker_id() -> str:
 def store_of(task: Task[..., Any]) -> ResultStore | None:
     """The store that beginning an attempt at the task asks, if it asks one."""
     backend = task.get_backend()
-    return backend.configuration.results if isinstance(backend, CloudTasksBackend) else None
+    return backend.configuration.results if isinstance(backend, SiteBackend) else None
 
 
 def runs_on_loop(task: Task[..., Any]) -> bool:
@@ -107,7 +102,7 @@ class Execution:
             Why the task must not run, where its record says so.
         """
         backend = task.get_backend()
-        if isinstance(backend, CloudTasksBackend) and backend.configuration.results:
+        if isinstance(backend, SiteBackend) and backend.configuration.results:
             configuration, store = backend.configuration, backend.configuration.results
             lease = claim_task(configuration, store, payload, delivery, worker)
             if not isinstance(lease, Lease):
@@ -120,6 +115,7 @@ class Execution:
             kwargs=dict(payload.kwargs),
             enqueued_at=payload.enqueued_at,
             worker_ids=delivery.worker_ids(worker),
+            now=get_runtime().clock(),
         )
         return cls(task, result, type(backend))
 
@@ -158,10 +154,11 @@ class Execution:
                 value = self.task.call(*self._arguments, **self.result.kwargs)
                 while isawaitable(value):
                     value = async_to_sync(_await)(value)
-                kept = mark_successful(self.result, value)
+                now = get_runtime().clock()
+                kept = mark_successful(self.result, value, now=now)
                 if self._atomic:
                     commit_leftovers(open_transactions())
-                    self._keep(kept)
+                    self._keep(kept, now)
             commit_leftovers(callers)
         except (KeyboardInterrupt, LeaseLostError):
             roll_back_leftovers(callers)
@@ -174,11 +171,11 @@ class Execution:
                 send_signal(task_finished, self.backend, self.result)
                 return outcome
             logger.exception(
-                "The task %s succeeded, and something failed after its commit.", self.result.id
+                "The task %s succeeded, but something failed after its commit.", self.result.id
             )
         else:
             if not self._atomic:
-                self._keep(kept)
+                self._keep(kept, now)
         send_signal(task_finished, self.backend, self.result)
         return Succeeded(self.result.id)
 
@@ -209,7 +206,8 @@ class Execution:
             value = await self.task.acall(*self._arguments, **self.result.kwargs)
             while isawaitable(value):
                 value = await value
-            kept = mark_successful(self.result, value)
+            now = get_runtime().clock()
+            kept = mark_successful(self.result, value, now=now)
             await in_used_thread(commit_leftovers, callers)
         except KeyboardInterrupt:
             raise
@@ -222,7 +220,7 @@ class Execution:
                 # Cloud Tasks delivers the task again.
                 raise
             return outcome
-        await self._in_thread_if_leased(self._keep, kept)
+        await self._in_thread_if_leased(self._keep, kept, now)
         await asend_signal(task_finished, self.backend, self.result)
         return Succeeded(self.result.id)
 
@@ -238,8 +236,8 @@ class Execution:
         took, deadline = time.monotonic() - began, self._deadline()
         if took > deadline.total_seconds():
             logger.warning(
-                "The task %s (%s) took %.1f s, longer than Cloud Tasks waits for it (%g s): it was "
-                "delivered again meanwhile. Set DISPATCH_DEADLINE to more, up to 30 minutes.",
+                "The task %s (%s) took %.1f s. Cloud Tasks waits %g s, and then delivers the task "
+                "again. Set DISPATCH_DEADLINE to a higher value, up to 30 minutes.",
                 self.result.id,
                 self.task.module_path,
                 took,
@@ -248,7 +246,7 @@ class Execution:
 
     def _deadline(self) -> timedelta:
         backend = self.task.get_backend()
-        if isinstance(backend, CloudTasksBackend):
+        if isinstance(backend, SiteBackend):
             return backend.configuration.options.longest_attempt
         return DEFAULT_DISPATCH_DEADLINE
 
@@ -271,7 +269,7 @@ class Execution:
         except Exception as error:
             raise EndNotRecordedError from error
 
-    def _keep(self, value: Json) -> None:
+    def _keep(self, value: Json, now: datetime) -> None:
         """Record the success, where results are kept.
 
         Raises:
@@ -281,7 +279,7 @@ class Execution:
         if self.lease is None:
             return
         try:
-            mine = self.lease.succeed(value)
+            mine = self.lease.succeed(value, now=now)
         except Exception as error:
             if self._atomic:
                 raise  # It fails the transaction, and so the attempt.
@@ -296,11 +294,12 @@ class Execution:
             LeaseLostError: another runner took over; nothing was recorded.
             EndNotRecordedError: the store did not take it.
         """
-        task_error = mark_failed(self.result, error)
-        final = isinstance(error, UnserializableReturnError)
+        now = get_runtime().clock()
+        task_error = mark_failed(self.result, error, now=now)
+        final = ends_for_good(error)
         if self.lease:
             try:
-                record = self.lease.fail(task_error, final=final)
+                record = self.lease.fail(task_error, final=final, now=now)
             except Exception as fault:
                 raise EndNotRecordedError from fault
             if record is None:
@@ -313,16 +312,16 @@ class Execution:
 
     def _lost(self) -> Outcome:
         logger.warning(
-            "The task %s ran, but its lease was lost to another runner, or its record is gone: "
-            "how it ended is not recorded.",
+            "The task %s ran, but another runner took it over, or its record was deleted. The end "
+            "of this attempt is not recorded.",
             self.result.id,
         )
         return LeaseLost(self.result.id)
 
     def _unwritten(self, error: EndNotRecordedError) -> Outcome:
         logger.error(
-            "The task %s ran, but the database did not take how it ended while its lease was "
-            "held: Cloud Tasks delivers it again.",
+            "The task %s ran, but its end could not be written to the database before its lease "
+            "ended. Cloud Tasks will deliver it again.",
             self.result.id,
             exc_info=error,
         )

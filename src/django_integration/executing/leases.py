@@ -7,35 +7,24 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
 from django.tasks.base import TaskError
 
 from ...adapters.heartbeat import Beat
-from ...core.deliveries import Delivery
+from ...core.deliveries import Adopt, Delivery, Run, receive
 from ...core.errors import UnreadableRecordError
-from ...core.names import is_task_id
-from ...core.outbox import adopted
-from ...core.outcomes import BadPayload, Busy, Duplicate, Outcome, Unreadable, Unrecorded
+from ...core.lifecycle import fail, renew, succeed
+from ...core.outcomes import Busy, Outcome, Unreadable, Unrecorded
 from ...core.payload import Json, TaskPayload
 from ...core.ports import ResultStore
-from ...core.records import (
-    LONGEST_NAME,
-    AttemptError,
-    Closed,
-    State,
-    Taken,
-    TaskRecord,
-    claim,
-    failed,
-    renewed,
-    succeeded,
-)
+from ...core.records import AttemptError, State, TaskRecord
 from ..configuration import Configuration
-from ..results.task_results import new_id
 from ..runtime import get_runtime
 
 logger = logging.getLogger("django_tasks_cloud_tasks")
 
+_TRIES = 20  # decisions on a record that others change meanwhile
 _RENEWALS = 3  # in the time of a lease: two may fail before it is lost
 
 
@@ -47,40 +36,40 @@ def claim_task(
     worker: str,
 ) -> Lease | Outcome:
     """The lease on a task that was delivered, or why it must not run now."""
-    while True:
+    for _ in range(_TRIES):
         try:
-            record = store.get(payload.task_id)
+            seen = store.get(payload.task_id)
         except UnreadableRecordError as error:
             logger.error("A task is not run: %s", error)  # noqa: TRY400 - the reason says it all
             return Unreadable(payload.task_id)
-        if record is None:
-            if payload.recorded:
-                logger.warning(
-                    "The task %s (%s) was recorded when it was enqueued, and its record is gone: "
-                    "pruned, or in another database. It is not run.",
-                    payload.task_id,
-                    payload.task_path,
-                )
-                return Unrecorded(payload.task_id)
-            if not is_task_id(payload.task_id) or len(payload.task_id) > LONGEST_NAME:
-                return BadPayload(("task_id cannot be that of a Cloud Task",))
-            # Enqueued before results were kept, or by someone else.
-            record = adopted(
-                payload, earlier_attempts=delivery.retry_count, now=get_runtime().clock()
-            )
-            store.add(record)
-        if (record.task_path, record.backend) != (payload.task_path, payload.backend):
-            return BadPayload(("task_id is that of another task",))
-        now, lease = get_runtime().clock(), configuration.options.lease
-        decision = claim(record, now=now, token=new_id(), worker=worker, lease=lease)
-        changed = decision.record != record
-        if changed and not store.replace(record, decision.record):
+        runtime = get_runtime()
+        decision = receive(
+            payload,
+            seen,
+            delivery=delivery,
+            now=runtime.clock(),
+            token=runtime.new_id(),
+            worker=worker,
+            lease=configuration.options.lease,
+        )
+        if isinstance(decision, Adopt):
+            store.add(decision.record)
+            continue
+        then = decision.record
+        if seen and then and then != seen and not store.replace(seen, then):
             continue  # Somebody else was quicker: decide on what they made of it.
-        if isinstance(decision, Taken):
-            return Busy(payload.task_id, (decision.until - now).total_seconds())
-        if isinstance(decision, Closed):
-            return Duplicate(payload.task_id, decision.record.state)
-        return Lease(configuration, store, decision.record)
+        if isinstance(decision, Run):
+            return Lease(configuration, store, decision.record)
+        if isinstance(decision.outcome, Unrecorded):
+            logger.warning(
+                "The task %s (%s) was recorded when it was enqueued, but there is no record now. "
+                "It was pruned, or it is in another database. The task is not run.",
+                payload.task_id,
+                payload.task_path,
+            )
+        return decision.outcome
+    # The record keeps changing, or this transaction cannot see how.
+    return Busy(payload.task_id, seconds=1.0)
 
 
 class Lease:
@@ -109,10 +98,9 @@ class Lease:
         with get_runtime().heartbeat.every(seconds, self._renew) as self._beat:
             yield
 
-    def succeed(self, value: Json) -> bool:
+    def succeed(self, value: Json, *, now: datetime) -> bool:
         """Write that the task returned `value`; False if the lease is lost, and nothing written."""
-        now = get_runtime().clock()
-        return self._end(lambda record: succeeded(record, value, now=now)) is not None
+        return self._end(lambda record: succeed(record, value, now=now)) is not None
 
     def has_succeeded(self) -> bool:
         """Whether this attempt's success is recorded."""
@@ -120,16 +108,13 @@ class Lease:
         return (
             record is not None
             and record.state is State.SUCCESSFUL
-            and record.token == self.record.token
+            and record.claim.token == self.record.claim.token
         )
 
-    def fail(self, error: TaskError, *, final: bool) -> TaskRecord | None:
+    def fail(self, error: TaskError, *, final: bool, now: datetime) -> TaskRecord | None:
         """Write why the attempt failed; None if the lease is lost, and nothing written."""
-        reason, now = (
-            AttemptError(error.exception_class_path, error.traceback),
-            get_runtime().clock(),
-        )
-        return self._end(lambda record: failed(record, reason, now=now, final=final))
+        reason = AttemptError(error.exception_class_path, error.traceback)
+        return self._end(lambda record: fail(record, reason, now=now, final=final))
 
     def _end(self, ended: Callable[[TaskRecord], TaskRecord]) -> TaskRecord | None:
         """Write the end of the attempt, on what others wrote meanwhile; None if it is not ours.
@@ -179,7 +164,7 @@ class Lease:
         record = self.record
         while True:
             began = time.monotonic()
-            then = renewed(record, now=get_runtime().clock(), lease=self._duration)
+            then = renew(record, now=get_runtime().clock(), lease=self._duration)
             if self.store.renew(record, then):
                 self.record = then
                 self._held_until = began + self._duration.total_seconds()
@@ -189,8 +174,8 @@ class Lease:
                 logger.info("The lease on the task %s is over.", record.task_id)
                 break
             record = fresh
-        if record.takes_context:
+        if record.payload.takes_context:
             self._look()
 
     def _is_mine(self, record: TaskRecord) -> bool:
-        return record.state is State.RUNNING and record.token == self.record.token
+        return record.state is State.RUNNING and record.claim.token == self.record.claim.token

@@ -13,14 +13,14 @@ from django.core.checks import CheckMessage
 from django.urls import URLPattern, URLResolver, get_resolver
 from django.urls.resolvers import RoutePattern
 
-from ..apps import APP
+from ..installation import APP
 
 
 class _ExecutionPattern(URLPattern):
     def check(self) -> list[CheckMessage]:
         """Django's checks of the pattern, and those of `TASKS` if nobody else sees to them."""
         from ..checks import check_backend
-        from ..enqueueing.backend import backends
+        from ..registry import backends
 
         messages = super().check()
         if sees_to_checks(self):

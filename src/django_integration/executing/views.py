@@ -1,4 +1,4 @@
-"""The endpoint that Cloud Tasks calls. Subclass a view to change what surrounds a task.
+"""The view that Cloud Tasks calls. Subclass a view to change what surrounds a task.
 
 Django fixes whether a view is synchronous when the URLs load, so a site says which by what it
 includes: `django_tasks_cloud_tasks.urls` on WSGI, `django_tasks_cloud_tasks.async_urls` on ASGI.
@@ -9,9 +9,12 @@ asynchronous one in a loop of its own under WSGI.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
+import attrs
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
@@ -21,25 +24,20 @@ from django.tasks.base import Task
 from django.views.decorators.csrf import csrf_exempt
 from django.views.generic import View
 
+from ...core.authorization import refusal_of, refusal_of_all
 from ...core.deliveries import Delivery
-from ...core.outcomes import Outcome, WrongMethod, decide
+from ...core.errors import InvalidPayloadError
+from ...core.outcomes import BadPayload, Outcome, UnknownTask, WrongMethod, response_to
 from ...core.payload import TaskPayload
-from ..apps import demand_app
-from ..enqueueing.backend import backends
-from ..operating.probe import Probe
-from .authentication import (
-    admit,
-    doors,
-    is_loaded,
-    judge,
-    may_block,
-    needs_request,
-    read_body,
-    relay,
-    resolve,
-)
+from ..installation import demand_app, is_installed
+from .authentication import authenticate, read_body
 from .execution import Execution, runs_on_loop, store_of, worker_id
+from .flow import Flow, arun, run
+from .probe import PROBE_KEY, Probe
+from .task_loading import as_enqueued, load
 from .threads import in_store_thread
+
+logger = logging.getLogger("django_tasks_cloud_tasks")
 
 
 class TaskView(View):
@@ -49,23 +47,26 @@ class TaskView(View):
 
     @classmethod
     def as_view(cls, **initkwargs: Any) -> Callable[..., Any]:  # noqa: ANN401 - Django's signature
-        """The view for a URL pattern.
+        """The view for a URL pattern of the site's own.
+
+        Raises:
+            ConfigurationError: the app is not installed.
+        """
+        demand_app()
+        return cls.endpoint(**initkwargs)
+
+    @classmethod
+    def endpoint(cls, **initkwargs: Any) -> Callable[..., Any]:  # noqa: ANN401 - Django's signature
+        """The view for the URLs of this package, whose checks tell of an app that is missing.
 
         It answers to Cloud Tasks, not to browsers: no CSRF token, no login. And no transaction
         around it: a task that fails is answered, not raised, so ATOMIC_REQUESTS would commit it.
         """
-        view = login_not_required(super().as_view(**initkwargs))
+        view = super().as_view(**initkwargs)
+        view = login_not_required(view if is_installed() else _refusing(view))
         for database in settings.DATABASES:
             view = transaction.non_atomic_requests(using=database)(view)
         return csrf_exempt(view)
-
-    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - Django's
-        """Answer; a synthetic delivery has reached its end here."""
-        demand_app()
-        if probe := Probe.of(request.META):
-            response = probe.arrive(read_body(request))
-            return _awaitable(response) if self.view_is_async else response
-        return super().dispatch(request, *args, **kwargs)
 
     def begin(self, task: Task[..., Any], payload: TaskPayload) -> Execution | Outcome:
         """The attempt at a task, or why it must not run now."""
@@ -74,7 +75,7 @@ class TaskView(View):
 
     def respond(self, outcome: Outcome) -> HttpResponse:
         """The response that the core decides on."""
-        answer = decide(outcome, debug=settings.DEBUG)
+        answer = response_to(outcome, debug=settings.DEBUG)
         response = HttpResponse(
             json.dumps(answer.document).encode(),
             content_type="application/json",
@@ -100,15 +101,10 @@ class ExecuteTaskView(TaskView):
 
     def execute(self, request: HttpRequest) -> Outcome:
         """How the request ends. Override to put something around every task."""
-        body = read_body(request)
-        judgements = [judge(door, request, body) for door in doors(backends())]
-        admitted = admit(request, body, judgements)
-        if not isinstance(admitted, TaskPayload):
-            return admitted
-        task = resolve(request, admitted, judgements)
-        if not isinstance(task, Task):
-            return task
-        begun = self.begin(task, admitted)
+        received = run(receive(request))
+        if not isinstance(received, Received):
+            return received
+        begun = self.begin(received.task, received.payload)
         return begun.run() if isinstance(begun, Execution) else begun
 
 
@@ -127,51 +123,80 @@ class AsyncExecuteTaskView(TaskView):
 
     async def execute(self, request: HttpRequest) -> Outcome:
         """How the request ends. Override to put something around every task."""
-        body = read_body(request)
-        candidates = backends()
-        known = await _in_place_if(not may_block(candidates), doors, candidates)
-        judgements = [
-            await _in_place_if(not needs_request(door, request), judge, door, request, body)
-            for door in known
-        ]
-        admitted = admit(request, body, judgements)
-        if not isinstance(admitted, TaskPayload):
-            return admitted
-        in_place = is_loaded(admitted.task_path)
-        task = await _in_place_if(in_place, resolve, request, admitted, judgements)
-        if not isinstance(task, Task):
-            return task
+        received = await arun(receive(request))
+        if not isinstance(received, Received):
+            return received
+        task, payload = received.task, received.payload
         store = store_of(task)
         if store is None:
-            begun = self.begin(task, admitted)
+            begun = self.begin(task, payload)
         elif runs_on_loop(task):
-            begun = await in_store_thread(store, self.begin, task, admitted)
+            begun = await in_store_thread(store, self.begin, task, payload)
         else:
-            begun = await sync_to_async(self.begin)(task, admitted)
+            begun = await sync_to_async(self.begin)(task, payload)
         return await begun.arun() if isinstance(begun, Execution) else begun
 
 
-class RelayView(TaskView):
-    """Sends what waits in the outbox; for Cloud Scheduler, authorized like an execution."""
+@attrs.frozen
+class Received:
+    """A task that a caller may have executed."""
 
-    def post(self, request: HttpRequest) -> HttpResponse:
-        """Authorize, relay, tell how many."""
-        body = read_body(request)
-        judgements = [judge(door, request, body) for door in doors(backends())]
-        return self.respond(relay(request, judgements))
+    task: Task[..., Any]
+    payload: TaskPayload
 
 
-async def _awaitable(response: HttpResponse) -> HttpResponse:
-    return response
+def receive(request: HttpRequest) -> Flow[Received | Outcome]:
+    """The task of a request, or how the request ends without it.
+
+    Nothing of the body is decoded, and nothing imported, before the caller has proved who it is.
+    """
+    body = read_body(request)
+    probe = request.META.get(PROBE_KEY)
+    if isinstance(probe, Probe):
+        return probe.arrive(body)
+    caller = yield from authenticate(request, body)
+    if refusal := refusal_of_all(caller.decisions):
+        return caller.refused(refusal)
+    payload = _decoded(body)
+    if isinstance(payload, BadPayload):
+        return payload
+    if refusal := refusal_of(caller.decisions, payload.backend):
+        return caller.refused(refusal)
+    if payload.backend not in caller.decisions:
+        return _unknown_backend(payload)
+    task = yield from load(payload)
+    if not isinstance(task, Task):
+        return task
+    if refusal := refusal_of({**caller.decisions, **caller.undecided}, task.backend):
+        return caller.refused(refusal)
+    task = as_enqueued(task, payload)
+    return Received(task, payload) if isinstance(task, Task) else task
 
 
-async def _in_place_if[**P, R](
-    quick: bool,  # noqa: FBT001 - read with the function's name
-    call: Callable[P, R],
-    *args: P.args,
-    **kwargs: P.kwargs,
-) -> R:
-    """Call what is quick on the loop, and in a thread what would hold it up."""
-    if quick:
-        return call(*args, **kwargs)
-    return await sync_to_async(call, thread_sensitive=False)(*args, **kwargs)
+def _decoded(body: bytes | None) -> TaskPayload | BadPayload:
+    if body is None:
+        faults: tuple[str, ...] = ("the body is too large for the site, or incomplete",)
+    else:
+        try:
+            return TaskPayload.decode(body)
+        except InvalidPayloadError as error:
+            faults = error.faults
+    logger.warning("No task was executed: %s", "; ".join(faults))
+    return BadPayload(faults)
+
+
+def _unknown_backend(payload: TaskPayload) -> UnknownTask:
+    reason = f"TASKS has no Cloud Tasks backend called {payload.backend!r}."
+    logger.warning("No task was executed: %s", reason)
+    return UnknownTask(payload.task_id, reason)
+
+
+def _refusing(view: Callable[..., Any]) -> Callable[..., Any]:
+    """A view that raises ConfigurationError, because the app is not installed."""
+
+    @wraps(view)
+    def refuse(*_: object, **__: object) -> HttpResponse:
+        demand_app()
+        raise AssertionError("the app has been installed meanwhile")
+
+    return refuse

@@ -3,7 +3,7 @@
 from django.core.management.base import CommandError
 
 from ..configuration import Configuration
-from ..enqueueing.backend import recording_backends
+from ..registry import recording_backends
 
 
 def demand_recording_backends() -> dict[str, Configuration]:

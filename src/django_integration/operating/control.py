@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from enum import Enum
 from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.tasks.base import TaskResult
 from django.tasks.exceptions import TaskResultDoesNotExist
 
-from ...core.errors import CancelError, CloudTasksError, ControlError, RunNowError
+from ...core.errors import CancelError, CloudTasksError, RunNowError
+from ...core.lifecycle import CancelOutcome, Event, is_refused, redeliver, withdraw
 from ...core.names import QueueName
-from ...core.outbox import anew, may_run_now
 from ...core.ports import ResultStore
-from ...core.records import Requested, TaskRecord, TooLate
-from ...core.records import cancel as decide
+from ...core.records import TaskRecord
 from ...core.requests import queue_of
 from ..configuration import Configuration
-from ..enqueueing.backend import CloudTasksBackend
+from ..registry import SiteBackend
 from ..results.task_results import mark_cancelled, recorded_task, refresh
 from ..runtime import get_runtime
 from .relay import send
@@ -28,19 +25,6 @@ logger = logging.getLogger("django_tasks_cloud_tasks")
 
 
 _TRIES = 20
-
-
-class CancelOutcome(Enum):
-    """What cancelling a task came to."""
-
-    CANCELLED = "cancelled"
-    """It waited, and will not run."""
-
-    REQUESTED = "requested"
-    """It runs, and finds `context.cancelled` true; its failure will not be repeated."""
-
-    TOO_LATE = "too late"
-    """It has ended."""
 
 
 def cancel(result: TaskResult[..., Any]) -> CancelOutcome:
@@ -56,10 +40,10 @@ def cancel(result: TaskResult[..., Any]) -> CancelOutcome:
         TaskResultDoesNotExist: results are kept, and this one is not among them.
     """
     if not isinstance(result, TaskResult):
-        raise TypeError(f"cancel() takes a TaskResult, as enqueue() gives, not {result!r}.")
+        raise TypeError(f"cancel() takes a TaskResult, which enqueue() returns, not {result!r}.")
     backend = result.task.get_backend()
-    if not isinstance(backend, CloudTasksBackend):
-        raise CancelError(f"The backend {backend.alias!r} is no CloudTasksBackend.")
+    if not isinstance(backend, SiteBackend):
+        raise CancelError(f"The backend {backend.alias!r} is not a CloudTasksBackend.")
     configuration = backend.configuration
     if configuration.results is None:
         return _cancel_unrecorded(configuration, result)
@@ -85,28 +69,32 @@ def cancel_recorded(
         record = store.get(task_id)
         if record is None:
             raise TaskResultDoesNotExist(f"There is no record of a task {task_id}.")
-        decision = decide(record, now=get_runtime().clock())
-        if isinstance(decision, TooLate):
-            return CancelOutcome.TOO_LATE, record
+        decision = withdraw(record, now=get_runtime().clock())
+        if decision.outcome is CancelOutcome.TOO_LATE:
+            return decision.outcome, record
         if store.replace(record, decision.record):
             break
     else:
         raise CancelError(
             f"The task {task_id} keeps changing, or this transaction cannot see how it changed."
         )
-    if isinstance(decision, Requested):
-        return CancelOutcome.REQUESTED, decision.record
+    if decision.outcome is CancelOutcome.REQUESTED:
+        return decision.outcome, decision.record
 
     def delete() -> None:
         try:
-            queue = _queue(configuration, record.queue_name, record.priority)
+            queue = _queue(configuration, record.payload.queue_name, record.payload.priority)
             _delete(configuration, queue, record.cloud_task_id)
         except CloudTasksError as error:
             # It will be delivered, and not run.
-            logger.warning("The cancelled task %s stays in its queue: %s", task_id, error)
+            logger.warning(
+                "The task %s is cancelled and will not run, but its Cloud Task was not deleted: %s",
+                task_id,
+                error,
+            )
 
     store.on_commit(delete)
-    return CancelOutcome.CANCELLED, decision.record
+    return decision.outcome, decision.record
 
 
 def run_now(configuration: Configuration, store: ResultStore, record: TaskRecord) -> bool:
@@ -119,18 +107,14 @@ def run_now(configuration: Configuration, store: ResultStore, record: TaskRecord
         ConfigurationError: something needed is neither set nor detected.
     """
     now = get_runtime().clock()
-    if not may_run_now(record, now=now):
+    if is_refused(Event.RUN_NOW, record, now):
         return False
-    queue = _queue(configuration, record.queue_name, record.priority)
+    queue = _queue(configuration, record.payload.queue_name, record.payload.priority)
     timeout = configuration.options.enqueue_timeout
     name = record.cloud_task_id
-    if record.sent and _answered(
-        configuration,
-        lambda: configuration.queue.run(queue, name, timeout=timeout),
-        RunNowError,
-    ):
+    if record.redelivery.sent and configuration.queue.run(queue, name, timeout=timeout):
         return True
-    fresh = anew(record, now=now)
+    fresh = redeliver(record, now=now)
     if not store.replace(record, fresh):
         return False  # Somebody has just claimed it.
     error = send(configuration, store, fresh)
@@ -147,7 +131,7 @@ def run_again(record: TaskRecord) -> TaskResult[..., Any]:
     Raises:
         TaskResultDoesNotExist: the site has no such task any more.
     """
-    return recorded_task(record, due=False).enqueue(*record.args, **record.kwargs)
+    return recorded_task(record, due=False).enqueue(*record.payload.args, **record.payload.kwargs)
 
 
 def _cancel_unrecorded(configuration: Configuration, result: TaskResult[..., Any]) -> CancelOutcome:
@@ -158,7 +142,7 @@ def _cancel_unrecorded(configuration: Configuration, result: TaskResult[..., Any
     queue = _queue(configuration, result.task.queue_name, result.task.priority)
     if not _delete(configuration, queue, result.id):
         return CancelOutcome.TOO_LATE
-    mark_cancelled(result)
+    mark_cancelled(result, now=get_runtime().clock())
     return CancelOutcome.CANCELLED
 
 
@@ -168,22 +152,4 @@ def _queue(configuration: Configuration, queue_name: str, priority: int) -> Queu
 
 def _delete(configuration: Configuration, queue: QueueName, cloud_task_id: str) -> bool:
     timeout = configuration.options.enqueue_timeout
-    return _answered(
-        configuration,
-        lambda: configuration.queue.delete(queue, cloud_task_id, timeout=timeout),
-        CancelError,
-    )
-
-
-def _answered(
-    configuration: Configuration, call: Callable[[], bool], refusal: type[ControlError]
-) -> bool:
-    """What Cloud Tasks answers, unless it has just not answered another call.
-
-    Raises:
-        ControlError: of the class `refusal`, if it was not asked; or whatever the call raises.
-    """
-    if configuration.breaker.is_open(get_runtime().clock()):
-        raise refusal("Cloud Tasks did not answer a moment ago.", unanswered=True)
-    with configuration.noting_silence():
-        return call()
+    return configuration.queue.delete(queue, cloud_task_id, timeout=timeout)

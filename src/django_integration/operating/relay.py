@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -18,31 +19,33 @@ from ...core.errors import (
     ServiceUnavailableError,
     UnreadableRecordError,
 )
-from ...core.outbox import (
-    IN_HAND,
-    SET_ASIDE,
-    Look,
-    left_alone,
-    patience,
-    put_off,
-    relay,
+from ...core.lifecycle import (
+    RELAY_LEASE,
+    UNREADABLE_WAIT,
+    Reschedule,
+    back_off,
+    look,
+    release,
+    retry_delay,
     sent,
     storable,
 )
 from ...core.outcomes import Relayed
 from ...core.ports import ResultStore
-from ...core.records import TaskRecord, Unreadable
+from ...core.records import TaskRecord, UnreadableRecord
 from ...core.requests import TaskRequest, build_task_request
 from ..configuration import Configuration, stores_of
-from ..enqueueing.signing import sign
-from ..results.task_results import message_of
+from ..exceptions import message_of
+from ..registry import backends
 from ..runtime import get_runtime
+from ..signing import sign
 
 logger = logging.getLogger("django_tasks_cloud_tasks")
 
 BATCH = 100
 """Tasks that a relay takes in hand at once."""
 
+_LONGEST_RUN = 30.0  # seconds that a request may have the relay run
 _AT_ONCE = 16  # creations under way at the same time
 
 
@@ -64,12 +67,11 @@ def send(
     Returns:
         Why it did not take it, after telling the log; the relay will try again.
     """
-    if unless_silent and configuration.breaker.is_open(get_runtime().clock()):
+    if unless_silent and configuration.queue.is_silent:
         message = "Cloud Tasks did not answer a moment ago."
         error: CloudTasksError | None = ServiceUnavailableError(message)
     else:
         error = _create(configuration, record, request)
-        configuration.breaker = configuration.breaker.after(error, now=get_runtime().clock())
     _note(store, record, error)
     return error
 
@@ -92,6 +94,22 @@ def relay_batch(configurations: Mapping[str, Configuration], *, limit: int = BAT
     return attrs.evolve(total, more=more)
 
 
+def relay_for(aliases: Collection[str]) -> Relayed:
+    """Send what waits, for those backends that keep results.
+
+    For as long as there is something to send and Cloud Tasks takes it, up to half a minute.
+    """
+    configurations = {
+        backend.alias: backend.configuration for backend in backends() if backend.alias in aliases
+    }
+    until = time.monotonic() + _LONGEST_RUN
+    total = Relayed(0, 0)
+    while True:
+        total = total.and_then(relay_batch(configurations))
+        if not total.more or time.monotonic() > until:
+            return total
+
+
 def _relay_from(
     store: ResultStore,
     configurations: Mapping[str, Configuration],
@@ -99,28 +117,28 @@ def _relay_from(
     pool: ThreadPoolExecutor,
 ) -> Relayed:
     now = get_runtime().clock()
-    due = store.due(configurations.keys(), now=now, until=now + IN_HAND, limit=limit)
+    due = store.due(configurations.keys(), now=now, until=now + RELAY_LEASE, limit=limit)
     ready: list[TaskRecord] = []
     errors: list[CloudTasksError | None] = []
     for record in due:
-        if isinstance(record, Unreadable):
-            errors.append(_set_aside(store, record.task_id, record.reason, SET_ASIDE))
+        if isinstance(record, UnreadableRecord):
+            errors.append(_set_aside(store, record.task_id, record.reason, UNREADABLE_WAIT))
             continue
         with _each_for_itself(store, record, errors):
-            decision = relay(record, now=now)
+            decision = look(record, now=now)
             if decision.record is not record and not store.replace(record, decision.record):
                 continue  # Somebody has claimed it meanwhile.
-            if not isinstance(decision, Look):
+            if not isinstance(decision, Reschedule):
                 ready.append(decision.record)
     silent = False
     for some in batched(ready, _AT_ONCE):
         if silent:
             # These would only wait for the same silence.
             for record in some:
-                store.replace(record, left_alone(record, now=now))
+                store.replace(record, release(record, now=now))
             continue
         # Only the creations are made in threads: the database is this thread's.
-        answers = list(pool.map(lambda r: _create(configurations[r.backend], r), some))
+        answers = list(pool.map(lambda r: _create(configurations[r.payload.backend], r), some))
         for record, error in zip(some, answers, strict=True):
             with _each_for_itself(store, record, errors):
                 _note(store, record, error)
@@ -146,12 +164,12 @@ def _each_for_itself(
     except Exception as error:
         logger.exception("The relay cannot handle the task %s.", record.task_id)
         reason = f"{type(error).__name__}: {message_of(error)}"
-        errors.append(_set_aside(store, record.task_id, reason, patience(record)))
+        errors.append(_set_aside(store, record.task_id, reason, retry_delay(record)))
 
 
 def _set_aside(store: ResultStore, task_id: str, reason: str, wait: timedelta) -> CloudTasksError:
     """Leave a record alone for a while, with the reason on it and in the log."""
-    logger.error("The relay sets the task %s aside for %s: %s", task_id, wait, reason)
+    logger.error("The relay leaves the task %s alone for %s: %s", task_id, wait, reason)
     store.set_aside(task_id, storable(reason), until=get_runtime().clock() + wait)
     return UnreadableRecordError(reason)
 
@@ -196,7 +214,7 @@ def _note(store: ResultStore, record: TaskRecord, error: CloudTasksError | None)
         level,
         "The task %s (%s) is recorded and waits for the relay: %s",
         record.task_id,
-        record.task_path,
+        record.payload.task_path,
         error,
     )
-    store.replace(record, put_off(record, str(error), now=get_runtime().clock()))
+    store.replace(record, back_off(record, str(error), now=get_runtime().clock()))

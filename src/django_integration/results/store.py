@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from itertools import batched
-from typing import Any
 
-import attrs
 from django.db import Error as DatabaseFault
-from django.db import IntegrityError, InterfaceError, OperationalError, connections, transaction
+from django.db import (
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+    ProgrammingError,
+    connections,
+    transaction,
+)
 from django.db.models import BigIntegerField, ExpressionWrapper, F, Q, QuerySet, Value
 
-from ...core.errors import UnreadableRecordError
-from ...core.records import AttemptError, Fence, Refused, State, TaskRecord, Unreadable
-from ..models import StoredTask
-from ..runtime import get_runtime
-from ..timezones import from_site, to_site
+from ...core.errors import ConfigurationError, UnreadableRecordError
+from ...core.records import (
+    Backlog,
+    State,
+    TaskRecord,
+    UnreadableRecord,
+    fence_of,
+)
+from ...core.retention import Cutoffs
+from ..models import COLUMNS, StoredTask, unreadable
+from ..timezones import to_site, utc_now
 from ..transactions import commit_own
 from ..transactions import renew as renew_connection
 
-_ENCODER = json.JSONEncoder(separators=(",", ":"))
 _DELAYS = (0.0, 0.2, 1.0)  # seconds before another try
 _FIRST_DELAY, _LONGEST_DELAY = 0.05, 1.0  # seconds, likewise, where it is worth to insist
 _SHORT = timedelta(seconds=0.2)  # that a transaction may take before leases are extended
 _MICROSECOND = timedelta(microseconds=1)
 _DUPLICATE_KEY = 1062  # of MySQL and MariaDB
+_NO_TABLE = ("no such table", "does not exist", "doesn't exist")
 _BATCH = 500  # keys in one statement: below what every database takes
 
 
@@ -37,10 +47,12 @@ class DatabaseResultStore:
 
     Args:
         database: alias in `DATABASES`.
+        clock: the time, aware, that leases go by.
     """
 
-    def __init__(self, database: str) -> None:
+    def __init__(self, database: str, *, clock: Callable[[], datetime] = utc_now) -> None:
         self.database = database
+        self._clock = clock
 
     @property
     def _rows(self) -> QuerySet[StoredTask]:
@@ -49,13 +61,23 @@ class DatabaseResultStore:
 
     def add(self, record: TaskRecord) -> None:
         """See `ResultStore.add`."""
-        row = StoredTask(**_columns(record, attrs.fields_dict(TaskRecord)))
+        row = StoredTask(**COLUMNS.encode(record))
         # Django 6.0 asks SQLite for its limits before it has a connection.
         connections[self.database].ensure_connection()
-        if connections[self.database].vendor == "mysql":
-            self._insert_strictly(row)
-        else:
-            self._rows.bulk_create([row], ignore_conflicts=True)
+        try:
+            if connections[self.database].vendor == "mysql":
+                self._insert_strictly(row)
+            else:
+                self._rows.bulk_create([row], ignore_conflicts=True)
+        except (OperationalError, ProgrammingError) as error:
+            table = StoredTask._meta.db_table
+            said = str(error).replace(table, "")
+            if table in str(error) and "column" not in said and any(s in said for s in _NO_TABLE):
+                raise ConfigurationError(
+                    f"The database {self.database!r} has no table {table}, which RESULTS needs. "
+                    f"Run: python manage.py migrate --database {self.database}"
+                ) from error
+            raise
         commit_own(connections[self.database])
 
     def _insert_strictly(self, row: StoredTask) -> None:
@@ -73,10 +95,9 @@ class DatabaseResultStore:
 
     def replace(self, seen: TaskRecord, then: TaskRecord) -> bool:
         """See `ResultStore.replace`."""
-        changed = seen.changes_to(then)
-        if not changed:
+        columns, tries = COLUMNS.encode_changes(seen, then), 0
+        if not columns:
             return self._as(seen).exists()
-        columns, tries = _columns(then, changed), 0
 
         def update() -> bool:
             nonlocal tries
@@ -91,7 +112,7 @@ class DatabaseResultStore:
                     "began, and the transaction cannot see it."
                 )
             # Where the answer to an earlier try was lost, it may have been this.
-            return tries > 1 and seen.fence != then.fence and self._as(then).exists()
+            return tries > 1 and fence_of(seen) != fence_of(then) and self._as(then).exists()
 
         return self._persistently(update)
 
@@ -108,7 +129,7 @@ class DatabaseResultStore:
 
     def due(
         self, backends: Collection[str], *, now: datetime, until: datetime, limit: int
-    ) -> list[TaskRecord | Unreadable]:
+    ) -> list[TaskRecord | UnreadableRecord]:
         """See `ResultStore.due`."""
         skip = connections[self.database].features.has_select_for_update_skip_locked
         with transaction.atomic(using=self.database):
@@ -126,7 +147,7 @@ class DatabaseResultStore:
             relay_at=until, relay_failures=F("relay_failures") + 1, relay_error=reason
         )
 
-    def _each(self, keys: Sequence[str]) -> Iterator[TaskRecord | Unreadable]:
+    def _each(self, keys: Sequence[str]) -> Iterator[TaskRecord | UnreadableRecord]:
         """The records with those keys, in that order; one that cannot be read is one of many."""
         try:
             rows = self._rows.in_bulk(keys)
@@ -136,9 +157,9 @@ class DatabaseResultStore:
             rows = {}
         for key in keys:
             try:
-                record = record_of(rows[key]) if key in rows else self._read(key)
+                record = rows[key].record if key in rows else self._read(key)
             except UnreadableRecordError as error:
-                yield Unreadable(key, str(error))
+                yield UnreadableRecord(key, str(error))
             else:
                 if record is not None:
                     yield record
@@ -149,33 +170,29 @@ class DatabaseResultStore:
         except DatabaseFault:
             raise  # It says nothing of the record.
         except Exception as error:
-            raise _unreadable(task_id, error) from error
-        return None if row is None else record_of(row)
+            raise unreadable(task_id, error) from error
+        return None if row is None else row.record
 
-    def refused(self, backends: Collection[str]) -> Refused:
-        """See `ResultStore.refused`."""
+    def backlog(self, backends: Collection[str]) -> Backlog:
+        """See `ResultStore.backlog`."""
         waiting = self._rows.filter(
             relay_failures__gt=0, relay_at__isnull=False, backend__in=backends
         )
         first = waiting.order_by("relay_at").values_list("relay_at", "relay_error").first()
         if first is None:
-            return Refused(count=0)
-        return Refused(count=waiting.count(), next_at=first[0], error=first[1])
+            return Backlog(count=0)
+        return Backlog(count=waiting.count(), next_at=first[0], error=first[1])
 
-    def count_finished(
-        self, states: Collection[State], *, before: datetime, given_up: datetime
-    ) -> int:
+    def count_finished(self, states: Collection[State], before: Cutoffs) -> int:
         """See `ResultStore.count_finished`."""
-        return sum(self._finished(state, before, given_up).count() for state in states)
+        return sum(self._finished(state, before).count() for state in states)
 
-    def prune(
-        self, states: Collection[State], *, before: datetime, given_up: datetime, limit: int
-    ) -> int:
+    def prune(self, states: Collection[State], before: Cutoffs, *, limit: int) -> int:
         """See `ResultStore.prune`."""
         deleted = 0
         for state in states:
             while deleted < limit:
-                old = self._finished(state, before, given_up)
+                old = self._finished(state, before)
                 some = old.order_by("finished_at").values_list("pk", flat=True)
                 keys = list(some[: min(_BATCH, limit - deleted)])
                 if not keys:
@@ -184,15 +201,15 @@ class DatabaseResultStore:
                 deleted += old.filter(pk__in=keys).delete()[0]
         return deleted
 
-    def _finished(self, state: State, before: datetime, given_up: datetime) -> QuerySet[StoredTask]:
+    def _finished(self, state: State, before: Cutoffs) -> QuerySet[StoredTask]:
         """`may_prune` as a query, for one state at a time: its index has them in order."""
-        old = self._rows.filter(finished_at__lt=to_site(before), status=state.value)
-        return old.filter(Q(final=True) | Q(finished_at__lt=to_site(given_up), turned_away=False))
+        old = self._rows.filter(status=state.value, finished_at__lt=to_site(before.final))
+        given_up = Q(finished_at__lt=to_site(before.failed), redelivery_turned_away=False)
+        return old.filter(Q(final=True) | given_up)
 
     def _as(self, record: TaskRecord) -> QuerySet[StoredTask]:
         """The row, if its fence is that of the record."""
-        names = [field.name for field in attrs.fields(Fence)]
-        return self._rows.filter(pk=record.task_id, **_columns(record, names))
+        return self._rows.filter(pk=record.task_id, **COLUMNS.encode_fence(record))
 
     def _persistently[R](self, call: Callable[[], R]) -> R:
         """Try again on a new connection where this one broke.
@@ -254,7 +271,7 @@ class DatabaseResultStore:
             return
         undone: BaseException | None = None
         with transaction.atomic(using=self.database):
-            began, clock = get_runtime().clock(), time.monotonic()
+            began, clock = self._clock(), time.monotonic()
             try:
                 with transaction.atomic(using=self.database):
                     yield
@@ -270,9 +287,9 @@ class DatabaseResultStore:
 
     def _extend_leases(self, began: datetime, held: timedelta) -> None:
         """Let time stand still for the leases that nobody could renew."""
-        alive = self._rows.filter(status=State.RUNNING.value, lease_expires_at__gt=began)
-        longer = F("lease_expires_at") + Value(held // _MICROSECOND, output_field=BigIntegerField())
-        alive.update(lease_expires_at=ExpressionWrapper(longer, output_field=BigIntegerField()))
+        alive = self._rows.filter(status=State.RUNNING.value, claim_expires_at__gt=began)
+        longer = F("claim_expires_at") + Value(held // _MICROSECOND, output_field=BigIntegerField())
+        alive.update(claim_expires_at=ExpressionWrapper(longer, output_field=BigIntegerField()))
 
     def on_commit(self, call: Callable[[], None]) -> None:
         """See `ResultStore.on_commit`."""
@@ -295,78 +312,3 @@ class DatabaseResultStore:
         if options.pop("pool", None):
             entry = {**connection.settings_dict, "OPTIONS": options}
             connections[self.database] = type(connection)(entry, self.database)
-
-
-def record_of(row: StoredTask) -> TaskRecord:
-    """The record that a row holds.
-
-    Raises:
-        UnreadableRecordError: it is damaged, or a newer version wrote it.
-    """
-    try:
-        return _record_of(row)
-    except Exception as error:
-        raise _unreadable(row.pk, error) from error
-
-
-def _unreadable(task_id: str, error: Exception) -> UnreadableRecordError:
-    return UnreadableRecordError(
-        f"The record of the task {task_id} cannot be read: {type(error).__name__}: {error}. It is "
-        "damaged, or a newer version of this package wrote it."
-    )
-
-
-def _record_of(row: StoredTask) -> TaskRecord:
-    arguments = json.loads(row.arguments_json)
-    return TaskRecord(
-        task_id=row.task_id,
-        task_path=row.task_path,
-        queue_name=row.queue_name,
-        backend=row.backend,
-        priority=row.priority,
-        takes_context=row.takes_context,
-        args=arguments["args"],
-        kwargs=arguments["kwargs"],
-        enqueued_at=from_site(row.enqueued_at),
-        run_after=row.run_after,
-        state=State(row.status),
-        final=row.final,
-        started_at=from_site(row.started_at),
-        last_attempted_at=from_site(row.last_attempted_at),
-        finished_at=from_site(row.finished_at),
-        return_value=json.loads(row.return_value_json),
-        errors=tuple(AttemptError(*error) for error in json.loads(row.errors_json)),
-        worker_ids=tuple(json.loads(row.worker_ids_json)),
-        token=row.token,
-        lease_expires_at=row.lease_expires_at,
-        cancel_requested=row.cancel_requested,
-        turned_away=row.turned_away,
-        relay_at=row.relay_at,
-        relay_failures=row.relay_failures,
-        relay_error=row.relay_error,
-        dispatch=row.dispatch,
-        sent=row.sent,
-    )
-
-
-def _columns(record: TaskRecord, names: Collection[str]) -> dict[str, Any]:
-    """The columns for those attributes of a record."""
-    columns: dict[str, Any] = {}
-    for name in names:
-        value = getattr(record, name)
-        match name:
-            case "args" | "kwargs":
-                arguments = {"args": record.args, "kwargs": record.kwargs}
-                columns["arguments_json"] = _ENCODER.encode(arguments)
-            case "state":
-                columns["status"] = value.value
-            case "return_value" | "worker_ids":
-                columns[f"{name}_json"] = _ENCODER.encode(value)
-            case "errors":
-                pairs = [(error.exception_class_path, error.traceback) for error in value]
-                columns["errors_json"] = _ENCODER.encode(pairs)
-            case "lease_expires_at" | "relay_at" | "run_after":
-                columns[name] = value
-            case _:
-                columns[name] = to_site(value) if isinstance(value, datetime) else value
-    return columns

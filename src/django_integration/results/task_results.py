@@ -1,4 +1,4 @@
-"""Task results along their life, and the signals that tell of it.
+"""Django's `TaskResult`s of tasks along their life.
 
 Django's `TaskResult` is frozen, and its backends change it all the same, through
 `object.__setattr__`: the caller must see the same object move on.
@@ -7,8 +7,6 @@ Django's `TaskResult` is frozen, and its backends change it all the same, throug
 from __future__ import annotations
 
 import json
-import os
-import traceback
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
 from datetime import datetime
@@ -16,25 +14,16 @@ from io import IOBase
 from typing import Any, cast
 
 import attrs
-from django.dispatch import Signal
-from django.tasks import signals
 from django.tasks.base import TASK_REFRESH_ATTRS, Task, TaskError, TaskResult, TaskResultStatus
 from django.tasks.exceptions import InvalidTask, InvalidTaskBackend, TaskResultDoesNotExist
-from django.utils import timezone
 from django.utils.json import normalize_json
 from django.utils.module_loading import import_string
 
-from ...core.errors import CloudTasksError, UnfinishedWorkError
+from ...core.errors import UnfinishedWorkError, UnserializableReturnError
 from ...core.payload import Json
 from ...core.records import CANCELLED_TEXT, TASK_CANCELLED, State, TaskRecord
+from ..exceptions import message_of, traceback_of
 from ..timezones import to_site
-
-_LOG_RECEIVERS = {
-    id(signals.log_task_enqueued),
-    id(signals.log_task_started),
-    id(signals.log_task_finished),
-}
-
 
 _ENCODER = json.JSONEncoder(allow_nan=False)
 _PROMISES = (Awaitable, Iterator, AsyncIterator, Future)
@@ -49,21 +38,6 @@ _STATUS = {
     # Django has no word for it; the last of its errors says that it was cancelled.
     State.CANCELLED: TaskResultStatus.FAILED,
 }
-
-
-class UnserializableReturnError(CloudTasksError):
-    """A task did its work and returned what JSON cannot carry."""
-
-    def __init__(self, kind: type) -> None:
-        super().__init__(
-            f"The task returned a value of the type {kind.__qualname__} that cannot be kept as "
-            "JSON; return text, numbers, lists and dicts only."
-        )
-
-
-def new_id() -> str:
-    """A random id, of a form that Cloud Tasks takes and spreads evenly: 32 hexadecimal digits."""
-    return os.urandom(16).hex()
 
 
 def ready_result[**P, R](
@@ -81,23 +55,24 @@ def running_result[**P, R](
     kwargs: dict[str, Any],
     enqueued_at: datetime | None,
     worker_ids: list[str],
+    now: datetime,
 ) -> TaskResult[P, R]:
     """The result of a task whose execution begins now."""
-    status, now = TaskResultStatus.RUNNING, timezone.now()
-    shown = to_site(enqueued_at)
-    return _result(task, task_id, status, args, kwargs, task.backend, shown, now, worker_ids)
+    status, shown, began = TaskResultStatus.RUNNING, to_site(enqueued_at), to_site(now)
+    return _result(task, task_id, status, args, kwargs, task.backend, shown, began, worker_ids)
 
 
 def recorded_result[**P, R](task: Task[P, R], record: TaskRecord) -> TaskResult[P, R]:
     """The result of a task as a store knows it."""
+    payload = record.payload
     result = _result(
         task,
         record.task_id,
         _STATUS[record.state],
-        list(record.args),
-        dict(record.kwargs),
-        record.backend,
-        to_site(record.enqueued_at),
+        list(payload.args),
+        dict(payload.kwargs),
+        payload.backend,
+        to_site(payload.enqueued_at),
         to_site(record.started_at),
         list(record.worker_ids),
     )
@@ -118,24 +93,30 @@ def recorded_task(record: TaskRecord, *, due: bool = True) -> Task[..., Any]:
     Raises:
         TaskResultDoesNotExist: the site has no such task any more.
     """
+    payload = record.payload
     try:
-        task = import_string(record.task_path)
+        task = import_string(payload.task_path)
     except Exception as error:  # whatever the module does at its import
         reason = message_of(error) or type(error).__name__
-        raise TaskResultDoesNotExist(f"Of the task {record.task_id}: {reason}.") from error
+        raise TaskResultDoesNotExist(
+            f"The task {record.task_id} cannot be loaded: {reason}."
+        ) from error
     if not isinstance(task, Task):
         raise TaskResultDoesNotExist(
-            f"Of the task {record.task_id}: {record.task_path} is no task any more."
+            f"The task {record.task_id} cannot be loaded: {payload.task_path} is not a task any "
+            "more."
         )
     try:
         return task.using(
-            queue_name=record.queue_name,
-            priority=record.priority,
-            backend=record.backend,
+            queue_name=payload.queue_name,
+            priority=payload.priority,
+            backend=payload.backend,
             run_after=to_site(record.run_after) if due else None,
         )
     except (InvalidTask, InvalidTaskBackend) as error:
-        raise TaskResultDoesNotExist(f"Of the task {record.task_id}: {error}") from error
+        raise TaskResultDoesNotExist(
+            f"The task {record.task_id} cannot be loaded: {error}"
+        ) from error
 
 
 def refresh(result: TaskResult[..., Any], record: TaskRecord) -> None:
@@ -181,7 +162,7 @@ def mark_enqueued(result: TaskResult[..., Any], moment: datetime) -> None:
     object.__setattr__(result, "enqueued_at", to_site(moment))
 
 
-def mark_successful(result: TaskResult[..., Any], value: object) -> Json:
+def mark_successful(result: TaskResult[..., Any], value: object, *, now: datetime) -> Json:
     """The task returned `value`; answers with what JSON makes of it.
 
     Raises:
@@ -196,7 +177,7 @@ def mark_successful(result: TaskResult[..., Any], value: object) -> Json:
         _refuse_promises(value, inside=True)
         raise UnserializableReturnError(type(value)) from error
     object.__setattr__(result, "_return_value", normalized)
-    _finish(result, TaskResultStatus.SUCCESSFUL)
+    _finish(result, TaskResultStatus.SUCCESSFUL, now)
     return normalized
 
 
@@ -220,62 +201,24 @@ def _refuse_promises(value: object, *, inside: bool = False, depth: int = 0) -> 
             _refuse_promises(part, inside=True, depth=depth + 1)
 
 
-def mark_failed(result: TaskResult[..., Any], error: BaseException) -> TaskError:
+def mark_failed(result: TaskResult[..., Any], error: BaseException, *, now: datetime) -> TaskError:
     """The task raised `error`."""
     kind = type(error)
     task_error = TaskError(
         exception_class_path=f"{kind.__module__}.{kind.__qualname__}",
-        traceback=_traceback(error),
+        traceback=traceback_of(error),
     )
     result.errors.append(task_error)
-    _finish(result, TaskResultStatus.FAILED)
+    _finish(result, TaskResultStatus.FAILED, now)
     return task_error
 
 
-def mark_cancelled(result: TaskResult[..., Any]) -> None:
+def mark_cancelled(result: TaskResult[..., Any], *, now: datetime) -> None:
     """The task was cancelled."""
     result.errors.append(TaskError(exception_class_path=TASK_CANCELLED, traceback=CANCELLED_TEXT))
-    _finish(result, TaskResultStatus.FAILED)
+    _finish(result, TaskResultStatus.FAILED, now)
 
 
-def message_of(error: BaseException) -> str:
-    """The message of an exception, whatever its own `__str__` does."""
-    try:
-        return str.__str__(str(error))
-    except BaseException:  # noqa: BLE001 - its class says enough
-        return ""
-
-
-def _traceback(error: BaseException) -> str:
-    """The traceback, or as much as can be told of an exception that cannot be formatted."""
-    try:
-        return "".join(traceback.format_exception(error))
-    except BaseException as fault:  # noqa: BLE001 - an exception may do anything when it is looked at
-        frames = "".join(traceback.format_tb(error.__traceback__))
-        kind, fault_kind = type(error).__qualname__, type(fault).__qualname__
-        return f"Traceback:\n{frames}{kind} (telling more of it raised {fault_kind})\n"
-
-
-def _finish(result: TaskResult[..., Any], status: TaskResultStatus) -> None:
+def _finish(result: TaskResult[..., Any], status: TaskResultStatus, now: datetime) -> None:
     object.__setattr__(result, "status", status)
-    object.__setattr__(result, "finished_at", timezone.now())
-
-
-def send_signal(signal: Signal, backend: type, result: TaskResult[..., Any]) -> None:
-    """Send a signal. What a receiver raises is logged by Django and changes nothing:
-
-    the task is in its queue, or has run, and must not be enqueued or run again for it.
-    """
-    signal.send_robust(backend, task_result=result)
-
-
-async def asend_signal(signal: Signal, backend: type, result: TaskResult[..., Any]) -> None:
-    """`send_signal` on a running loop.
-
-    Django borrows a thread for synchronous receivers. Its own one for each signal, which is
-    always there, only logs; while it is alone it is called in place.
-    """
-    if all(lookup_key[0] in _LOG_RECEIVERS for lookup_key, *_ in signal.receivers):
-        signal.send_robust(backend, task_result=result)
-    else:
-        await signal.asend_robust(backend, task_result=result)
+    object.__setattr__(result, "finished_at", to_site(now))

@@ -24,8 +24,7 @@ from ...core.requests import TaskRequest
 if TYPE_CHECKING:
     from ...adapters.memory import MemoryTaskQueue, MemoryTokens
     from ...emulator.background import BackgroundEmulator
-    from ...emulator.overview import FinishedAttempt
-    from ...emulator.values import Task
+    from ...emulator.state.model import FinishedAttempt, Task
 
 # For what a site detects in production and its tests do not set.
 _DEFAULTS = {
@@ -190,7 +189,7 @@ class EmulatorInHand:
         Raises:
             ConfigurationError: that is no trouble.
         """
-        from ...emulator.chaos import Chaos
+        from ...emulator.ways_out.chaos import Chaos
 
         self._background.emulator.chaos = Chaos.parse(spec)
 

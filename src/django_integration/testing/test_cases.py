@@ -45,8 +45,17 @@ class CloudTasksEmulatorMixin(_LiveServerTestCase):
     cloud_tasks_emulator: EmulatorInHand
 
     def setUp(self) -> None:
-        """Start the emulator."""
+        """Start the emulator.
+
+        Raises:
+            TypeError: there is no live server to deliver to.
+        """
         super().setUp()
+        if not hasattr(self, "live_server_url"):
+            raise TypeError(
+                f"{type(self).__name__} needs a live server: write class {type(self).__name__}"
+                "(CloudTasksEmulatorMixin, LiveServerTestCase)."
+            )
         self.cloud_tasks_emulator = self.enterContext(emulating(self.live_server_url))
 
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from ....core.records import State
-from ....core.retention import FINISHED, RETRIED_FOR, age
+from ....core.retention import FINISHED, age, cutoffs
 from ...configuration import stores_of
 from ...runtime import get_runtime
 from ..recording import demand_recording_backends
@@ -18,8 +18,8 @@ class Command(BaseCommand):
     """Deletes records of tasks that finished long ago."""
 
     help = (
-        "Deletes records of tasks that finished long ago. Those that wait or run stay, and failed "
-        "ones for as long as their queue may repeat them: 31 days."
+        "Deletes records of tasks that finished long ago. Tasks that wait or run are kept. Failed "
+        "tasks are kept for 31 days, because their queue may repeat them."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -29,17 +29,19 @@ class Command(BaseCommand):
             type=_age,
             required=True,
             metavar="AGE",
-            help="such as 30d; also s, m, h and w",
+            help="a number and a unit: s, m, h, d or w, such as 30d",
         )
         parser.add_argument(
             "--status",
             action="append",
             type=str.upper,
             choices=[state.value for state in FINISHED],
-            help="only these; repeatable",
+            help="only tasks with this status; may be given repeatedly",
         )
-        parser.add_argument("--dry-run", action="store_true", help="count, and delete nothing")
-        parser.add_argument("--batch-size", type=int, default=1000, help="deleted at once (1000)")
+        parser.add_argument("--dry-run", action="store_true", help="only count; delete nothing")
+        parser.add_argument(
+            "--batch-size", type=int, default=1000, help="records to delete at once (default: 1000)"
+        )
 
     def handle(
         self,
@@ -59,22 +61,19 @@ class Command(BaseCommand):
             raise CommandError(f"--batch-size must be 1 or more, not {batch_size}.")
         stores = stores_of(demand_recording_backends().values())
         states = [State(value) for value in status] if status else list(FINISHED)
-        now = get_runtime().clock()
-        before = now - older_than
-        given_up = min(before, now - RETRIED_FOR)
+        before = cutoffs(older_than, now=get_runtime().clock())
         for store in stores:
-            counts = {
-                state: store.count_finished([state], before=before, given_up=given_up)
-                for state in states
-            }
+            counts = {state: store.count_finished([state], before) for state in states}
             total = sum(counts.values())
             told = ", ".join(f"{count:,} {state.value}" for state, count in counts.items())
-            self.stdout.write(f"{total:,} finished before {before:%Y-%m-%d %H:%M:%S} UTC ({told}).")
+            self.stdout.write(
+                f"{total:,} finished before {before.final:%Y-%m-%d %H:%M:%S} UTC ({told})."
+            )
             if dry_run:
-                self.stdout.write("Nothing was deleted: --dry-run.")
+                self.stdout.write("Nothing was deleted, because of --dry-run.")
                 continue
             deleted = 0
-            while some := store.prune(states, before=before, given_up=given_up, limit=batch_size):
+            while some := store.prune(states, before, limit=batch_size):
                 deleted += some
                 self.stdout.write(f"Deleted {deleted:,} of {max(total, deleted):,}.")
 

@@ -12,8 +12,8 @@ from django.db import close_old_connections
 from ....core.outcomes import Relayed
 from ....core.requests import SIGNATURE_HEADER
 from ...configuration import Configuration, stores_of
-from ...enqueueing.signing import sign
 from ...operating.relay import relay_batch
+from ...signing import sign
 from ..recording import demand_recording_backends
 
 logger = logging.getLogger("django_tasks_cloud_tasks")
@@ -23,23 +23,25 @@ class Command(BaseCommand):
     """Relays until told to stop, or once."""
 
     help = (
-        "Sends recorded tasks that Cloud Tasks does not have: their process died, or Cloud Tasks "
-        "was down. Any number may run at once."
+        "Sends recorded tasks that Cloud Tasks does not have, for example because their process "
+        "died or Cloud Tasks was down. Any number of relays may run at once."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         """`--once`, `--print-signature` and `--interval`."""
         parser.add_argument(
-            "--once", action="store_true", help="send what is due, and end; 1 if some was refused"
+            "--once",
+            action="store_true",
+            help="send what is due, and exit; the exit status is 1 if a task was not taken",
         )
         parser.add_argument(
             "--print-signature",
             action="store_true",
-            help="print the header with which Cloud Scheduler may call the relay's endpoint where "
-            "AUTHENTICATION demands a signature; it grants that and nothing more",
+            help="print a header with which Cloud Scheduler can call the relay's URL if "
+            "AUTHENTICATION demands a signature; the header allows nothing else",
         )
         parser.add_argument(
-            "--interval", type=float, default=1.0, help="seconds between two looks (1)"
+            "--interval", type=float, default=1.0, help="seconds between two looks (default: 1)"
         )
 
     def handle(self, *, once: bool, interval: float, print_signature: bool, **_: object) -> None:
@@ -64,7 +66,7 @@ class Command(BaseCommand):
             number: signal.signal(number, lambda *_: stop.set())
             for number in (signal.SIGTERM, signal.SIGINT)
         }
-        self.stdout.write("Relaying. Ctrl-C ends it.")
+        self.stdout.write("The relay runs. Ctrl-C ends it.")
         self.stdout.flush()
         try:
             while not stop.is_set():
@@ -92,16 +94,19 @@ class Command(BaseCommand):
             self.stdout.write("Nothing is due.")
         for store in stores_of(configurations.values()):
             aliases = [alias for alias, c in configurations.items() if c.results is store]
-            waiting = store.refused(aliases)
+            waiting = store.backlog(aliases)
             if waiting.next_at is not None:
                 self.stdout.write(
-                    f"{waiting.count} {'waits' if waiting.count == 1 else 'wait'} after failures, "
-                    f"the first until {waiting.next_at:%Y-%m-%d %H:%M:%S} UTC: {waiting.error}"
+                    f"Tasks that wait after failures: {waiting.count}. The next try is at "
+                    f"{waiting.next_at:%Y-%m-%d %H:%M:%S} UTC. The reason of the first is: "
+                    f"{waiting.error}"
                 )
         if total.failed:
-            raise CommandError(f"Cloud Tasks did not take {total.failed}; the log says why.")
+            raise CommandError(
+                f"Tasks that Cloud Tasks did not take: {total.failed}. The log says why."
+            )
 
     def _tell(self, done: Relayed) -> None:
         if done.sent or done.failed:
-            self.stdout.write(f"Sent {done.sent}; {done.failed} not taken.")
+            self.stdout.write(f"Sent: {done.sent}. Not taken: {done.failed}.")
             self.stdout.flush()

@@ -1,0 +1,527 @@
+"""Every transition of a recorded task.
+
+Theory of operation. A task waits, runs under a lease, and ends. Who wants to run it claims it: the
+claim puts a fresh token on the record, and from then on only the holder of that token can renew the
+lease or write how the attempt ended. A lease that is over means a runner that died, or was cut off;
+the next delivery takes over.
+
+A store carries out each transition as one comparison and swap: it goes through only where the
+record's fence (`records.FENCE`) still is what the decision was made on. So of two that decide at
+once one wins, and the other decides again.
+
+One invariant holds after every transition: a record that is not final has a `relay.at`, the time
+when the relay looks at it next, whatever has become of its deliveries meanwhile. So a task that is
+not over, and that nobody runs, is never forgotten.
+
+A record is in one of five situations, and nine events can happen to it. The table tells to which
+situations an event leads; "-" means that the event is refused, and changes nothing.
+
+| event | READY | RUNNING | LOST | FAILED | ENDED |
+|---|---|---|---|---|---|
+| DELIVERED | RUNNING | RUNNING (turned away) | RUNNING, ENDED (cancelled) | RUNNING | - |
+| RENEWED | - | RUNNING | RUNNING | - | - |
+| RETURNED | - | ENDED | ENDED | - | - |
+| RAISED | - | FAILED, ENDED | FAILED, ENDED | - | - |
+| CANCELLED | ENDED | RUNNING (requested) | ENDED | ENDED | - |
+| RUN_NOW | READY | - | LOST | FAILED | - |
+| RELAY_DUE | READY | RUNNING | LOST, ENDED (cancelled) | FAILED, ENDED (after 31 days) | ENDED |
+| SENT | READY | RUNNING | LOST | FAILED | - |
+| NOT_SENT | READY | RUNNING | LOST | FAILED | - |
+
+When the relay looks:
+
+| the task | the relay looks | and then |
+|---|---|---|
+| is recorded, not sent | when the process that enqueued it has had its time | sends it |
+| is sent, and nobody has come | a day after it was due, later each time | sends it again by name |
+| runs | at the end of the lease | looks later, or sends another if the runner is lost |
+| was sent again for a lost runner | a minute later, later each time | sends another |
+| failed, and a delivery was turned away | a minute later, later each time | sends another |
+| failed otherwise | after 31 days | makes the failure final: no queue repeats it any more |
+
+Names keep this safe: what Cloud Tasks still has is not made twice, and what it lost is made again.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from enum import Enum
+
+import attrs
+
+from .backoff import Backoff
+from .errors import IllegalTransitionError, UnserializableReturnError
+from .payload import Json, TaskPayload
+from .records import (
+    UNKNOWN_WORKER,
+    WORKER_LOST,
+    Attempt,
+    AttemptError,
+    Claim,
+    Redelivery,
+    RelayStatus,
+    State,
+    TaskRecord,
+)
+from .scheduling import HORIZON, is_beyond_horizon
+
+LONGEST_LIFE = timedelta(days=31)
+"""How long Cloud Tasks keeps a task, and so how long its queue may repeat a failed one."""
+
+LONGEST_TRACEBACK = 10_000
+"""Characters that are kept of one traceback: a record is written whole at each attempt."""
+
+WITHIN_HORIZON = timedelta(days=7)
+"""How long before it must, the relay sends a task that was due beyond Cloud Tasks' horizon."""
+
+GRACE_PERIOD = timedelta(seconds=15)
+"""How much longer than ENQUEUE_TIMEOUT the process that enqueued a task has it to itself."""
+
+RELAY_LEASE = timedelta(seconds=30)
+"""How long a relay has a batch to itself before another one takes it for lost."""
+
+UNREADABLE_WAIT = timedelta(hours=1)
+"""How long the relay leaves a record alone that it cannot read."""
+
+NAME_KEPT = timedelta(hours=25)
+"""How long after its end a Cloud Task's name may stay taken (24 hours), and an hour more. Before
+that, sending a task again by its name tells nothing."""
+
+_LONGEST_LOOK = timedelta(days=7)
+_REDELIVERY = Backoff(first=60.0, longest=3600.0)
+_CREATION = Backoff(first=1.0, longest=300.0)
+_LONGEST_ERROR = 1000  # characters
+_MOST_UNKNOWN = 100  # earlier attempts: a header tells their number, and may say anything
+
+
+class Situation(Enum):
+    """Where a record stands, by its state and its lease."""
+
+    READY = "waits for its first attempt"
+    RUNNING = "runs under a lease"
+    LOST = "its runner's lease is over"
+    FAILED = "its latest attempt failed, and it may be repeated"
+    ENDED = "nothing will run it again"
+
+
+class Event(Enum):
+    """What can happen to a record."""
+
+    DELIVERED = "Cloud Tasks delivers the task"
+    RENEWED = "its runner renews the lease"
+    RETURNED = "the function returned"
+    RAISED = "the function raised"
+    CANCELLED = "somebody cancels it"
+    RUN_NOW = "somebody wants it to run now"
+    RELAY_DUE = "the time of the relay has come"
+    SENT = "Cloud Tasks took it"
+    NOT_SENT = "Cloud Tasks did not take it"
+
+
+_READY, _RUNNING, _LOST = Situation.READY, Situation.RUNNING, Situation.LOST
+_FAILED, _ENDED = Situation.FAILED, Situation.ENDED
+
+TABLE: Mapping[Event, Mapping[Situation, frozenset[Situation]]] = {
+    event: {situation: frozenset(to) for situation, to in zip(Situation, row, strict=True)}
+    for event, row in {
+        Event.DELIVERED: ({_RUNNING}, {_RUNNING}, {_RUNNING, _ENDED}, {_RUNNING}, ()),
+        Event.RENEWED: ((), {_RUNNING}, {_RUNNING}, (), ()),
+        Event.RETURNED: ((), {_ENDED}, {_ENDED}, (), ()),
+        Event.RAISED: ((), {_FAILED, _ENDED}, {_FAILED, _ENDED}, (), ()),
+        Event.CANCELLED: ({_ENDED}, {_RUNNING}, {_ENDED}, {_ENDED}, ()),
+        Event.RUN_NOW: ({_READY}, (), {_LOST}, {_FAILED}, ()),
+        Event.RELAY_DUE: ({_READY}, {_RUNNING}, {_LOST, _ENDED}, {_FAILED, _ENDED}, {_ENDED}),
+        Event.SENT: ({_READY}, {_RUNNING}, {_LOST}, {_FAILED}, ()),
+        Event.NOT_SENT: ({_READY}, {_RUNNING}, {_LOST}, {_FAILED}, ()),
+    }.items()
+}
+"""The situations that an event may lead to, by the situation before it; none where it is refused.
+The same as the table above."""
+
+
+def situation(record: TaskRecord, now: datetime) -> Situation:
+    """Where a record stands."""
+    if record.final:
+        return _ENDED
+    match record.state:
+        case State.READY:
+            return _READY
+        case State.RUNNING:
+            return _RUNNING if record.lease_holds(now) else _LOST
+        case State.FAILED:
+            return _FAILED
+        case State.SUCCESSFUL | State.CANCELLED:
+            return _ENDED
+
+
+def is_refused(event: Event, record: TaskRecord, now: datetime) -> bool:
+    """Whether the event changes nothing."""
+    return not TABLE[event][situation(record, now)]
+
+
+def _demand(event: Event, record: TaskRecord, now: datetime) -> None:
+    """For events that only the holder of a claim, or of a decision, brings about.
+
+    Raises:
+        IllegalTransitionError: the event is refused.
+    """
+    where = situation(record, now)
+    if not TABLE[event][where]:
+        raise IllegalTransitionError(
+            f"The task {record.task_id} is {where.name} ({where.value}). The event "
+            f"{event.name} ({event.value}) is not possible now."
+        )
+
+
+# A record comes into being.
+
+
+def enqueued(
+    payload: TaskPayload,
+    *,
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+    run_after: datetime | None,
+    now: datetime,
+    timeout: float,
+) -> TaskRecord:
+    """The record of a task that the process which enqueues it is about to send.
+
+    One that is due beyond Cloud Tasks' horizon is the relay's, when its time has come nearer.
+
+    Args:
+        args, kwargs: what JSON made of the arguments.
+        timeout: seconds that it may take to send it.
+    """
+    relay_at = now + timedelta(seconds=timeout) + GRACE_PERIOD
+    if run_after is not None and is_beyond_horizon(run_after, now=now):
+        relay_at = run_after - HORIZON + WITHIN_HORIZON
+    kept = attrs.evolve(payload, args=args, kwargs=kwargs, recorded=True)
+    return TaskRecord(payload=kept, run_after=run_after, relay=RelayStatus(relay_at))
+
+
+def adopted(payload: TaskPayload, *, earlier_attempts: int, now: datetime) -> TaskRecord:
+    """The record of a task that was delivered, and was enqueued without one.
+
+    Args:
+        earlier_attempts: made before there was a record.
+    """
+    return TaskRecord(
+        payload=attrs.evolve(payload, recorded=True),
+        attempts=(Attempt(UNKNOWN_WORKER),) * min(earlier_attempts, _MOST_UNKNOWN),
+        redelivery=Redelivery(sent=True),
+        relay=RelayStatus(now + NAME_KEPT),
+    )
+
+
+# A delivery wants to run it.
+
+
+@attrs.frozen
+class Claimed:
+    """The task may run, once `record` is stored."""
+
+    record: TaskRecord
+
+
+@attrs.frozen
+class TurnedAway:
+    """Somebody runs the task until `until` at least.
+
+    `record` remembers it: the delivery that is sent away now may have been the queue's last, and
+    if the attempt that runs fails, the task must not be lost.
+    """
+
+    record: TaskRecord
+    until: datetime
+
+
+@attrs.frozen
+class Ended:
+    """The task must not run (again). `record` is to be stored if it differs."""
+
+    record: TaskRecord
+
+
+def claim(
+    record: TaskRecord, *, now: datetime, token: str, worker: str, lease: timedelta
+) -> Claimed | TurnedAway | Ended:
+    """Decide whether a delivery may run its task.
+
+    Args:
+        token: fresh, and nobody else's.
+        worker: names who runs it.
+        lease: for how long, unless it is renewed.
+    """
+    if is_refused(Event.DELIVERED, record, now):
+        return Ended(record)
+    if record.lease_holds(now) and record.claim.expires_at:
+        redelivery = attrs.evolve(record.redelivery, turned_away=True)
+        return TurnedAway(attrs.evolve(record, redelivery=redelivery), record.claim.expires_at)
+    if record.cancel_requested:
+        return Ended(_withdrawn(record, now))
+    claimed = attrs.evolve(
+        _given_up_by_its_runner(record),
+        state=State.RUNNING,
+        finished_at=None,
+        claim=Claim(token, now + lease),
+        redelivery=attrs.evolve(record.redelivery, sent=True, turned_away=False),
+    )
+    attempts = (*claimed.attempts, Attempt(worker, started_at=now))
+    relay = RelayStatus(_lost_at(claimed))
+    return Claimed(attrs.evolve(claimed, attempts=attempts, relay=relay))
+
+
+def renew(record: TaskRecord, *, now: datetime, lease: timedelta) -> TaskRecord:
+    """The record of a task that still runs."""
+    _demand(Event.RENEWED, record, now)
+    return attrs.evolve(record, claim=attrs.evolve(record.claim, expires_at=now + lease))
+
+
+# An attempt ends.
+
+
+def succeed(record: TaskRecord, value: Json, *, now: datetime) -> TaskRecord:
+    """The record of a task that returned `value`."""
+    _demand(Event.RETURNED, record, now)
+    return _ended(record, State.SUCCESSFUL, now, attempt_error=None, return_value=value)
+
+
+def fail(
+    record: TaskRecord, error: AttemptError, *, now: datetime, final: bool = False
+) -> TaskRecord:
+    """The record of a task whose attempt failed; one that was to stop is cancelled by that.
+
+    Args:
+        final: whether the task must not be repeated.
+    """
+    _demand(Event.RAISED, record, now)
+    kept = _shortened(error)
+    if record.cancel_requested:
+        return _ended(record, State.CANCELLED, now, attempt_error=kept)
+    if final:
+        return _ended(record, State.FAILED, now, attempt_error=kept)
+    # What was turned away meanwhile may have been the last delivery. If it was not, the queue comes
+    # first: another claim takes this back.
+    count = record.redelivery.count
+    wait = redelivery_delay(count + 1) if record.redelivery.turned_away else LONGEST_LIFE
+    return attrs.evolve(
+        record,
+        state=State.FAILED,
+        attempts=_closed(record.attempts, kept, finished_at=now),
+        finished_at=now,
+        claim=attrs.evolve(record.claim, expires_at=None),
+        relay=attrs.evolve(record.relay, at=now + wait),
+    )
+
+
+def ends_for_good(error: BaseException) -> bool:
+    """Whether a task that raised this must not be repeated: its work is done."""
+    return isinstance(error, UnserializableReturnError)
+
+
+# People take hold of it.
+
+
+class CancelOutcome(Enum):
+    """What cancelling a task came to."""
+
+    CANCELLED = "cancelled"
+    """It waited, and will not run."""
+
+    REQUESTED = "requested"
+    """It runs, and finds `context.cancelled` true; its failure will not be repeated."""
+
+    TOO_LATE = "too late"
+    """It has ended."""
+
+
+@attrs.frozen
+class Cancelling:
+    """What cancelling a task means, once `record` is stored. CANCELLED: its Cloud Task can go."""
+
+    outcome: CancelOutcome
+    record: TaskRecord
+
+
+def withdraw(record: TaskRecord, *, now: datetime) -> Cancelling:
+    """Decide what cancelling a task means now."""
+    if is_refused(Event.CANCELLED, record, now):
+        return Cancelling(CancelOutcome.TOO_LATE, record)
+    if record.lease_holds(now):
+        return Cancelling(CancelOutcome.REQUESTED, attrs.evolve(record, cancel_requested=True))
+    return Cancelling(CancelOutcome.CANCELLED, _withdrawn(record, now))
+
+
+def redeliver(record: TaskRecord, *, now: datetime) -> TaskRecord:
+    """The record of a task that is to get another Cloud Task, due at once."""
+    _demand(Event.RUN_NOW, record, now)
+    redelivery = _next_redelivery(record)
+    if record.state is State.FAILED:
+        # The relay sees to it that a failed task is delivered that somebody wants to run.
+        redelivery = attrs.evolve(redelivery, turned_away=True)
+    relay = attrs.evolve(record.relay, at=now)
+    return attrs.evolve(record, run_after=None, redelivery=redelivery, relay=relay)
+
+
+# The relay looks at it.
+
+
+@attrs.frozen
+class Send:
+    """Make a Cloud Task for `record`, storing it first if it differs."""
+
+    record: TaskRecord
+
+
+@attrs.frozen
+class Reschedule:
+    """Nothing to send; store `record`, which says when to look again, if ever."""
+
+    record: TaskRecord
+
+
+def look(record: TaskRecord, *, now: datetime) -> Send | Reschedule:
+    """Decide about a record whose `relay.at` has come."""
+    if situation(record, now) is _ENDED:
+        return Reschedule(_looked_at(record, None))
+    if record.lease_holds(now):
+        return Reschedule(_looked_at(record, _lost_at(record)))
+    if record.cancel_requested:
+        return Reschedule(_withdrawn(record, now))
+    if not record.redelivery.sent or record.state is State.READY:
+        return Send(record)
+    if record.state is State.FAILED and not record.redelivery.turned_away:
+        over = (record.finished_at or now) + LONGEST_LIFE
+        if now < over:
+            return Reschedule(_looked_at(record, over))
+        return Reschedule(attrs.evolve(_looked_at(record, None), final=True))
+    # Its runner died, or its attempt failed while another delivery was turned away, and nobody has
+    # come since. Another name, as the earlier ones stay taken.
+    return Send(attrs.evolve(record, redelivery=_next_redelivery(record)))
+
+
+def sent(record: TaskRecord, *, now: datetime) -> TaskRecord:
+    """The record of a task that Cloud Tasks has; the relay looks whether it ever comes."""
+    _demand(Event.SENT, record, now)
+    if record.state is State.READY:
+        due = max(filter(None, (record.run_after, record.payload.enqueued_at)), default=now)
+        at = max(now, due) + min(max(NAME_KEPT, now - due), _LONGEST_LOOK)
+    else:
+        at = now + redelivery_delay(record.redelivery.count)
+    redelivery = attrs.evolve(record.redelivery, sent=True)
+    return attrs.evolve(record, redelivery=redelivery, relay=RelayStatus(at))
+
+
+def back_off(record: TaskRecord, error: str, *, now: datetime) -> TaskRecord:
+    """The record of a task that Cloud Tasks did not take, for the reason `error`."""
+    _demand(Event.NOT_SENT, record, now)
+    at, failures = now + retry_delay(record), record.relay.failures + 1
+    return attrs.evolve(record, relay=RelayStatus(at, failures, storable(error)))
+
+
+def release(record: TaskRecord, *, now: datetime) -> TaskRecord:
+    """The record of a task that a relay has leased and did not try: it is the next one's."""
+    return _looked_at(record, now)
+
+
+def retry_delay(record: TaskRecord) -> timedelta:
+    """How long to wait after one more failure to send a task, or to handle its record."""
+    return timedelta(seconds=_CREATION.seconds(record.relay.failures + 1))
+
+
+def redelivery_delay(count: int) -> timedelta:
+    """How long to leave a task to its queue before the Cloud Task of that number is made."""
+    return timedelta(seconds=_REDELIVERY.seconds(count)) if count else timedelta()
+
+
+def storable(error: str) -> str:
+    """A reason as every database can keep it: of bounded length, without NUL and surrogates."""
+    plain = error[:_LONGEST_ERROR].replace("\0", "\\x00")
+    return plain.encode("utf-8", "backslashreplace").decode()
+
+
+# The parts that transitions share.
+
+
+def _ended(
+    record: TaskRecord,
+    state: State,
+    now: datetime,
+    *,
+    attempt_error: AttemptError | None,
+    return_value: Json = None,
+) -> TaskRecord:
+    """The record of a task that nothing will run again, and whose running attempt ends now."""
+    return attrs.evolve(
+        record,
+        state=state,
+        final=True,
+        attempts=_closed(record.attempts, attempt_error, finished_at=now),
+        finished_at=now,
+        return_value=return_value,
+        claim=attrs.evolve(record.claim, expires_at=None),
+        relay=attrs.evolve(record.relay, at=None),
+    )
+
+
+def _withdrawn(record: TaskRecord, now: datetime) -> TaskRecord:
+    """The record of a task that nobody runs, and that is cancelled now."""
+    return attrs.evolve(
+        _given_up_by_its_runner(record),
+        state=State.CANCELLED,
+        final=True,
+        finished_at=now,
+        claim=attrs.evolve(record.claim, expires_at=None),
+        relay=attrs.evolve(record.relay, at=None),
+    )
+
+
+def _given_up_by_its_runner(record: TaskRecord) -> TaskRecord:
+    """The record without an attempt that is under way: its runner is lost."""
+    if record.state is not State.RUNNING:
+        return record
+    attempt = record.attempts[-1] if record.attempts else Attempt(UNKNOWN_WORKER)
+    error = AttemptError(
+        WORKER_LOST,
+        f"The worker {attempt.worker} began at {attempt.started_at}. Its lease ended at "
+        f"{record.claim.expires_at}, and it had reported nothing: it was killed, or lost its "
+        "connection.\n",
+    )
+    return attrs.evolve(record, attempts=_closed(record.attempts, error, finished_at=None))
+
+
+def _closed(
+    attempts: tuple[Attempt, ...], error: AttemptError | None, *, finished_at: datetime | None
+) -> tuple[Attempt, ...]:
+    """The attempts, the latest of which has ended."""
+    latest = attempts[-1] if attempts else Attempt(UNKNOWN_WORKER)
+    return (*attempts[:-1], attrs.evolve(latest, finished_at=finished_at, error=error))
+
+
+def _lost_at(record: TaskRecord) -> datetime | None:
+    """When the relay is to have the task redelivered, should its runner have died by then.
+
+    At the end of the lease; later and later for a task that kills one runner after another.
+    """
+    expires_at = record.claim.expires_at
+    return None if expires_at is None else expires_at + redelivery_delay(record.redelivery.count)
+
+
+def _next_redelivery(record: TaskRecord) -> Redelivery:
+    return attrs.evolve(record.redelivery, count=record.redelivery.count + 1, sent=False)
+
+
+def _looked_at(record: TaskRecord, at: datetime | None) -> TaskRecord:
+    return attrs.evolve(record, relay=attrs.evolve(record.relay, at=at))
+
+
+def _shortened(error: AttemptError) -> AttemptError:
+    """Beginning and end of a long traceback: where it came from, and what it was."""
+    text = error.traceback
+    if len(text) <= LONGEST_TRACEBACK:
+        return error
+    half = LONGEST_TRACEBACK // 2
+    left_out = len(text) - 2 * half
+    return attrs.evolve(
+        error, traceback=f"{text[:half]}\n... {left_out:,} characters ...\n{text[-half:]}"
+    )

@@ -1,0 +1,34 @@
+"""Which Cloud Tasks backends the site has."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from django.tasks import task_backends
+from django.tasks.backends.base import BaseTaskBackend
+
+from .configuration import Configuration, configuration_for
+
+
+class SiteBackend(BaseTaskBackend):
+    """One entry of `TASKS`, and what follows from its OPTIONS. `CloudTasksBackend` is one."""
+
+    def __init__(self, alias: str, params: dict[str, Any]) -> None:
+        super().__init__(alias, params)
+        self._beside = frozenset(params) - {"BACKEND", "QUEUES", "OPTIONS"}
+
+    @cached_property
+    def configuration(self) -> Configuration:
+        """What follows from this entry."""
+        return configuration_for(self.alias, self.options, self._beside)
+
+
+def backends() -> list[SiteBackend]:
+    """The Cloud Tasks backends of the site."""
+    return [backend for backend in task_backends.all() if isinstance(backend, SiteBackend)]
+
+
+def recording_backends() -> dict[str, Configuration]:
+    """The configurations of those that keep results, by alias."""
+    return {b.alias: b.configuration for b in backends() if b.configuration.results}

@@ -1,0 +1,35 @@
+"""Sending Django's signals of tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.dispatch import Signal
+from django.tasks import signals
+from django.tasks.base import TaskResult
+
+_LOG_RECEIVERS = {
+    id(signals.log_task_enqueued),
+    id(signals.log_task_started),
+    id(signals.log_task_finished),
+}
+
+
+def send_signal(signal: Signal, backend: type, result: TaskResult[..., Any]) -> None:
+    """Send a signal. What a receiver raises is logged by Django and changes nothing:
+
+    the task is in its queue, or has run, and must not be enqueued or run again for it.
+    """
+    signal.send_robust(backend, task_result=result)
+
+
+async def asend_signal(signal: Signal, backend: type, result: TaskResult[..., Any]) -> None:
+    """`send_signal` on a running loop.
+
+    Django borrows a thread for synchronous receivers. Its own one for each signal, which is
+    always there, only logs; while it is alone it is called in place.
+    """
+    if all(lookup_key[0] in _LOG_RECEIVERS for lookup_key, *_ in signal.receivers):
+        signal.send_robust(backend, task_result=result)
+    else:
+        await signal.asend_robust(backend, task_result=result)

@@ -1,0 +1,1 @@
+"""Queues, tasks and attempts, and the state machine that changes them."""

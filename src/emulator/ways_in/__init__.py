@@ -1,0 +1,1 @@
+"""How requests reach the emulator: gRPC, REST, the dashboard and the keys of its tokens."""

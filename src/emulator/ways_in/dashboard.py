@@ -1,0 +1,52 @@
+"""The data of the dashboard: queues, the tasks of one queue, and the latest attempts."""
+
+from collections.abc import Iterable
+from heapq import nsmallest
+from typing import Any
+
+import attrs
+
+from ..state.limits import SECOND
+from ..state.model import FinishedAttempt
+from ..state.state_machine import Service
+
+_MOST_TASKS = 200
+_MOST_ATTEMPTS = 50
+
+
+def overview(
+    service: Service, finished: Iterable[FinishedAttempt], now: int, queue_name: str | None
+) -> dict[str, Any]:
+    """Everything that the dashboard shows, as JSON."""
+    queues = service.queues()
+    chosen = next((queue for queue in queues if queue.name == queue_name), None)
+    return {
+        "now": now / SECOND,
+        "queues": [
+            {
+                "name": queue.name,
+                "state": queue.state.value,
+                "depth": len(queue.tasks),
+                "running": queue.running,
+                "rate": queue.config.limits.rate,
+                "concurrent": queue.config.limits.concurrent,
+                "held_until": queue.held_until / SECOND if queue.held_until > now else None,
+            }
+            for queue in queues
+        ],
+        "tasks": [
+            {
+                "name": task.name,
+                "schedule_time": task.schedule_time / SECOND,
+                "dispatches": task.dispatch_count,
+                "running": task.order is None,
+                "last_answer": task.last_attempt.status if task.last_attempt else None,
+            }
+            for task in nsmallest(
+                _MOST_TASKS,
+                chosen.tasks.values() if chosen else (),
+                key=lambda task: (task.schedule_time, task.name),
+            )
+        ],
+        "attempts": [attrs.asdict(attempt) for attempt in [*finished][-_MOST_ATTEMPTS:][::-1]],
+    }

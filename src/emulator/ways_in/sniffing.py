@@ -1,0 +1,65 @@
+"""Choosing the protocol of a connection by its first bytes, so that all share one port."""
+
+import asyncio
+from collections.abc import Callable
+
+from .grpc_protocol import PREFACE
+
+_LONGEST_HEAD = 65_536  # bytes of a request before its body
+
+
+class SniffingProtocol(asyncio.Protocol):
+    """Reads how a connection begins, and hands it over to gRPC or HTTP/1.1.
+
+    An HTTP/1.1 connection is handed over when the whole head of its first request has arrived. A
+    connection that never sends it is dropped here.
+
+    Args:
+        grpc: makes the protocol for a gRPC connection.
+        http: makes the protocol for an HTTP/1.1 connection.
+        connections: holds the transports that the emulator itself has to close.
+        idle_timeout: seconds in which the beginning must arrive.
+    """
+
+    def __init__(
+        self,
+        grpc: Callable[[], asyncio.Protocol],
+        http: Callable[[], asyncio.Protocol],
+        connections: set[asyncio.Transport],
+        idle_timeout: float,
+    ) -> None:
+        self._grpc = grpc
+        self._http = http
+        self._connections = connections
+        self._idle_timeout = idle_timeout
+        self._seen = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wait for the first bytes."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what loops give to servers
+        self._transport = transport
+        self._connections.add(transport)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._idle_timeout, transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """Forget the connection."""
+        self._timer.cancel()
+        self._connections.discard(self._transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand the connection over as soon as its protocol is known."""
+        self._seen += data
+        if self._seen.startswith(PREFACE):
+            protocol = self._grpc()
+        elif PREFACE.startswith(self._seen):
+            return  # Too few bytes to decide.
+        elif b"\r\n\r\n" not in self._seen and len(self._seen) < _LONGEST_HEAD:
+            return
+        else:
+            self._connections.discard(self._transport)  # aiohttp closes its own connections.
+            protocol = self._http()
+        self._timer.cancel()
+        self._transport.set_protocol(protocol)
+        protocol.connection_made(self._transport)
+        protocol.data_received(self._seen)

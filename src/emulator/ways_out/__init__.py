@@ -1,0 +1,1 @@
+"""How attempts leave the emulator: HTTP requests to the app, their tokens, and injected faults."""

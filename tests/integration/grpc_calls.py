@@ -1,0 +1,32 @@
+"""Calls of the Cloud Tasks API over gRPC: the official client, and frames written by hand."""
+
+from typing import Any
+
+import grpc
+from google.cloud import tasks_v2
+from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
+from h2.connection import H2Connection
+
+
+def client_over(channel: grpc.Channel) -> Any:
+    """The official client over this channel."""
+    return tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
+
+
+def framed(request: Any) -> bytes:
+    """The message as gRPC frames it in the body of a call."""
+    message: bytes = type(request).serialize(request)
+    return b"\0" + len(message).to_bytes(4) + message
+
+
+def send_call(connection: H2Connection, stream: int, method: str, message: bytes) -> None:
+    """Write a call of that method of Cloud Tasks, as a client does."""
+    headers = {
+        ":method": "POST",
+        ":path": f"/google.cloud.tasks.v2.CloudTasks/{method}",
+        ":scheme": "http",
+        ":authority": "localhost",
+        "content-type": "application/grpc",
+    }
+    connection.send_headers(stream, list(headers.items()))
+    connection.send_data(stream, message, end_stream=True)

@@ -1,0 +1,469 @@
+"""What becomes of a record: claims, leases, ends, cancelling, the relay's decisions."""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+import attrs
+import pytest
+from django_tasks_cloud_tasks.core import lifecycle
+from django_tasks_cloud_tasks.core.errors import IllegalTransitionError
+from django_tasks_cloud_tasks.core.lifecycle import (
+    GRACE_PERIOD,
+    LONGEST_LIFE,
+    LONGEST_TRACEBACK,
+    NAME_KEPT,
+    TABLE,
+    Cancelling,
+    CancelOutcome,
+    Claimed,
+    Ended,
+    Event,
+    Reschedule,
+    Send,
+    Situation,
+    TurnedAway,
+    adopted,
+    back_off,
+    claim,
+    enqueued,
+    fail,
+    is_refused,
+    look,
+    redeliver,
+    renew,
+    sent,
+    situation,
+    succeed,
+    withdraw,
+)
+from django_tasks_cloud_tasks.core.payload import TaskPayload
+from django_tasks_cloud_tasks.core.records import (
+    TASK_CANCELLED,
+    WORKER_LOST,
+    Attempt,
+    AttemptError,
+    State,
+    TaskRecord,
+)
+from django_tasks_cloud_tasks.emulator.state.retries import RetryPolicy
+
+from tests.records import changed
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+LEASE = timedelta(seconds=60)
+LATER = NOW + LEASE
+ERROR = AttemptError("builtins.ValueError", "Traceback: no")
+PAYLOAD = TaskPayload(task_id="one", task_path="shop.tasks.add", args=[1], kwargs={"b": 2})
+WAITING = changed(
+    enqueued(PAYLOAD, args=[1], kwargs={"b": 2}, run_after=None, now=NOW, timeout=0), relay__at=NOW
+)
+
+
+def withdrawn(record: TaskRecord) -> TaskRecord:
+    decision = withdraw(record, now=NOW)
+    assert decision.outcome is CancelOutcome.CANCELLED
+    return decision.record
+
+
+def run(record: TaskRecord, *, now: datetime = NOW, token: str = "t1") -> TaskRecord:
+    claimed = claim(record, now=now, token=token, worker="w1", lease=LEASE)
+    assert isinstance(claimed, Claimed)
+    return claimed.record
+
+
+def test_a_waiting_task_is_claimed() -> None:
+    record = run(changed(WAITING, relay__at=NOW, relay__failures=2, relay__error="no"))
+    assert record.relay.at == LATER, "should the runner die"
+    assert record == changed(
+        WAITING,
+        relay__at=LATER,
+        state=State.RUNNING,
+        attempts=(Attempt("w1", NOW),),
+        claim__token="t1",
+        claim__expires_at=LATER,
+        redelivery__sent=True,
+    )
+
+
+def test_a_failed_attempt_is_followed_by_another() -> None:
+    first = fail(run(WAITING), ERROR, now=NOW)
+    assert (first.state, first.final, first.finished_at) == (State.FAILED, False, NOW)
+    second = run(first, now=LATER, token="t2")
+    assert (second.started_at, second.last_attempted_at) == (NOW, LATER)
+    assert (second.finished_at, second.errors) == (None, (ERROR,))
+    assert second.worker_ids == ("w1", "w1")
+
+
+def test_a_running_task_is_not_claimed_and_that_is_remembered() -> None:
+    running = run(WAITING)
+    almost = LATER - timedelta(microseconds=1)
+    decision = claim(running, now=almost, token="t2", worker="w2", lease=LEASE)
+    assert decision == TurnedAway(changed(running, redelivery__turned_away=True), LATER)
+    assert run(fail(decision.record, ERROR, now=NOW)).redelivery.turned_away is False
+
+
+def test_a_failure_after_a_delivery_was_turned_away_is_made_up_for() -> None:
+    """What was sent away may have been the queue's last."""
+    running = run(WAITING)
+    assert fail(running, ERROR, now=NOW).relay.at == NOW + LONGEST_LIFE
+    turned_away = changed(running, redelivery__turned_away=True)
+    ended = fail(turned_away, ERROR, now=NOW)
+    assert ended.relay.at == NOW + timedelta(seconds=60), "the queue comes first"
+    assert fail(changed(turned_away, redelivery__count=2), ERROR, now=NOW).relay.at == (
+        NOW + timedelta(seconds=240)
+    )
+    assert fail(turned_away, ERROR, now=NOW, final=True).relay.at is None
+    assert succeed(turned_away, 1, now=NOW).relay.at is None
+
+
+def test_a_task_whose_runner_died_is_taken_over() -> None:
+    running = run(WAITING)
+    taken = run(running, now=LATER, token="t2")
+    (error,) = taken.errors
+    assert error.exception_class_path == WORKER_LOST
+    assert "w1" in error.traceback
+    assert taken.worker_ids == ("w1", "w1")
+    assert taken.claim.token == "t2"
+
+
+@pytest.mark.parametrize(
+    "ended",
+    [
+        succeed(run(WAITING), 3, now=NOW),
+        fail(run(WAITING), ERROR, now=NOW, final=True),
+        withdrawn(WAITING),
+    ],
+    ids=lambda record: record.state.value,
+)
+def test_what_has_ended_stays_as_it_is(ended: TaskRecord) -> None:
+    assert claim(ended, now=LATER, token="t2", worker="w", lease=LEASE) == Ended(ended)
+    assert withdraw(ended, now=LATER) == Cancelling(CancelOutcome.TOO_LATE, ended)
+    assert look(ended, now=LATER) == Reschedule(ended)
+
+
+def test_a_lease_is_renewed() -> None:
+    running = run(WAITING)
+    again = renew(running, now=NOW + LEASE / 2, lease=LEASE)
+    assert again.lease_holds(LATER)
+    assert not again.lease_holds(NOW + LEASE * 1.5)
+
+
+def test_a_success_keeps_the_value_and_the_token() -> None:
+    done = succeed(run(WAITING), {"a": 1}, now=LATER)
+    assert (done.state, done.final, done.return_value) == (State.SUCCESSFUL, True, {"a": 1})
+    assert (done.finished_at, done.claim.expires_at, done.claim.token) == (LATER, None, "t1")
+
+
+def test_a_long_traceback_keeps_its_beginning_and_its_end() -> None:
+    text = "beginning" + "x" * 3 * LONGEST_TRACEBACK + "end"
+    (kept,) = fail(run(WAITING), attrs.evolve(ERROR, traceback=text), now=NOW).errors
+    assert kept.traceback.startswith("beginning")
+    assert kept.traceback.endswith("end")
+    assert len(kept.traceback) < LONGEST_TRACEBACK + 100
+    assert "20,012 characters" in kept.traceback
+
+
+def test_a_waiting_task_is_withdrawn() -> None:
+    decision = withdraw(changed(WAITING, relay__at=NOW), now=NOW)
+    assert decision.outcome is CancelOutcome.CANCELLED
+    record = decision.record
+    assert (record.state, record.final, record.finished_at) == (State.CANCELLED, True, NOW)
+    assert record.relay.at is None
+    assert [e.exception_class_path for e in record.errors] == [TASK_CANCELLED]
+
+
+def test_a_running_task_is_told_and_its_failure_is_the_last() -> None:
+    running = run(WAITING)
+    decision = withdraw(running, now=NOW)
+    asked = changed(running, cancel_requested=True)
+    assert decision == Cancelling(CancelOutcome.REQUESTED, asked)
+    ended = fail(decision.record, ERROR, now=LATER)
+    assert (ended.state, ended.final, ended.errors[0]) == (State.CANCELLED, True, ERROR)
+    assert [e.exception_class_path for e in ended.errors[1:]] == [TASK_CANCELLED]
+
+
+def test_a_task_that_was_told_may_succeed_all_the_same() -> None:
+    told = changed(run(WAITING), cancel_requested=True)
+    assert succeed(told, 3, now=NOW).state is State.SUCCESSFUL
+
+
+def test_a_task_that_was_told_and_whose_runner_died_does_not_run_again() -> None:
+    told = changed(run(WAITING), cancel_requested=True)
+    decision = claim(told, now=LATER, token="t2", worker="w2", lease=LEASE)
+    assert isinstance(decision, Ended)
+    assert decision.record.state is State.CANCELLED
+    paths = [e.exception_class_path for e in decision.record.errors]
+    assert paths == [WORKER_LOST, TASK_CANCELLED]
+
+
+def test_a_task_whose_runner_died_is_withdrawn() -> None:
+    decision = withdraw(run(WAITING), now=LATER)
+    assert decision.outcome is CancelOutcome.CANCELLED
+    paths = [e.exception_class_path for e in decision.record.errors]
+    assert paths == [WORKER_LOST, TASK_CANCELLED]
+
+
+def test_the_classes_among_errors_can_be_imported() -> None:
+    from django.utils.module_loading import import_string
+
+    for path in (WORKER_LOST, TASK_CANCELLED):
+        assert issubclass(import_string(path), Exception)
+
+
+# The outbox.
+
+
+def test_a_new_record_leaves_the_one_who_enqueues_a_head_start() -> None:
+    record = enqueued(PAYLOAD, args=[1], kwargs={}, run_after=LATER, now=NOW, timeout=10)
+    assert record.relay.at == NOW + timedelta(seconds=10) + GRACE_PERIOD
+    assert (record.run_after, record.state) == (LATER, State.READY)
+
+
+def test_the_relay_sends_what_waits() -> None:
+    waiting = changed(WAITING, relay__at=NOW)
+    assert look(waiting, now=NOW) == Send(waiting)
+    assert waiting.cloud_task_id == "one"
+
+
+def test_the_relay_looks_again_when_the_lease_ends() -> None:
+    running = renew(run(WAITING), now=LATER, lease=LEASE)
+    decision = look(running, now=LATER)
+    assert decision == Reschedule(changed(running, relay__at=LATER + LEASE))
+
+
+def test_the_relay_has_a_task_delivered_anew_whose_runner_died() -> None:
+    running = run(WAITING)
+    decision = look(running, now=LATER)
+    assert decision == Send(changed(running, redelivery__count=1, redelivery__sent=False))
+    assert decision.record.cloud_task_id == "one-1"
+    unanswered = back_off(decision.record, "no answer", now=LATER)
+    again = look(unanswered, now=LATER + LEASE)
+    assert again.record.cloud_task_id == "one-1", "the same name until Cloud Tasks has it"
+    second = run(again.record, now=LATER + LEASE, token="t2")
+    assert look(second, now=LATER + 5 * LEASE).record.cloud_task_id == "one-2"
+
+
+def test_a_task_that_kills_its_runners_is_made_anew_later_and_later() -> None:
+    waits = []
+    for dispatch in range(9):
+        running = run(changed(WAITING, redelivery__count=dispatch))
+        assert running.relay.at
+        waits.append((running.relay.at - LATER).total_seconds())
+    assert waits == [0, 60, 120, 240, 480, 960, 1920, 3600, 3600]
+
+
+def test_the_relay_has_a_task_delivered_anew_whose_failure_may_be_the_last() -> None:
+    ended = fail(changed(run(WAITING), redelivery__turned_away=True), ERROR, now=NOW)
+    assert look(ended, now=NOW) == Send(changed(ended, redelivery__count=1, redelivery__sent=False))
+
+
+def test_what_was_sent_is_looked_at_a_day_after_it_was_due_and_later_each_time() -> None:
+    waiting = changed(WAITING, relay__failures=3, relay__error="no", payload__enqueued_at=NOW)
+    record, waits = sent(waiting, now=NOW), []
+    assert record == changed(
+        waiting,
+        relay__failures=0,
+        relay__error="",
+        redelivery__sent=True,
+        relay__at=NOW + NAME_KEPT,
+    )
+    for _ in range(6):
+        assert record.relay.at
+        now = record.relay.at
+        decision = look(record, now=now)
+        assert decision == Send(record), "by the same name"
+        record = sent(record, now=now)
+        assert record.relay.at
+        waits.append((record.relay.at - now) / timedelta(hours=1))
+    assert waits == [25, 50, 100, 168, 168, 168]
+
+
+def test_what_is_due_later_is_looked_at_after_that() -> None:
+    due = NOW + timedelta(days=9)
+    record = sent(changed(WAITING, run_after=due), now=NOW)
+    assert record.relay.at == due + NAME_KEPT
+
+
+def test_a_task_that_was_sent_for_a_lost_runner_is_sent_again_until_somebody_comes() -> None:
+    """The queue may have given the last one up: the site was closed, or it got 409."""
+    record, now, names, waits = run(WAITING), LATER, [], []
+    for _ in range(5):
+        decision = look(record, now=now)
+        assert isinstance(decision, Send)
+        record = sent(decision.record, now=now)
+        names.append(record.cloud_task_id)
+        assert record.relay.at
+        waits.append((record.relay.at - now).total_seconds())
+        now = record.relay.at
+    assert names == ["one-1", "one-2", "one-3", "one-4", "one-5"]
+    assert waits == [60, 120, 240, 480, 960]
+
+
+def test_a_runner_that_comes_back_is_looked_at_when_its_lease_ends() -> None:
+    """It froze, another Cloud Task was sent for it, it renewed, that one got 409, and it died."""
+    again = sent(look(run(WAITING), now=LATER).record, now=LATER)
+    back = renew(again, now=LATER, lease=LEASE)
+    assert isinstance(claim(back, now=LATER, token="t2", worker="w2", lease=LEASE), TurnedAway)
+    assert back.relay.at
+    assert isinstance(look(back, now=back.relay.at), Send)
+
+
+def test_a_failure_that_no_queue_repeats_any_more_is_final() -> None:
+    ended = fail(run(WAITING), ERROR, now=NOW)
+    early = look(ended, now=LATER)
+    assert early == Reschedule(ended), "its queue may repeat it for 31 days"
+    late = look(ended, now=NOW + LONGEST_LIFE)
+    assert late == Reschedule(changed(ended, final=True, relay__at=None))
+
+
+def test_a_failed_task_that_somebody_wants_to_run_is_sent_until_it_does() -> None:
+    ended = fail(run(WAITING), ERROR, now=NOW)
+    fresh = redeliver(ended, now=LATER)
+    again = sent(look(fresh, now=LATER).record, now=LATER)
+    assert (again.cloud_task_id, again.relay.at) == ("one-1", LATER + timedelta(minutes=1))
+    assert isinstance(look(again, now=LATER + LEASE), Send)
+
+
+def test_a_task_that_was_told_to_stop_and_whose_runner_died_is_not_sent_again() -> None:
+    told = changed(run(WAITING), cancel_requested=True)
+    decision = look(told, now=LATER)
+    assert isinstance(decision, Reschedule)
+    assert (decision.record.state, decision.record.final) == (State.CANCELLED, True)
+
+
+def test_a_task_that_was_enqueued_without_a_record_is_looked_at_like_the_others() -> None:
+    record = adopted(PAYLOAD, earlier_attempts=2, now=NOW)
+    assert (record.relay.at, record.redelivery.sent) == (NOW + NAME_KEPT, True)
+    assert record.worker_ids == ("unknown", "unknown")
+
+
+def test_what_was_not_taken_waits_longer_each_time() -> None:
+    record, waits = WAITING, []
+    for _ in range(12):
+        record = back_off(record, "no", now=NOW)
+        assert record.relay.at
+        waits.append((record.relay.at - NOW).total_seconds())
+    assert waits[:4] == [1, 2, 4, 8]
+    assert waits[-1] == 300
+    assert (record.relay.failures, record.relay.error) == (12, "no")
+
+
+def test_what_gets_another_cloud_task_is_due_at_once_under_another_name() -> None:
+    fresh = redeliver(changed(WAITING, run_after=LATER, redelivery__count=1), now=NOW)
+    assert (fresh.run_after, fresh.relay.at, fresh.cloud_task_id) == (None, NOW, "one-2")
+
+
+def test_a_record_travels_as_it_was_enqueued() -> None:
+    assert WAITING.payload == attrs.evolve(PAYLOAD, recorded=True)
+
+
+def test_a_task_that_fails_beside_duplicates_does_not_breed_cloud_tasks() -> None:
+    """A simulated day: a task of 5 s that always fails, delivered twice at first."""
+    policy, record, now = RetryPolicy(), changed(WAITING), NOW
+    # When each Cloud Task is delivered next, and how often it was.
+    cloud_tasks = [(NOW, 0), (NOW + timedelta(seconds=0.5), 0)]
+    runs, ends = 0, NOW
+    while now < NOW + timedelta(days=1):
+        now, attempts = min(cloud_tasks)
+        cloud_tasks.remove((now, attempts))
+        if record.state is State.RUNNING and now >= ends:
+            record = fail(record, ERROR, now=ends)
+        decision = claim(record, now=now, token=f"t{runs}", worker="w", lease=LEASE)
+        record, answered = decision.record, now
+        if isinstance(decision, Claimed):
+            runs, ends = runs + 1, now + timedelta(seconds=5)
+            answered = ends
+        wait = timedelta(seconds=policy.backoff(attempts + 1))
+        cloud_tasks.append((answered + wait, attempts + 1))
+        if record.relay.at and record.relay.at <= now:
+            relayed = look(record, now=now)
+            record = relayed.record
+            if isinstance(relayed, Send):
+                record = sent(record, now=now)
+                cloud_tasks.append((now, 0))
+    assert runs < 150
+    assert len(cloud_tasks) < 8
+
+
+# The table.
+
+ADDED = adopted(PAYLOAD, earlier_attempts=1, now=NOW)
+RUNNING = run(WAITING)
+FAILED = fail(RUNNING, ERROR, now=NOW)
+RECORDS = {
+    Situation.READY: [WAITING, ADDED, sent(WAITING, now=NOW), back_off(WAITING, "no", now=NOW)],
+    Situation.RUNNING: [RUNNING, changed(RUNNING, redelivery__turned_away=True)],
+    Situation.LOST: [RUNNING, changed(RUNNING, redelivery__turned_away=True)],
+    Situation.FAILED: [FAILED, changed(FAILED, redelivery__turned_away=True)],
+    Situation.ENDED: [
+        succeed(RUNNING, 1, now=NOW),
+        fail(RUNNING, ERROR, now=NOW, final=True),
+        withdrawn(WAITING),
+        withdrawn(FAILED),
+    ],
+}
+for where in (Situation.RUNNING, Situation.LOST):
+    RECORDS[where] += [changed(record, cancel_requested=True) for record in RECORDS[where]]
+WHEN = {
+    Situation.LOST: [LATER, NOW + LONGEST_LIFE],
+    Situation.FAILED: [NOW, NOW + LONGEST_LIFE],
+}
+
+
+def after(event: Event, record: TaskRecord, now: datetime) -> list[TaskRecord | None]:
+    """The records that the event may make of it; None where it is refused."""
+    match event:
+        case Event.DELIVERED:
+            delivered = claim(record, now=now, token="t2", worker="w2", lease=LEASE)
+            return [None if delivered == Ended(record) else delivered.record]
+        case Event.RENEWED:
+            return [renew(record, now=now, lease=2 * LEASE)]
+        case Event.RETURNED:
+            return [succeed(record, 1, now=now)]
+        case Event.RAISED:
+            return [fail(record, ERROR, now=now, final=final) for final in (False, True)]
+        case Event.CANCELLED:
+            cancelled = withdraw(record, now=now)
+            return [None if cancelled.outcome is CancelOutcome.TOO_LATE else cancelled.record]
+        case Event.RUN_NOW:
+            return [redeliver(record, now=now)]
+        case Event.RELAY_DUE:
+            return [look(record, now=now).record]
+        case Event.SENT:
+            return [sent(record, now=now)]
+        case Event.NOT_SENT:
+            return [back_off(record, "no", now=now)]
+
+
+@pytest.mark.parametrize("event", Event)
+@pytest.mark.parametrize("where", Situation)
+def test_an_event_leads_where_the_table_says_and_everywhere_that_it_says(
+    where: Situation, event: Event
+) -> None:
+    reached: set[Situation] = set()
+    for record in RECORDS[where]:
+        for now in WHEN.get(where, [NOW]):
+            assert situation(record, now) is where
+            try:
+                results = after(event, record, now)
+            except IllegalTransitionError as error:
+                assert "The task one" in str(error)
+                results = [None]
+            assert is_refused(event, record, now) == (results == [None])
+            for result in results:
+                if result is not None:
+                    reached.add(situation(result, now))
+                    assert (result.relay.at is None) == result.final
+    assert reached == TABLE[event][where]
+
+
+def test_the_table_of_the_documentation_is_that_of_the_code() -> None:
+    rows = {}
+    for line in str(lifecycle.__doc__).splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[0] in Event.__members__:
+            rows[Event[cells[0]]] = {
+                where: frozenset(Situation[name] for name in re.findall(r"[A-Z]{4,}", cell))
+                for where, cell in zip(Situation, cells[1:], strict=True)
+            }
+    assert rows == TABLE
