@@ -197,6 +197,20 @@ def test_check_tells_of_everything_at_once_though_the_app_is_missing(
         assert sorted(told) == ["E001", "E001", "E003", "E006", "W005"]
 
 
+def test_check_deploy_tells_of_everything_at_once_though_the_app_is_missing(
+    tmp_path: Path,
+) -> None:
+    faults = (
+        'TASKS["default"]["OPTIONS"] |= {"AUTHENTICATION": "none"}\n'
+        'DEBUG = False\nALLOWED_HOSTS = ["other.example.com"]\n'
+        'INSTALLED_APPS.remove("django_tasks_cloud_tasks")\n'
+    )
+    project = Project(tmp_path, [SETTINGS[0], faults])
+    said = project.run("manage.py", "check", "--deploy", status=1)
+    told = sorted(re.findall(r"\(django_tasks_cloud_tasks\.(\w+)\)", said))
+    assert told == ["E006", "W002", "W003", "W004", "W010"]
+
+
 def test_curl(tmp_path: Path) -> None:
     project = Project(tmp_path, [SETTINGS[0]])
     found = re.search(

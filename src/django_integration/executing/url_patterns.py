@@ -4,6 +4,7 @@ Without the app, nothing loads django.tasks before Django chooses the checks tha
 check of TASKS may not be among them. The URLconf is always checked: there the endpoint sees to it.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,13 +20,17 @@ from ..installation import APP
 class _ExecutionPattern(URLPattern):
     def check(self) -> list[CheckMessage]:
         """Django's checks of the pattern, and those of `TASKS` if nobody else sees to them."""
-        from ..checks import check_backend
+        from ..checks import check_backend, check_deployment
         from ..registry import backends
 
         messages = super().check()
         if sees_to_checks(self):
             for backend in backends():
                 messages += check_backend(backend)
+            if "--deploy" in sys.argv:
+                # The app would have registered these. Django does not tell a pattern whether they
+                # were asked for.
+                messages += check_deployment()
         return messages
 
 
