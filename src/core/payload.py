@@ -3,13 +3,12 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, date, datetime
 from typing import Any, Self
 
 import attrs
 
 from .errors import InvalidPayloadError
-from .scheduling import is_in_calendar
 
 type Json = bool | int | float | str | list[Json] | dict[str, Json] | None
 
@@ -353,6 +352,15 @@ def _is_dotted_path(text: str) -> bool:
         return False
     parts = text.split(".")
     return len(parts) > 1 and all(map(str.isidentifier, parts))
+
+
+def is_in_calendar(moment: datetime) -> bool:
+    """Whether an aware moment is one in every time zone: a day from the calendar's ends."""
+    try:
+        in_utc = moment.astimezone(UTC)
+    except OverflowError:
+        return False
+    return date.min < in_utc.date() < date.max
 
 
 def _moment(value: Json, faults: list[str]) -> datetime | None:

@@ -1,21 +1,12 @@
 """When a task runs, and which queue its priority puts it into."""
 
 from collections.abc import Mapping
-from datetime import UTC, date, datetime, timedelta
+from datetime import datetime, timedelta
 
 from .errors import ScheduleTooFarError
 
 HORIZON = timedelta(hours=720)
 """The furthest that Cloud Tasks schedules ahead."""
-
-
-def is_in_calendar(moment: datetime) -> bool:
-    """Whether an aware moment is one in every time zone: a day from the calendar's ends."""
-    try:
-        in_utc = moment.astimezone(UTC)
-    except OverflowError:
-        return False
-    return date.min < in_utc.date() < date.max
 
 
 def is_beyond_horizon(run_after: datetime | None, *, now: datetime) -> bool:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 
 import attrs
@@ -21,7 +21,6 @@ from ..adapters.metadata import NoMetadataServer, found, metadata_server
 from ..core import detection
 from ..core.detection import Detected
 from ..core.ports import MetadataServer, ResultStore, TaskQueue, TokenVerifier
-from .timezones import utc_now
 
 type Find = Callable[[str | None, detection.Platform], detection.Finding[Detected]]
 
@@ -61,6 +60,10 @@ def _store_threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_STORE_THREADS, thread_name_prefix="cloud-tasks-store")
 
 
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
 def _random_id() -> str:
     """Of a form that Cloud Tasks takes and spreads evenly: 32 hexadecimal digits."""
     return os.urandom(16).hex()
@@ -86,7 +89,7 @@ class Runtime:
     make_tokens: Callable[[str | None], TokenVerifier] = _google_tokens
     make_metadata: Callable[[Mapping[str, str]], MetadataServer] = metadata_server
     make_results: Callable[[str, Callable[[], datetime]], ResultStore] = _database_results
-    clock: Callable[[], datetime] = utc_now
+    clock: Callable[[], datetime] = _now
     new_id: Callable[[], str] = _random_id
     configurations: dict[str, object] = attrs.field(factory=dict, init=False)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)

@@ -5,7 +5,7 @@ Naive moments are in the site's own time zone, `TIME_ZONE`, whichever is activat
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import overload
 
 from django.conf import settings
@@ -38,8 +38,3 @@ def from_site(moment: datetime | None) -> datetime | None:
     if moment is None or timezone.is_aware(moment):
         return moment
     return timezone.make_aware(moment, timezone.get_default_timezone())
-
-
-def utc_now() -> datetime:
-    """The machine's time, aware."""
-    return datetime.now(UTC)

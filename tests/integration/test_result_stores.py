@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import attrs
 import pytest
@@ -29,6 +30,7 @@ from tests.records import changed
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, 123456, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
+_utc_now = partial(datetime.now, UTC)
 FINISHED = [State.SUCCESSFUL, State.FAILED, State.CANCELLED]
 
 
@@ -39,7 +41,7 @@ def store(
     if request.param == "memory":
         yield MemoryResultStore()
         return
-    kept = DatabaseResultStore(request.getfixturevalue(request.param))
+    kept = DatabaseResultStore(request.getfixturevalue(request.param), clock=_utc_now)
     with django_db_blocker.unblock():
         yield kept
         kept._rows.all().delete()
@@ -348,7 +350,7 @@ def test_a_transaction_that_sees_only_the_past_ends(
     )
     entry["OPTIONS"] = {**entry["OPTIONS"], "isolation_level": level}
     with django_db_blocker.unblock(), databases.reachable("repeatable", entry):
-        store = DatabaseResultStore("repeatable")
+        store = DatabaseResultStore("repeatable", clock=_utc_now)
         store.add(record())
         try:
             with pytest.raises(OperationalError), store.atomic():

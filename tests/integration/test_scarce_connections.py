@@ -17,8 +17,8 @@ import pytest
 from django.core.handlers.asgi import ASGIHandler
 from django.db import OperationalError, connections
 from django_tasks_cloud_tasks.core.records import State
+from django_tasks_cloud_tasks.django_integration.models import StoredTask
 from django_tasks_cloud_tasks.django_integration.operating.relay import relay_batch
-from django_tasks_cloud_tasks.django_integration.results.store import DatabaseResultStore
 from django_tasks_cloud_tasks.django_integration.runtime import get_runtime
 from django_tasks_cloud_tasks.django_integration.signing import sign
 from pytest_django import DjangoDbBlocker
@@ -203,7 +203,7 @@ def pooled(postgres_cluster: str, django_db_blocker: DjangoDbBlocker) -> Iterato
         try:
             yield "pooled"
         finally:
-            DatabaseResultStore("pooled")._rows.all().delete()
+            StoredTask.objects.using("pooled").all().delete()
             connections["pooled"].close()
             connections["pooled"].close_pool()  # type: ignore[attr-defined]  # PostgreSQL's
 

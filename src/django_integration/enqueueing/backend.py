@@ -24,11 +24,11 @@ from django.utils.module_loading import import_string
 from ...core.errors import CloudTasksError, OptionsError
 from ...core.lifecycle import enqueued
 from ...core.names import is_queue_id, is_task_id
-from ...core.payload import TaskPayload
+from ...core.payload import TaskPayload, is_in_calendar
 from ...core.ports import ResultStore
 from ...core.records import LONGEST_NAME
 from ...core.requests import TaskRequest, build_task_request
-from ...core.scheduling import is_beyond_horizon, is_in_calendar, queue_for
+from ...core.scheduling import is_beyond_horizon, queue_for
 from ..configuration import Configuration
 from ..operating.relay import send
 from ..registry import SiteBackend

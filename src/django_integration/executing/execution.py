@@ -91,6 +91,11 @@ class Execution:
     result: TaskResult[..., Any]
     backend: type[BaseTaskBackend]
     lease: Lease | None = None
+    _atomic: bool = attrs.field(init=False)
+
+    @_atomic.default
+    def _default_atomic(self) -> bool:
+        return is_atomic(self.task)
 
     @classmethod
     def begin(
@@ -223,10 +228,6 @@ class Execution:
         await self._in_thread_if_leased(self._keep, kept, now)
         await asend_signal(task_finished, self.backend, self.result)
         return Succeeded(self.result.id)
-
-    @property
-    def _atomic(self) -> bool:
-        return is_atomic(self.task)
 
     @contextmanager
     def _timed(self) -> Iterator[None]:

@@ -29,7 +29,7 @@ from ...core.records import (
 )
 from ...core.retention import Cutoffs
 from ..models import COLUMNS, StoredTask, unreadable
-from ..timezones import to_site, utc_now
+from ..timezones import to_site
 from ..transactions import commit_own
 from ..transactions import renew as renew_connection
 
@@ -50,7 +50,7 @@ class DatabaseResultStore:
         clock: the time, aware, that leases go by.
     """
 
-    def __init__(self, database: str, *, clock: Callable[[], datetime] = utc_now) -> None:
+    def __init__(self, database: str, *, clock: Callable[[], datetime]) -> None:
         self.database = database
         self._clock = clock
 
