@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
+    from .core.backoff import Backoff
     from .core.errors import (
         CancelError,
         CloudTasksError,
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
         PermissionDeniedError,
         QueueNotFoundError,
         RunNowError,
-        ScheduleTooFarError,
         ServiceUnavailableError,
         TaskCancelledError,
+        TaskLostError,
         TaskRejectedError,
         WorkerLostError,
     )
@@ -37,26 +38,30 @@ if TYPE_CHECKING:
         is_app_engine,
         is_cloud_run,
     )
-    from .django_integration.tasks import CloudTaskContext, task
+    from .django_integration.tasks import CloudTaskContext, Discard, Retry, Snooze, task
 
 __all__ = [
     "AsyncExecuteTaskView",
+    "Backoff",
     "CancelError",
     "CancelOutcome",
     "CloudTaskContext",
     "CloudTasksBackend",
     "CloudTasksError",
     "ConfigurationError",
+    "Discard",
     "EnqueueError",
     "ExecuteTaskView",
     "PayloadTooLargeError",
     "PermissionDeniedError",
     "QueueNotFoundError",
+    "Retry",
     "RunNowError",
-    "ScheduleTooFarError",
     "ServiceUnavailableError",
+    "Snooze",
     "StoredTask",
     "TaskCancelledError",
+    "TaskLostError",
     "TaskRejectedError",
     "WorkerLostError",
     "acancel",
@@ -74,6 +79,10 @@ _HOMES = {
     "CloudTasksBackend": ".django_integration.enqueueing.backend",
     "CloudTaskContext": ".django_integration.tasks",
     "task": ".django_integration.tasks",
+    "Retry": ".django_integration.tasks",
+    "Snooze": ".django_integration.tasks",
+    "Discard": ".django_integration.tasks",
+    "Backoff": ".core.backoff",
     "StoredTask": ".django_integration.models",
     "CancelOutcome": ".core.lifecycle",
     "acancel": ".django_integration.operating.control",

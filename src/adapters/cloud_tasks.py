@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any, Protocol
 
 import attrs
@@ -21,7 +22,12 @@ import grpc
 from google.cloud.tasks_v2.services.cloud_tasks.transports import (
     CloudTasksGrpcTransport,
 )
-from google.cloud.tasks_v2.types import CreateTaskRequest, DeleteTaskRequest, RunTaskRequest
+from google.cloud.tasks_v2.types import (
+    CreateTaskRequest,
+    DeleteTaskRequest,
+    GetTaskRequest,
+    RunTaskRequest,
+)
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -42,11 +48,10 @@ from ..core.api_failures import (
     calling,
 )
 from ..core.errors import (
-    CancelError,
     CloudTasksError,
+    ControlError,
     EnqueueError,
     PermissionDeniedError,
-    RunNowError,
 )
 from ..core.names import QueueName
 from ..core.requests import TaskRequest
@@ -75,6 +80,7 @@ _Message = CreateTaskRequest.pb()
 _CONTROLS = {
     Control.DELETE: ("DeleteTask", DeleteTaskRequest.pb()),
     Control.RUN: ("RunTask", RunTaskRequest.pb()),
+    Control.LOOK_UP: ("GetTask", GetTaskRequest.pb()),
 }
 
 type Metadata = tuple[tuple[str, str], ...]
@@ -178,13 +184,17 @@ class GrpcTaskQueue:
         """See `TaskQueue.run`."""
         return self._control(Control.RUN, queue, task_id, timeout)
 
+    def exists(self, queue: QueueName, task_id: str, *, timeout: float) -> bool:
+        """See `TaskQueue.exists`."""
+        return self._control(Control.LOOK_UP, queue, task_id, timeout)
+
     def _control(self, control: Control, queue: QueueName, task_id: str, timeout: float) -> bool:
         """Have something done to a task; whether there was one."""
         name = f"{queue}/tasks/{task_id}"
         method, message = _CONTROLS[control]
         metadata = (("x-goog-request-params", "name=" + _escaped(name)),)
 
-        def failed(failure: Failure) -> Decision[CancelError | RunNowError]:
+        def failed(failure: Failure) -> Decision[ControlError]:
             return after_failed_control(
                 failure, control=control, name=name, timeout=timeout, jitter=_jitter()
             )
@@ -356,6 +366,12 @@ def encode(request: TaskRequest) -> bytes:
         deadline = Duration()
         deadline.FromTimedelta(request.dispatch_deadline)
         task.dispatch_deadline.CopyFrom(deadline)
+    if request.retry:
+        backoff, config = request.retry.backoff, task.retry_config
+        config.max_attempts = request.retry.max_attempts
+        config.min_backoff.FromTimedelta(timedelta(seconds=backoff.first))
+        config.max_backoff.FromTimedelta(timedelta(seconds=backoff.longest))
+        config.max_doublings = backoff.doublings
     encoded: bytes = message.SerializeToString()
     return encoded
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from datetime import datetime
 
 from ..core.breaker import Breaker
-from ..core.errors import CancelError, CloudTasksError, ControlError, RunNowError
+from ..core.errors import CancelError, CloudTasksError, ControlError, LookUpError, RunNowError
 from ..core.names import QueueName
 from ..core.ports import TaskQueue
 from ..core.requests import TaskRequest
@@ -52,6 +52,11 @@ class GuardedTaskQueue:
         """See `TaskQueue.run`."""
         with self._noting(RunNowError):
             return self._queue.run(queue, task_id, timeout=timeout)
+
+    def exists(self, queue: QueueName, task_id: str, *, timeout: float) -> bool:
+        """See `TaskQueue.exists`."""
+        with self._noting(LookUpError):
+            return self._queue.exists(queue, task_id, timeout=timeout)
 
     @contextmanager
     def _noting(self, refusal: type[ControlError] | None = None) -> Iterator[None]:

@@ -24,7 +24,7 @@ from ..core.records import (
     with_leaves,
 )
 from ..core.requests import OidcIdentity, TaskRequest
-from ..core.retention import Cutoffs, may_prune
+from ..core.retention import may_prune
 
 logger = logging.getLogger("django_tasks_cloud_tasks")
 
@@ -57,6 +57,10 @@ class MemoryTaskQueue:
                 self.requests[index] = attrs.evolve(request, schedule_time=None)
                 return True
         return False
+
+    def exists(self, queue: QueueName, task_id: str, *, timeout: float) -> bool:  # noqa: ARG002 - likewise
+        """Whether the request is there."""
+        return any((r.queue, r.task_id) == (queue, task_id) for r in self.requests)
 
 
 class MemoryResultStore:
@@ -130,12 +134,12 @@ class MemoryResultStore:
         next_at, error = min(waiting)
         return Backlog(count=len(waiting), next_at=next_at, error=error)
 
-    def count_finished(self, states: Collection[State], before: Cutoffs) -> int:
+    def count_finished(self, states: Collection[State], before: datetime) -> int:
         """See `ResultStore.count_finished`."""
         with self._lock:
             return len(self._finished(states, before))
 
-    def prune(self, states: Collection[State], before: Cutoffs, *, limit: int) -> int:
+    def prune(self, states: Collection[State], before: datetime, *, limit: int) -> int:
         """See `ResultStore.prune`."""
         with self._lock:
             finished = self._finished(states, before)[:limit]
@@ -143,7 +147,7 @@ class MemoryResultStore:
                 del self._records[task_id]
             return len(finished)
 
-    def _finished(self, states: Collection[State], before: Cutoffs) -> list[str]:
+    def _finished(self, states: Collection[State], before: datetime) -> list[str]:
         return [
             record.task_id for record in self._records.values() if may_prune(record, states, before)
         ]

@@ -8,7 +8,7 @@ the task named after its id, doing it again is harmless, because the service ans
 ALREADY_EXISTS, and on a repetition that means that an earlier attempt got through.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from enum import Enum
 
 import attrs
@@ -17,7 +17,9 @@ from .backoff import Backoff
 from .errors import (
     CancelError,
     CloudTasksError,
+    ControlError,
     EnqueueError,
+    LookUpError,
     PermissionDeniedError,
     QueueNotFoundError,
     RunNowError,
@@ -232,6 +234,7 @@ class Control(Enum):
 
     DELETE = "delete"
     RUN = "run"
+    LOOK_UP = "look up"
 
 
 def attempt_timeout(*, remaining: float) -> float:
@@ -276,7 +279,7 @@ def after_failure(
 
 def after_failed_control(
     failure: Failure, *, control: Control, name: str, timeout: float, jitter: float
-) -> Decision[CancelError | RunNowError]:
+) -> Decision[ControlError]:
     """What to do after a failed attempt to have something done to the task of that name.
 
     To delete a task twice deletes it, and to run it twice delivers it twice at worst.
@@ -288,12 +291,25 @@ def after_failed_control(
     if again is not None:
         return again
     advice = (" " + _asked(failure)).rstrip()
-    if failure.code in {Code.PERMISSION_DENIED, Code.UNAUTHENTICATED}:
-        role = "taskDeleter" if control is Control.DELETE else "taskRunner"
-        advice = f" Grant the account roles/cloudtasks.{role}."
+    forbidden = failure.code in {Code.PERMISSION_DENIED, Code.UNAUTHENTICATED}
+    if forbidden:
+        advice = f" Grant the account roles/cloudtasks.{_ROLES[control]}."
     message = f"Cloud Tasks did not {control.value} {name}.{advice} ({failure.said})"
-    kind = CancelError if control is Control.DELETE else RunNowError
-    return GiveUp(kind(message, unanswered=failure.code.repeat is not Repeat.NEVER))
+    unanswered = failure.code.repeat is not Repeat.NEVER
+    match control:
+        case Control.DELETE:
+            return GiveUp(CancelError(message, unanswered=unanswered))
+        case Control.RUN:
+            return GiveUp(RunNowError(message, unanswered=unanswered))
+        case Control.LOOK_UP:
+            return GiveUp(LookUpError(message, unanswered=unanswered, forbidden=forbidden))
+
+
+_ROLES: Mapping[Control, str] = {
+    Control.DELETE: "taskDeleter",
+    Control.RUN: "taskRunner",
+    Control.LOOK_UP: "viewer",
+}
 
 
 def _asked(failure: Failure) -> str:

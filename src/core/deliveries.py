@@ -7,11 +7,12 @@ from typing import Self
 
 import attrs
 
-from .lifecycle import Claimed, Ended, TurnedAway, adopted, claim
-from .names import is_task_id
-from .outcomes import BadPayload, Busy, Duplicate, Outcome, Unrecorded
-from .payload import TaskPayload
-from .records import LONGEST_NAME, UNKNOWN_WORKER, TaskRecord
+from .lifecycle import Claimed, Ended, Exhausted, Superseded, TurnedAway, adopted, claim
+from .names import cloud_task_number, is_queue_id, is_task_id
+from .outcomes import AttemptsUsedUp, BadPayload, Busy, Duplicate, Outcome, Unrecorded
+from .outcomes import Superseded as SupersededOutcome
+from .payload import Progress, TaskPayload
+from .records import LONGEST_NAME, TaskRecord
 
 # A retry count that no queue reaches in the 31 days a task lives is not worth a longer list of
 # workers: the number of the attempt stays there.
@@ -24,10 +25,14 @@ class Delivery:
     """One dispatch of a task.
 
     Attributes:
-        retry_count: dispatches before this one.
+        retry_count: dispatches of this Cloud Task before this one.
+        cloud_task_id: of the Cloud Task; empty where a person made the request.
+        queue: id of its queue; likewise.
     """
 
     retry_count: int = 0
+    cloud_task_id: str = ""
+    queue: str = ""
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, object]) -> Self:
@@ -36,22 +41,21 @@ class Delivery:
         Headers that are absent or make no sense count as absent: a delivery by hand has none.
         """
         count = str(environ.get("HTTP_X_CLOUDTASKS_TASKRETRYCOUNT", ""))
+        name = str(environ.get("HTTP_X_CLOUDTASKS_TASKNAME", ""))
+        queue = str(environ.get("HTTP_X_CLOUDTASKS_QUEUENAME", ""))
         return cls(
             retry_count=(min(int(count), _HIGHEST_RETRY_COUNT) if _COUNT.fullmatch(count) else 0),
+            cloud_task_id=name if is_task_id(name) else "",
+            queue=queue if is_queue_id(queue) else "",
         )
 
-    @property
-    def attempt(self) -> int:
-        """The number of this attempt, 1 for the first.
+    def earlier_attempts(self, progress: Progress) -> int:
+        """How many attempts were made before this one, by what is known without a record.
 
         From the retry count: the execution count leaves out 5xx answers and time-outs, as
         production was seen to do.
         """
-        return self.retry_count + 1
-
-    def worker_ids(self, worker_id: str) -> list[str]:
-        """One entry an attempt, this worker's last; who made the earlier ones is not known."""
-        return [UNKNOWN_WORKER] * self.retry_count + [worker_id]
+        return min(progress.attempts + self.retry_count, _HIGHEST_RETRY_COUNT)
 
 
 @attrs.frozen
@@ -90,24 +94,38 @@ def receive(
     token: str,
     worker: str,
     lease: timedelta,
+    max_attempts: int,
 ) -> Adopt | Run | Decline:
     """Decide what a delivery means for a task that is to be recorded.
 
     Args:
         record: of the task, if there is one.
         token, worker, lease: of the claim, should the task run.
+        max_attempts: of the task.
     """
     if record is None:
         return _without_record(payload, delivery, now)
     known = record.payload
     if (known.task_path, known.backend) != (payload.task_path, payload.backend):
         return Decline(BadPayload(("task_id belongs to another task",)))
-    decision = claim(record, now=now, token=token, worker=worker, lease=lease)
+    decision = claim(
+        record,
+        now=now,
+        token=token,
+        worker=worker,
+        lease=lease,
+        max_attempts=max_attempts,
+        number=cloud_task_number(delivery.cloud_task_id, payload.task_id),
+    )
     match decision:
         case Claimed(then):
             return Run(then)
         case TurnedAway(then, until):
             return Decline(Busy(payload.task_id, (until - now).total_seconds()), then)
+        case Superseded(then):
+            return Decline(SupersededOutcome(payload.task_id), then)
+        case Exhausted(then):
+            return Decline(AttemptsUsedUp(payload.task_id, len(then.attempts)), then)
         case Ended(then):
             return Decline(Duplicate(payload.task_id, then.state), then)
 
@@ -118,4 +136,5 @@ def _without_record(payload: TaskPayload, delivery: Delivery, now: datetime) -> 
     if not is_task_id(payload.task_id) or len(payload.task_id) > LONGEST_NAME:
         return Decline(BadPayload(("task_id cannot be the id of a Cloud Task",)))
     # Enqueued before results were kept, or by someone else.
-    return Adopt(adopted(payload, earlier_attempts=delivery.retry_count, now=now))
+    earlier = delivery.earlier_attempts(payload.progress)
+    return Adopt(adopted(payload, earlier_attempts=earlier, now=now))

@@ -65,10 +65,6 @@ class PayloadTooLargeError(EnqueueError):
         super().__init__(message)
 
 
-class ScheduleTooFarError(EnqueueError):
-    """`run_after` lies beyond Cloud Tasks' horizon; nothing was sent."""
-
-
 class QueueNotFoundError(EnqueueError):
     """The queue does not exist in that project and location."""
 
@@ -99,12 +95,28 @@ class RunNowError(ControlError):
     """Cloud Tasks could not be told to run a task now."""
 
 
+class LookUpError(ControlError):
+    """A task could not be looked up in its queue.
+
+    Attributes:
+        forbidden: whether the permission is missing.
+    """
+
+    def __init__(self, message: str, *, unanswered: bool = False, forbidden: bool = False) -> None:
+        self.forbidden = forbidden
+        super().__init__(message, unanswered=unanswered)
+
+
 class TaskCancelledError(CloudTasksError):
     """Stands among the errors of a result for a task that was cancelled."""
 
 
 class WorkerLostError(CloudTasksError):
     """Stands among the errors of a result for an attempt whose worker died."""
+
+
+class TaskLostError(CloudTasksError):
+    """Stands among the errors of a result for a task that Cloud Tasks does not have any more."""
 
 
 class UncommittedWorkError(CloudTasksError):

@@ -13,33 +13,43 @@ One invariant holds after every transition: a record that is not final has a `re
 when the relay looks at it next, whatever has become of its deliveries meanwhile. So a task that is
 not over, and that nobody runs, is never forgotten.
 
-A record is in one of five situations, and nine events can happen to it. The table tells to which
+A record is in one of five situations, and twelve events can happen to it. The table tells to which
 situations an event leads; "-" means that the event is refused, and changes nothing.
 
-| event | READY | RUNNING | LOST | FAILED | ENDED |
+| event | READY | RUNNING | LOST | RETRYING | ENDED |
 |---|---|---|---|---|---|
-| DELIVERED | RUNNING | RUNNING (turned away) | RUNNING, ENDED (cancelled) | RUNNING | - |
+| DELIVERED | READY, RUNNING | RUNNING | RUNNING, ENDED | RETRYING, RUNNING | - |
 | RENEWED | - | RUNNING | RUNNING | - | - |
 | RETURNED | - | ENDED | ENDED | - | - |
-| RAISED | - | FAILED, ENDED | FAILED, ENDED | - | - |
-| CANCELLED | ENDED | RUNNING (requested) | ENDED | ENDED | - |
-| RUN_NOW | READY | - | LOST | FAILED | - |
-| RELAY_DUE | READY | RUNNING | LOST, ENDED (cancelled) | FAILED, ENDED (after 31 days) | ENDED |
-| SENT | READY | RUNNING | LOST | FAILED | - |
-| NOT_SENT | READY | RUNNING | LOST | FAILED | - |
+| RAISED | - | RETRYING, ENDED | RETRYING, ENDED | - | - |
+| SNOOZED | - | READY, RETRYING, ENDED | READY, RETRYING, ENDED | - | - |
+| CANCELLED | ENDED | RUNNING | ENDED | ENDED | - |
+| RUN_NOW | READY | - | LOST | RETRYING | - |
+| RELAY_DUE | READY | RUNNING | LOST, ENDED | RETRYING | ENDED |
+| SENT | READY | RUNNING | LOST | RETRYING | - |
+| NOT_SENT | READY | RUNNING | LOST | RETRYING | - |
+| FOUND | READY | - | - | RETRYING | - |
+| GONE | READY, ENDED | - | - | RETRYING, ENDED | - |
+
+A delivery of a Cloud Task that a later one has superseded changes nothing. While an attempt runs, a
+delivery is turned away, and a cancellation is a request. A task that was asked to stop, and whose
+runner is lost or whose attempt fails, ends as cancelled.
 
 When the relay looks:
 
 | the task | the relay looks | and then |
 |---|---|---|
 | is recorded, not sent | when the process that enqueued it has had its time | sends it |
-| is sent, and nobody has come | a day after it was due, later each time | sends it again by name |
+| is sent, and nobody has come | an hour after it was due, later each time | looks it up |
 | runs | at the end of the lease | looks later, or sends another if the runner is lost |
 | was sent again for a lost runner | a minute later, later each time | sends another |
 | failed, and a delivery was turned away | a minute later, later each time | sends another |
-| failed otherwise | after 31 days | makes the failure final: no queue repeats it any more |
+| failed, and its queue repeats it | an hour after its next attempt is due | looks it up |
+| failed, and the endpoint repeats it | when that process has had its time | sends it |
 
-Names keep this safe: what Cloud Tasks still has is not made twice, and what it lost is made again.
+To look a task up is to ask Cloud Tasks for it. A task that Cloud Tasks does not have any more has
+failed, or is sent again, as LOST_TASKS says. Names keep this safe: a Cloud Task that still exists
+is not made twice.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,8 +59,9 @@ from enum import Enum
 import attrs
 
 from .backoff import Backoff
-from .errors import IllegalTransitionError, UnserializableReturnError
-from .payload import Json, TaskPayload
+from .errors import IllegalTransitionError
+from .names import cloud_task_id
+from .payload import Json, Progress, TaskPayload
 from .records import (
     UNKNOWN_WORKER,
     WORKER_LOST,
@@ -62,10 +73,8 @@ from .records import (
     State,
     TaskRecord,
 )
+from .retry_policy import DEFAULT_MAX_ATTEMPTS, Again, Over
 from .scheduling import HORIZON, is_beyond_horizon
-
-LONGEST_LIFE = timedelta(days=31)
-"""How long Cloud Tasks keeps a task, and so how long its queue may repeat a failed one."""
 
 LONGEST_TRACEBACK = 10_000
 """Characters that are kept of one traceback: a record is written whole at each attempt."""
@@ -86,6 +95,13 @@ NAME_KEPT = timedelta(hours=25)
 """How long after its end a Cloud Task's name may stay taken (24 hours), and an hour more. Before
 that, sending a task again by its name tells nothing."""
 
+DELIVERY_GRACE = timedelta(hours=1)
+"""How long after a task was due the relay first looks whether Cloud Tasks still has it."""
+
+LOOK_UP_PAUSE = timedelta(minutes=5)
+"""How long the relay waits before it looks a task up again, where that failed."""
+
+_NAMES_LOOKED_UP = 5  # of the latest Cloud Tasks of one task, and its first
 _LONGEST_LOOK = timedelta(days=7)
 _REDELIVERY = Backoff(first=60.0, longest=3600.0)
 _CREATION = Backoff(first=1.0, longest=300.0)
@@ -99,7 +115,7 @@ class Situation(Enum):
     READY = "waits for its first attempt"
     RUNNING = "runs under a lease"
     LOST = "its runner's lease is over"
-    FAILED = "its latest attempt failed, and it may be repeated"
+    RETRYING = "waits for another attempt"
     ENDED = "nothing will run it again"
 
 
@@ -110,28 +126,40 @@ class Event(Enum):
     RENEWED = "its runner renews the lease"
     RETURNED = "the function returned"
     RAISED = "the function raised"
+    SNOOZED = "the function asked to be called later"
     CANCELLED = "somebody cancels it"
     RUN_NOW = "somebody wants it to run now"
     RELAY_DUE = "the time of the relay has come"
     SENT = "Cloud Tasks took it"
     NOT_SENT = "Cloud Tasks did not take it"
+    FOUND = "Cloud Tasks still has it"
+    GONE = "Cloud Tasks does not have it any more"
 
 
 _READY, _RUNNING, _LOST = Situation.READY, Situation.RUNNING, Situation.LOST
-_FAILED, _ENDED = Situation.FAILED, Situation.ENDED
+_RETRYING, _ENDED = Situation.RETRYING, Situation.ENDED
 
 TABLE: Mapping[Event, Mapping[Situation, frozenset[Situation]]] = {
     event: {situation: frozenset(to) for situation, to in zip(Situation, row, strict=True)}
     for event, row in {
-        Event.DELIVERED: ({_RUNNING}, {_RUNNING}, {_RUNNING, _ENDED}, {_RUNNING}, ()),
+        Event.DELIVERED: (
+            {_READY, _RUNNING},
+            {_RUNNING},
+            {_RUNNING, _ENDED},
+            {_RETRYING, _RUNNING},
+            (),
+        ),
         Event.RENEWED: ((), {_RUNNING}, {_RUNNING}, (), ()),
         Event.RETURNED: ((), {_ENDED}, {_ENDED}, (), ()),
-        Event.RAISED: ((), {_FAILED, _ENDED}, {_FAILED, _ENDED}, (), ()),
+        Event.RAISED: ((), {_RETRYING, _ENDED}, {_RETRYING, _ENDED}, (), ()),
+        Event.SNOOZED: ((), {_READY, _RETRYING, _ENDED}, {_READY, _RETRYING, _ENDED}, (), ()),
         Event.CANCELLED: ({_ENDED}, {_RUNNING}, {_ENDED}, {_ENDED}, ()),
-        Event.RUN_NOW: ({_READY}, (), {_LOST}, {_FAILED}, ()),
-        Event.RELAY_DUE: ({_READY}, {_RUNNING}, {_LOST, _ENDED}, {_FAILED, _ENDED}, {_ENDED}),
-        Event.SENT: ({_READY}, {_RUNNING}, {_LOST}, {_FAILED}, ()),
-        Event.NOT_SENT: ({_READY}, {_RUNNING}, {_LOST}, {_FAILED}, ()),
+        Event.RUN_NOW: ({_READY}, (), {_LOST}, {_RETRYING}, ()),
+        Event.RELAY_DUE: ({_READY}, {_RUNNING}, {_LOST, _ENDED}, {_RETRYING}, {_ENDED}),
+        Event.SENT: ({_READY}, {_RUNNING}, {_LOST}, {_RETRYING}, ()),
+        Event.NOT_SENT: ({_READY}, {_RUNNING}, {_LOST}, {_RETRYING}, ()),
+        Event.FOUND: ({_READY}, (), (), {_RETRYING}, ()),
+        Event.GONE: ({_READY, _ENDED}, (), (), {_RETRYING, _ENDED}, ()),
     }.items()
 }
 """The situations that an event may lead to, by the situation before it; none where it is refused.
@@ -140,16 +168,12 @@ The same as the table above."""
 
 def situation(record: TaskRecord, now: datetime) -> Situation:
     """Where a record stands."""
-    if record.final:
-        return _ENDED
     match record.state:
         case State.READY:
-            return _READY
+            return _RETRYING if record.attempts else _READY
         case State.RUNNING:
             return _RUNNING if record.lease_holds(now) else _LOST
-        case State.FAILED:
-            return _FAILED
-        case State.SUCCESSFUL | State.CANCELLED:
+        case State.SUCCESSFUL | State.FAILED | State.CANCELLED:
             return _ENDED
 
 
@@ -192,11 +216,9 @@ def enqueued(
         args, kwargs: what JSON made of the arguments.
         timeout: seconds that it may take to send it.
     """
-    relay_at = now + timedelta(seconds=timeout) + GRACE_PERIOD
-    if run_after is not None and is_beyond_horizon(run_after, now=now):
-        relay_at = run_after - HORIZON + WITHIN_HORIZON
     kept = attrs.evolve(payload, args=args, kwargs=kwargs, recorded=True)
-    return TaskRecord(payload=kept, run_after=run_after, relay=RelayStatus(relay_at))
+    relay = RelayStatus(_to_be_sent_at(run_after, now=now, timeout=timeout))
+    return TaskRecord(payload=kept, run_after=run_after, relay=relay)
 
 
 def adopted(payload: TaskPayload, *, earlier_attempts: int, now: datetime) -> TaskRecord:
@@ -206,10 +228,11 @@ def adopted(payload: TaskPayload, *, earlier_attempts: int, now: datetime) -> Ta
         earlier_attempts: made before there was a record.
     """
     return TaskRecord(
-        payload=attrs.evolve(payload, recorded=True),
+        payload=attrs.evolve(payload, recorded=True, progress=Progress()),
         attempts=(Attempt(UNKNOWN_WORKER),) * min(earlier_attempts, _MOST_UNKNOWN),
-        redelivery=Redelivery(sent=True),
-        relay=RelayStatus(now + NAME_KEPT),
+        # The names that the next Cloud Tasks get must be new ones.
+        redelivery=Redelivery(count=payload.progress.number, sent=True),
+        relay=RelayStatus(now + DELIVERY_GRACE),
     )
 
 
@@ -236,6 +259,20 @@ class TurnedAway:
 
 
 @attrs.frozen
+class Superseded:
+    """The endpoint has made, or the relay will make, a later Cloud Task for the next attempt."""
+
+    record: TaskRecord
+
+
+@attrs.frozen
+class Exhausted:
+    """The worker of the last attempt died, so that the task has failed, once `record` is stored."""
+
+    record: TaskRecord
+
+
+@attrs.frozen
 class Ended:
     """The task must not run (again). `record` is to be stored if it differs."""
 
@@ -243,28 +280,44 @@ class Ended:
 
 
 def claim(
-    record: TaskRecord, *, now: datetime, token: str, worker: str, lease: timedelta
-) -> Claimed | TurnedAway | Ended:
+    record: TaskRecord,
+    *,
+    now: datetime,
+    token: str,
+    worker: str,
+    lease: timedelta,
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS,
+    number: int | None = None,
+) -> Claimed | TurnedAway | Superseded | Exhausted | Ended:
     """Decide whether a delivery may run its task.
 
     Args:
         token: fresh, and nobody else's.
         worker: names who runs it.
         lease: for how long, unless it is renewed.
+        max_attempts: that the task may have.
+        number: of the Cloud Task that is delivered; None if it is not known.
     """
     if is_refused(Event.DELIVERED, record, now):
         return Ended(record)
+    # The answer to the Cloud Task before was lost: its next attempt has a time of its own.
+    waits = record.state is State.READY and record.redelivery.at is not None
+    if waits and number is not None and number < record.redelivery.count:
+        return Superseded(record)
     if record.lease_holds(now) and record.claim.expires_at:
         redelivery = attrs.evolve(record.redelivery, turned_away=True)
         return TurnedAway(attrs.evolve(record, redelivery=redelivery), record.claim.expires_at)
     if record.cancel_requested:
         return Ended(_withdrawn(record, now))
+    given_up = _given_up_by_its_runner(record)
+    if record.state is State.RUNNING and len(given_up.attempts) >= max_attempts:
+        return Exhausted(_final(given_up, State.FAILED, now))
     claimed = attrs.evolve(
-        _given_up_by_its_runner(record),
+        given_up,
         state=State.RUNNING,
         finished_at=None,
         claim=Claim(token, now + lease),
-        redelivery=attrs.evolve(record.redelivery, sent=True, turned_away=False),
+        redelivery=attrs.evolve(record.redelivery, at=None, sent=True, turned_away=False),
     )
     attempts = (*claimed.attempts, Attempt(worker, started_at=now))
     relay = RelayStatus(_lost_at(claimed))
@@ -280,43 +333,57 @@ def renew(record: TaskRecord, *, now: datetime, lease: timedelta) -> TaskRecord:
 # An attempt ends.
 
 
-def succeed(record: TaskRecord, value: Json, *, now: datetime) -> TaskRecord:
-    """The record of a task that returned `value`."""
+def succeed(record: TaskRecord, value: Json, *, now: datetime, note: str = "") -> TaskRecord:
+    """The record of a task that returned `value`.
+
+    Args:
+        note: a remark about the attempt.
+    """
     _demand(Event.RETURNED, record, now)
-    return _ended(record, State.SUCCESSFUL, now, attempt_error=None, return_value=value)
+    attempts = _closed(record.attempts, None, finished_at=now, note=note)
+    ended = attrs.evolve(record, attempts=attempts, return_value=value)
+    return _final(ended, State.SUCCESSFUL, now)
 
 
 def fail(
-    record: TaskRecord, error: AttemptError, *, now: datetime, final: bool = False
+    record: TaskRecord,
+    error: AttemptError,
+    *,
+    now: datetime,
+    then: Again | Over,
+    timeout: float = 0,
+    note: str = "",
 ) -> TaskRecord:
     """The record of a task whose attempt failed; one that was to stop is cancelled by that.
 
     Args:
-        final: whether the task must not be repeated.
+        then: what follows. Of a snooze, see `snooze`.
+        timeout: seconds that it may take to send the next Cloud Task.
+        note: a remark about the attempt.
     """
     _demand(Event.RAISED, record, now)
-    kept = _shortened(error)
+    kept = _closed(record.attempts, _shortened(error), finished_at=now, note=note)
+    failed = attrs.evolve(record, attempts=kept)
     if record.cancel_requested:
-        return _ended(record, State.CANCELLED, now, attempt_error=kept)
-    if final:
-        return _ended(record, State.FAILED, now, attempt_error=kept)
-    # What was turned away meanwhile may have been the last delivery. If it was not, the queue comes
-    # first: another claim takes this back.
-    count = record.redelivery.count
-    wait = redelivery_delay(count + 1) if record.redelivery.turned_away else LONGEST_LIFE
-    return attrs.evolve(
-        record,
-        state=State.FAILED,
-        attempts=_closed(record.attempts, kept, finished_at=now),
-        finished_at=now,
-        claim=attrs.evolve(record.claim, expires_at=None),
-        relay=attrs.evolve(record.relay, at=now + wait),
-    )
+        return _final(failed, State.CANCELLED, now)
+    if isinstance(then, Over):
+        return _final(failed, State.FAILED, now)
+    return _waiting(failed, then, now=now, timeout=timeout)
 
 
-def ends_for_good(error: BaseException) -> bool:
-    """Whether a task that raised this must not be repeated: its work is done."""
-    return isinstance(error, UnserializableReturnError)
+def snooze(record: TaskRecord, then: Again, *, now: datetime, timeout: float = 0) -> TaskRecord:
+    """The record of a task that asked to be called later: this was no attempt.
+
+    One that was to stop is cancelled by that.
+
+    Args:
+        timeout: seconds that it may take to send the next Cloud Task.
+    """
+    _demand(Event.SNOOZED, record, now)
+    record = attrs.evolve(record, attempts=record.attempts[:-1])
+    if record.cancel_requested:
+        return _final(record, State.CANCELLED, now)
+    return _waiting(record, then, now=now, timeout=timeout)
 
 
 # People take hold of it.
@@ -356,9 +423,6 @@ def redeliver(record: TaskRecord, *, now: datetime) -> TaskRecord:
     """The record of a task that is to get another Cloud Task, due at once."""
     _demand(Event.RUN_NOW, record, now)
     redelivery = _next_redelivery(record)
-    if record.state is State.FAILED:
-        # The relay sees to it that a failed task is delivered that somebody wants to run.
-        redelivery = attrs.evolve(redelivery, turned_away=True)
     relay = attrs.evolve(record.relay, at=now)
     return attrs.evolve(record, run_after=None, redelivery=redelivery, relay=relay)
 
@@ -380,7 +444,15 @@ class Reschedule:
     record: TaskRecord
 
 
-def look(record: TaskRecord, *, now: datetime) -> Send | Reschedule:
+@attrs.frozen
+class LookUp:
+    """Ask Cloud Tasks whether it has one of these Cloud Tasks; then `found` or `gone`."""
+
+    record: TaskRecord
+    cloud_task_ids: tuple[str, ...]
+
+
+def look(record: TaskRecord, *, now: datetime) -> Send | Reschedule | LookUp:
     """Decide about a record whose `relay.at` has come."""
     if situation(record, now) is _ENDED:
         return Reschedule(_looked_at(record, None))
@@ -388,13 +460,12 @@ def look(record: TaskRecord, *, now: datetime) -> Send | Reschedule:
         return Reschedule(_looked_at(record, _lost_at(record)))
     if record.cancel_requested:
         return Reschedule(_withdrawn(record, now))
-    if not record.redelivery.sent or record.state is State.READY:
+    if not record.redelivery.sent:
         return Send(record)
-    if record.state is State.FAILED and not record.redelivery.turned_away:
-        over = (record.finished_at or now) + LONGEST_LIFE
-        if now < over:
-            return Reschedule(_looked_at(record, over))
-        return Reschedule(attrs.evolve(_looked_at(record, None), final=True))
+    if record.state is State.READY and not record.redelivery.turned_away:
+        count = record.redelivery.count
+        numbers = {0, *range(max(0, count - _NAMES_LOOKED_UP + 1), count + 1)}
+        return LookUp(record, tuple(cloud_task_id(record.task_id, n) for n in sorted(numbers)))
     # Its runner died, or its attempt failed while another delivery was turned away, and nobody has
     # come since. Another name, as the earlier ones stay taken.
     return Send(attrs.evolve(record, redelivery=_next_redelivery(record)))
@@ -403,13 +474,43 @@ def look(record: TaskRecord, *, now: datetime) -> Send | Reschedule:
 def sent(record: TaskRecord, *, now: datetime) -> TaskRecord:
     """The record of a task that Cloud Tasks has; the relay looks whether it ever comes."""
     _demand(Event.SENT, record, now)
-    if record.state is State.READY:
-        due = max(filter(None, (record.run_after, record.payload.enqueued_at)), default=now)
-        at = max(now, due) + min(max(NAME_KEPT, now - due), _LONGEST_LOOK)
+    if record.state is State.READY and not record.redelivery.turned_away:
+        at = _to_be_looked_up_at(record, now)
     else:
         at = now + redelivery_delay(record.redelivery.count)
     redelivery = attrs.evolve(record.redelivery, sent=True)
     return attrs.evolve(record, redelivery=redelivery, relay=RelayStatus(at))
+
+
+def found(record: TaskRecord, *, now: datetime) -> TaskRecord:
+    """The record of a task that waits, and that Cloud Tasks still has."""
+    _demand(Event.FOUND, record, now)
+    return attrs.evolve(record, relay=RelayStatus(_to_be_looked_up_at(record, now)))
+
+
+def gone(record: TaskRecord, *, now: datetime, redelivered: bool) -> TaskRecord:
+    """The record of a task that waits, and that Cloud Tasks does not have any more.
+
+    Args:
+        redelivered: whether another Cloud Task is made for it; otherwise it has failed.
+    """
+    _demand(Event.GONE, record, now)
+    if redelivered:
+        redelivery = _next_redelivery(record)
+        return attrs.evolve(record, redelivery=redelivery, relay=RelayStatus(now))
+    since = record.due_at or record.last_attempted_at or record.payload.enqueued_at
+    due = f" It was due at {since:%Y-%m-%d %H:%M:%S} UTC." if since else ""
+    lost = (
+        f"Cloud Tasks does not have the task any more, after {len(record.attempts)} attempts. Its "
+        "queue gave it up, or somebody deleted it or purged the queue, or it was in the queue for "
+        f"31 days.{due}\n"
+    )
+    return _final(attrs.evolve(record, lost=lost), State.FAILED, now)
+
+
+def not_looked_up(record: TaskRecord, *, now: datetime) -> TaskRecord:
+    """The record of a task that could not be looked up: the relay tries again."""
+    return _looked_at(record, now + LOOK_UP_PAUSE)
 
 
 def back_off(record: TaskRecord, error: str, *, now: datetime) -> TaskRecord:
@@ -443,22 +544,12 @@ def storable(error: str) -> str:
 # The parts that transitions share.
 
 
-def _ended(
-    record: TaskRecord,
-    state: State,
-    now: datetime,
-    *,
-    attempt_error: AttemptError | None,
-    return_value: Json = None,
-) -> TaskRecord:
-    """The record of a task that nothing will run again, and whose running attempt ends now."""
+def _final(record: TaskRecord, state: State, now: datetime) -> TaskRecord:
+    """The record of a task that nothing will run again."""
     return attrs.evolve(
         record,
         state=state,
-        final=True,
-        attempts=_closed(record.attempts, attempt_error, finished_at=now),
         finished_at=now,
-        return_value=return_value,
         claim=attrs.evolve(record.claim, expires_at=None),
         relay=attrs.evolve(record.relay, at=None),
     )
@@ -466,14 +557,39 @@ def _ended(
 
 def _withdrawn(record: TaskRecord, now: datetime) -> TaskRecord:
     """The record of a task that nobody runs, and that is cancelled now."""
-    return attrs.evolve(
-        _given_up_by_its_runner(record),
-        state=State.CANCELLED,
-        final=True,
-        finished_at=now,
-        claim=attrs.evolve(record.claim, expires_at=None),
-        relay=attrs.evolve(record.relay, at=None),
+    return _final(_given_up_by_its_runner(record), State.CANCELLED, now)
+
+
+def _waiting(record: TaskRecord, then: Again, *, now: datetime, timeout: float) -> TaskRecord:
+    """The record of a task whose attempt is over, and which will be attempted again."""
+    waiting = attrs.evolve(
+        record, state=State.READY, claim=attrs.evolve(record.claim, expires_at=None)
     )
+    if not then.by_queue:
+        redelivery = Redelivery(count=record.redelivery.count + 1, at=then.at)
+        relay_at = _to_be_sent_at(then.at, now=now, timeout=timeout)
+        return attrs.evolve(waiting, redelivery=redelivery, relay=RelayStatus(relay_at))
+    # A delivery that was turned away meanwhile may have been the queue's last. If it was not, the
+    # queue comes first: another claim takes this back.
+    if record.redelivery.turned_away:
+        relay_at = now + redelivery_delay(record.redelivery.count + 1)
+    else:
+        relay_at = (then.at or now) + DELIVERY_GRACE
+    return attrs.evolve(waiting, relay=attrs.evolve(record.relay, at=relay_at))
+
+
+def _to_be_sent_at(due: datetime | None, *, now: datetime, timeout: float) -> datetime:
+    """When the relay sends a task that this process is about to send, or that is due too late."""
+    if due is not None and is_beyond_horizon(due, now=now):
+        return due - HORIZON + WITHIN_HORIZON
+    return now + timedelta(seconds=timeout) + GRACE_PERIOD
+
+
+def _to_be_looked_up_at(record: TaskRecord, now: datetime) -> datetime:
+    """An hour after the task is due; later, after as long as it is overdue, a week at most."""
+    known = (record.due_at, record.last_attempted_at, record.payload.enqueued_at)
+    due = max(filter(None, known), default=now)
+    return max(now, due) + min(max(DELIVERY_GRACE, now - due), _LONGEST_LOOK)
 
 
 def _given_up_by_its_runner(record: TaskRecord) -> TaskRecord:
@@ -491,11 +607,16 @@ def _given_up_by_its_runner(record: TaskRecord) -> TaskRecord:
 
 
 def _closed(
-    attempts: tuple[Attempt, ...], error: AttemptError | None, *, finished_at: datetime | None
+    attempts: tuple[Attempt, ...],
+    error: AttemptError | None,
+    *,
+    finished_at: datetime | None,
+    note: str = "",
 ) -> tuple[Attempt, ...]:
     """The attempts, the latest of which has ended."""
     latest = attempts[-1] if attempts else Attempt(UNKNOWN_WORKER)
-    return (*attempts[:-1], attrs.evolve(latest, finished_at=finished_at, error=error))
+    ended = attrs.evolve(latest, finished_at=finished_at, error=error, note=note)
+    return (*attempts[:-1], ended)
 
 
 def _lost_at(record: TaskRecord) -> datetime | None:
@@ -508,7 +629,7 @@ def _lost_at(record: TaskRecord) -> datetime | None:
 
 
 def _next_redelivery(record: TaskRecord) -> Redelivery:
-    return attrs.evolve(record.redelivery, count=record.redelivery.count + 1, sent=False)
+    return attrs.evolve(record.redelivery, count=record.redelivery.count + 1, at=None, sent=False)
 
 
 def _looked_at(record: TaskRecord, at: datetime | None) -> TaskRecord:

@@ -16,6 +16,7 @@ _PROJECT = re.compile(r"[A-Za-z0-9:.-]{1,100}")
 _LOCATION = re.compile(r"[A-Za-z0-9-]{1,100}")
 _QUEUE_ID = re.compile(r"[A-Za-z0-9-]{1,100}")
 _TASK_ID = re.compile(r"[A-Za-z0-9_-]{1,500}")
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 
 
 @lru_cache(maxsize=1000)
@@ -27,6 +28,23 @@ def is_queue_id(text: str) -> bool:
 def is_task_id(text: str) -> bool:
     """Whether Cloud Tasks takes `text` as the id of a task."""
     return _TASK_ID.fullmatch(text) is not None
+
+
+def cloud_task_id(task_id: str, number: int) -> str:
+    """The id of the Cloud Task of that number that is made for a task; 0 is the first.
+
+    A name stays taken for a day after its task is gone, so a Cloud Task that is made again needs
+    another one. It follows from the number, so that two who make the same make one.
+    """
+    return f"{task_id}-{number}" if number else task_id
+
+
+def cloud_task_number(name: str, task_id: str) -> int | None:
+    """The number of the Cloud Task `name` of that task; None if it is not one of its names."""
+    if name == task_id:
+        return 0
+    prefix, _, number = name.rpartition("-")
+    return int(number) if prefix == task_id and _NUMBER.fullmatch(number) else None
 
 
 def is_project_id(text: str) -> bool:

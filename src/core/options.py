@@ -10,16 +10,20 @@ from typing import Any, Self
 
 import attrs
 
+from .backoff import Backoff
 from .errors import OptionFault, OptionsError
 from .names import is_location_id, is_project_id, is_queue_id
+from .retry_policy import (
+    BackoffFunction,
+    TaskPolicy,
+    read_backoff,
+    read_max_attempts,
+    read_timeout,
+)
 
 _HIGHEST_PRIORITY = 100
 _EMAIL = re.compile(r"[^@\s<>,;:\"()\[\]\\]+@[A-Za-z0-9.-]+")
 _LONGEST_TIMEOUT = 3600  # seconds
-
-
-DEFAULT_DISPATCH_DEADLINE = timedelta(minutes=10)
-"""How long an attempt may take where nothing else was asked for, by the API reference."""
 
 
 class Authentication(Enum):
@@ -49,6 +53,13 @@ class Results(Enum):
     DATABASE = "database"
 
 
+class LostTasks(Enum):
+    """What becomes of a recorded task that Cloud Tasks does not have any more."""
+
+    FAIL = "fail"
+    REDELIVER = "redeliver"
+
+
 @attrs.frozen(kw_only=True)
 class BackendOptions:
     """The options of one entry of `TASKS`, checked. None where detection or a default decides."""
@@ -71,11 +82,17 @@ class BackendOptions:
     results: Results | None = None
     results_database: str = "default"
     lease: timedelta = timedelta(seconds=60)
+    lost_tasks: LostTasks = LostTasks.FAIL
+    max_attempts: int | None = None
+    backoff: Backoff | BackoffFunction | None = None
+    task_timeout: timedelta | None = None
 
     @property
-    def longest_attempt(self) -> timedelta:
-        """How long Cloud Tasks waits for an attempt."""
-        return self.dispatch_deadline or DEFAULT_DISPATCH_DEADLINE
+    def policy(self) -> TaskPolicy:
+        """What tasks have that say nothing about their attempts."""
+        return TaskPolicy(
+            max_attempts=self.max_attempts, backoff=self.backoff, timeout=self.task_timeout
+        )
 
     @classmethod
     def from_mapping(cls, options: Mapping[str, object], beside: Collection[str] = ()) -> Self:
@@ -234,6 +251,14 @@ def _results(value: object) -> Results | None:
         raise ValueError(f"{names} or None") from None
 
 
+def _lost_tasks(value: object) -> LostTasks:
+    try:
+        return LostTasks(value)
+    except ValueError:
+        names = " or ".join(repr(kind.value) for kind in LostTasks)
+        raise ValueError(names) from None
+
+
 def _seconds(value: object) -> float:
     if isinstance(value, timedelta):
         return value.total_seconds()
@@ -258,7 +283,6 @@ def _duration(shortest: timedelta, longest: timedelta, said: str) -> Callable[[o
     return read
 
 
-_deadline = _duration(timedelta(seconds=15), timedelta(minutes=30), "15 seconds to 30 minutes")
 _lease = _duration(timedelta(seconds=1), timedelta(hours=1), "1 second to 1 hour")
 
 
@@ -301,7 +325,7 @@ _OPTIONS: Mapping[str, tuple[str, Callable[[object], object]]] = {
     "OIDC_AUDIENCE_FALLBACKS": ("audience_fallbacks", _several(_text)),
     "AUTHENTICATION": ("authentication", _authentication),
     "EMULATOR_HOST": ("emulator_host", _address),
-    "DISPATCH_DEADLINE": ("dispatch_deadline", _deadline),
+    "DISPATCH_DEADLINE": ("dispatch_deadline", read_timeout),
     "ENQUEUE_TIMEOUT": ("enqueue_timeout", _timeout),
     "ENQUEUE_ON_COMMIT": ("enqueue_on_commit", _on_commit),
     "NAME_TASKS": ("name_tasks", _flag),
@@ -309,4 +333,8 @@ _OPTIONS: Mapping[str, tuple[str, Callable[[object], object]]] = {
     "RESULTS": ("results", _results),
     "RESULTS_DATABASE": ("results_database", _text),
     "LEASE": ("lease", _lease),
+    "LOST_TASKS": ("lost_tasks", _lost_tasks),
+    "MAX_ATTEMPTS": ("max_attempts", read_max_attempts),
+    "BACKOFF": ("backoff", read_backoff),
+    "TASK_TIMEOUT": ("task_timeout", read_timeout),
 }

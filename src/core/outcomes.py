@@ -23,8 +23,25 @@ class Succeeded:
 
 
 @attrs.frozen
+class AttemptFailed:
+    """The attempt failed, and the task will be attempted again.
+
+    Attributes:
+        error: `Class: message`.
+        traceback: of the exception.
+        by_queue: the queue brings the next attempt; otherwise another Cloud Task does, which
+            exists or is recorded.
+    """
+
+    task_id: str
+    error: str
+    traceback: str
+    by_queue: bool = True
+
+
+@attrs.frozen
 class Failed:
-    """The task raised. `error` is `Class: message`, `traceback` the whole story."""
+    """The task has failed, and will not be attempted again."""
 
     task_id: str
     error: str
@@ -32,11 +49,39 @@ class Failed:
 
 
 @attrs.frozen
-class Unserializable:
-    """The task returned what JSON cannot carry: its work is done, and would only be done again."""
+class Snoozed:
+    """The task asked to be called later. Another Cloud Task does that."""
 
     task_id: str
-    error: str
+
+
+@attrs.frozen
+class NotDue:
+    """The task is due later than Cloud Tasks can be told. Another Cloud Task takes it further."""
+
+    task_id: str
+
+
+@attrs.frozen
+class NextNotCreated:
+    """Another Cloud Task is needed for the task, and Cloud Tasks did not take it."""
+
+    task_id: str
+
+
+@attrs.frozen
+class AttemptsUsedUp:
+    """The workers of all attempts died, and the task may not be attempted again."""
+
+    task_id: str
+    attempts: int
+
+
+@attrs.frozen
+class Superseded:
+    """A later Cloud Task of the same task brings its next attempt."""
+
+    task_id: str
 
 
 @attrs.frozen
@@ -143,8 +188,13 @@ type Refused = BadPayload | UnknownTask | Unauthenticated | Forbidden | WrongMet
 
 type Outcome = (
     Succeeded
+    | AttemptFailed
     | Failed
-    | Unserializable
+    | Snoozed
+    | NotDue
+    | NextNotCreated
+    | AttemptsUsedUp
+    | Superseded
     | Duplicate
     | Cancelled
     | Busy
@@ -174,13 +224,12 @@ def response_to(outcome: Outcome, *, debug: bool) -> Response:
     match outcome:
         case Succeeded(task_id):
             return Response(HTTPStatus.OK, {"status": "success", "task_id": task_id})
-        case Failed(task_id, error, traceback):
-            document: dict[str, Json] = {"status": "error", "task_id": task_id, "error": error}
-            if debug:
-                document["traceback"] = traceback
-            return Response(HTTPStatus.INTERNAL_SERVER_ERROR, document)
-        case Unserializable(task_id, error):
-            return Response(HTTPStatus.OK, {"status": "error", "task_id": task_id, "error": error})
+        case AttemptFailed() | Failed() | AttemptsUsedUp():
+            return _fail(outcome, debug=debug)
+        case Snoozed(task_id) | NotDue(task_id):
+            return Response(HTTPStatus.OK, {"status": "snoozed", "task_id": task_id})
+        case Superseded(task_id):
+            return Response(HTTPStatus.OK, {"status": "superseded", "task_id": task_id})
         case Duplicate(task_id, state):
             return Response(
                 HTTPStatus.OK, {"status": "duplicate", "task_id": task_id, "ended": state.value}
@@ -191,15 +240,39 @@ def response_to(outcome: Outcome, *, debug: bool) -> Response:
             status = HTTPStatus.SERVICE_UNAVAILABLE if failed else HTTPStatus.OK
             word = "error" if failed else "success"
             return Response(status, {"status": word, "sent": sent, "failed": failed})
-        case Busy() | LeaseLost() | Unrecorded() | Unreadable() | EndNotRecorded():
+        case (
+            Busy() | LeaseLost() | Unrecorded() | Unreadable() | EndNotRecorded() | NextNotCreated()
+        ):
             return _repeat(outcome)
         case _:
             return _refuse(outcome)
 
 
-def _repeat(outcome: Busy | LeaseLost | Unrecorded | Unreadable | EndNotRecorded) -> Response:
-    """The answer that has Cloud Tasks deliver a recorded task again."""
+def _fail(outcome: AttemptFailed | Failed | AttemptsUsedUp, *, debug: bool) -> Response:
+    """The answer after a failed attempt: 500 only where the queue is to bring the next one."""
+    status, document = HTTPStatus.OK, {"status": "failed", "task_id": outcome.task_id}
     match outcome:
+        case AttemptFailed(_, error, traceback, by_queue):
+            document["status"] = "error"
+            status = HTTPStatus.INTERNAL_SERVER_ERROR if by_queue else HTTPStatus.OK
+        case Failed(_, error, traceback):
+            pass
+        case AttemptsUsedUp(_, attempts):
+            error, traceback = f"The workers of all {attempts} attempts died.", ""
+    document["error"] = error
+    if debug and traceback:
+        document["traceback"] = traceback
+    return Response(status, {**document})
+
+
+def _repeat(
+    outcome: Busy | LeaseLost | Unrecorded | Unreadable | EndNotRecorded | NextNotCreated,
+) -> Response:
+    """The answer that has Cloud Tasks deliver a task again."""
+    match outcome:
+        case NextNotCreated(task_id):
+            reason = "Another Cloud Task is needed for this task, and Cloud Tasks did not take it."
+            return _error(HTTPStatus.SERVICE_UNAVAILABLE, reason, task_id=task_id)
         # 409 has the delivery repeated, as every status but 2xx does. Not 429 or 503: those make
         # Cloud Tasks slow the whole queue down.
         case Busy(task_id, seconds):

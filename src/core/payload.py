@@ -32,6 +32,27 @@ def _short(value: object) -> str:
 
 
 @attrs.frozen(kw_only=True)
+class Progress:
+    """What a task that nobody records carries from one Cloud Task to the next. Times are aware.
+
+    Attributes:
+        attempts: how many were made by way of earlier Cloud Tasks.
+        number: of this Cloud Task; 0 is the first.
+        run_after: when the task was due first, where it was enqueued for later.
+        due_at: when this attempt is due, where Cloud Tasks cannot be told: it delivers the task
+            at most 720 hours after its creation.
+    """
+
+    attempts: int = 0
+    number: int = 0
+    run_after: datetime | None = None
+    due_at: datetime | None = None
+
+
+_NO_PROGRESS = Progress()
+
+
+@attrs.frozen(kw_only=True)
 class TaskPayload:
     """What a worker needs to know of a task.
 
@@ -46,6 +67,7 @@ class TaskPayload:
             the worker asks the task).
         enqueued_at: aware, or None if unknown.
         recorded: whether a result store knows the task.
+        progress: see `Progress`. The keys travel beside the others, where they say something.
     """
 
     task_id: str
@@ -58,6 +80,7 @@ class TaskPayload:
     takes_context: bool = False
     enqueued_at: datetime | None = None
     recorded: bool = False
+    progress: Progress = _NO_PROGRESS
 
     def encode(self) -> bytes:
         """The request body, in UTF-8.
@@ -80,6 +103,8 @@ class TaskPayload:
         }
         if self.recorded:
             document["recorded"] = True
+        if self.progress != _NO_PROGRESS:
+            document.update(_encode_progress(self.progress))
         try:
             try:
                 body = _utf8(document)
@@ -151,7 +176,7 @@ class TaskPayload:
         # Of whatever type for now; nothing but `_is_sound` looks at it before that is settled.
         field: Callable[..., Any] = document.get
         faults: list[str] = []
-        enqueued_at = _moment(field("enqueued_at"), faults)
+        enqueued_at = _moment("enqueued_at", field("enqueued_at"), faults)
         payload = cls(
             task_id=field("task_id"),
             task_path=field("task_path"),
@@ -163,6 +188,7 @@ class TaskPayload:
             takes_context=field("takes_context") if "takes_context" in document else False,
             enqueued_at=enqueued_at,
             recorded=field("recorded", False),  # noqa: FBT003 - the default
+            progress=_decode_progress(document, faults),
         )
         if not payload._is_sound():
             faults = _faults(document) + faults
@@ -200,6 +226,8 @@ _FIELDS: Mapping[str, tuple[type, bool]] = {
 }
 _TYPES = tuple(kind for kind, _ in _FIELDS.values())
 
+_PROGRESS = {field.name for field in attrs.fields(Progress)}
+_HIGHEST_COUNT = 1_000_000
 _LONGEST_TEXT = 1000
 _SHOWN = 80  # characters of a value in an error
 _DEEPEST = 20  # containers in one another that are looked through for an error
@@ -363,7 +391,33 @@ def is_in_calendar(moment: datetime) -> bool:
     return date.min < in_utc.date() < date.max
 
 
-def _moment(value: Json, faults: list[str]) -> datetime | None:
+def _encode_progress(progress: Progress) -> dict[str, Json]:
+    return {
+        name: value.isoformat() if isinstance(value, datetime) else value
+        for name, value in attrs.asdict(progress).items()
+        if value
+    }
+
+
+def _decode_progress(document: Mapping[str, Json], faults: list[str]) -> Progress:
+    if _PROGRESS.isdisjoint(document):
+        return _NO_PROGRESS
+    return Progress(
+        attempts=_count("attempts", document.get("attempts", 0), faults),
+        number=_count("number", document.get("number", 0), faults),
+        run_after=_moment("run_after", document.get("run_after"), faults),
+        due_at=_moment("due_at", document.get("due_at"), faults),
+    )
+
+
+def _count(name: str, value: Json, faults: list[str]) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _HIGHEST_COUNT:
+        return value
+    faults.append(f"{name} must be a whole number from 0 to {_HIGHEST_COUNT:,}")
+    return 0
+
+
+def _moment(name: str, value: Json, faults: list[str]) -> datetime | None:
     if value is None:
         return None
     try:
@@ -372,5 +426,5 @@ def _moment(value: Json, faults: list[str]) -> datetime | None:
         moment = None
     if moment is not None and moment.tzinfo is not None and is_in_calendar(moment):
         return moment
-    faults.append("enqueued_at must be an ISO 8601 time with its offset from UTC, or null")
+    faults.append(f"{name} must be an ISO 8601 time with its offset from UTC, or null")
     return None

@@ -8,7 +8,6 @@ from typing import Protocol
 from .names import QueueName
 from .records import Backlog, State, TaskRecord, UnreadableRecord
 from .requests import TaskRequest
-from .retention import Cutoffs
 
 type Claims = Mapping[str, object]
 """The payload of a verified JSON Web Token."""
@@ -42,6 +41,13 @@ class TaskQueue(Protocol):
 
         Raises:
             RunNowError: Cloud Tasks refused, or did not answer.
+        """
+
+    def exists(self, queue: QueueName, task_id: str, *, timeout: float) -> bool:
+        """Whether there is a task of that id that has not ended.
+
+        Raises:
+            LookUpError: Cloud Tasks refused, or did not answer.
         """
 
 
@@ -90,10 +96,10 @@ class ResultStore(Protocol):
     def backlog(self, backends: Collection[str]) -> Backlog:
         """The records of these backends that failed to be sent, and wait for another try."""
 
-    def count_finished(self, states: Collection[State], before: Cutoffs) -> int:
-        """How many records in these states may be pruned."""
+    def count_finished(self, states: Collection[State], before: datetime) -> int:
+        """How many records in these states finished before that time."""
 
-    def prune(self, states: Collection[State], before: Cutoffs, *, limit: int) -> int:
+    def prune(self, states: Collection[State], before: datetime, *, limit: int) -> int:
         """Delete up to `limit` of those; how many there were."""
 
     def atomic(self) -> AbstractContextManager[None]:

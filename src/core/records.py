@@ -13,10 +13,12 @@ from typing import Any
 
 import attrs
 
-from .errors import TaskCancelledError, WorkerLostError
+from .errors import TaskCancelledError, TaskLostError, WorkerLostError
+from .names import cloud_task_id
 from .payload import Json, TaskPayload
 
 WORKER_LOST = f"{WorkerLostError.__module__}.{WorkerLostError.__qualname__}"
+TASK_LOST = f"{TaskLostError.__module__}.{TaskLostError.__qualname__}"
 TASK_CANCELLED = f"{TaskCancelledError.__module__}.{TaskCancelledError.__qualname__}"
 
 CANCELLED_TEXT = "The task was cancelled.\n"
@@ -30,13 +32,19 @@ LONGEST_NAME = 255
 
 
 class State(Enum):
-    """The state of a task: those of Django, and cancelled, which Django calls failed."""
+    """The state of a task: those of Django, and cancelled, which Django calls failed.
+
+    READY also means that the task waits for another attempt. The last three are final.
+    """
 
     READY = "READY"
     RUNNING = "RUNNING"
     SUCCESSFUL = "SUCCESSFUL"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
+
+
+FINAL_STATES = frozenset({State.SUCCESSFUL, State.FAILED, State.CANCELLED})
 
 
 @attrs.frozen
@@ -55,12 +63,14 @@ class Attempt:
         worker: names who made it; `UNKNOWN_WORKER` where nobody knows.
         started_at, finished_at: None where nobody knows, or while it runs.
         error: why it failed; None if it did not, or runs.
+        note: a remark for people, such as that it took too long.
     """
 
     worker: str
     started_at: datetime | None = None
     finished_at: datetime | None = None
     error: AttemptError | None = None
+    note: str = ""
 
 
 @attrs.frozen
@@ -82,12 +92,14 @@ class Redelivery:
 
     Attributes:
         count: how many were made beyond the first.
+        at: when the latest of them is due; None for the first, and for those that are due at once.
         sent: whether Cloud Tasks took the latest of them.
         turned_away: a delivery came while an attempt ran, and was sent away; it may have been the
             queue's last.
     """
 
     count: int = 0
+    at: datetime | None = None
     sent: bool = False
     turned_away: bool = False
 
@@ -97,7 +109,7 @@ class RelayStatus:
     """What the relay does for a task.
 
     Attributes:
-        at: when it looks at the task next; None exactly where the task is final.
+        at: when it looks at the task next; None exactly where the state is final.
         failures: creations that failed in a row.
         error: why the latest of those failed.
     """
@@ -114,21 +126,25 @@ class TaskRecord:
     Attributes:
         payload: the task as it travels; its arguments are what JSON made of them.
         run_after: when the task is due, if not at once.
-        state: FAILED means that the latest attempt failed; the queue may bring another.
-        final: nothing will run this task again.
-        attempts: oldest first.
-        finished_at: when the latest attempt ended, or the task was cancelled; None while one runs.
+        state: FAILED means that the task will not be attempted again.
+        attempts: oldest first. One that snoozed is not among them.
+        finished_at: when the task reached a final state.
+        lost: what is known of a task that Cloud Tasks lost; empty for all others.
         cancel_requested: somebody wants the running attempt to stop.
+        replay_of: the id of the task that this one repeats, after it had failed.
+        replayed_as: the id of the latest task that repeats this one.
     """
 
     payload: TaskPayload
     run_after: datetime | None = None
     state: State = State.READY
-    final: bool = False
     attempts: tuple[Attempt, ...] = ()
     finished_at: datetime | None = None
     return_value: Json = None
+    lost: str = ""
     cancel_requested: bool = False
+    replay_of: str = ""
+    replayed_as: str = ""
     claim: Claim = Claim()
     redelivery: Redelivery = Redelivery()
     relay: RelayStatus = RelayStatus()
@@ -139,14 +155,19 @@ class TaskRecord:
         return self.payload.task_id
 
     @property
-    def cloud_task_id(self) -> str:
-        """The id of the Cloud Task that is to deliver this task now.
+    def final(self) -> bool:
+        """Whether nothing will run this task again."""
+        return self.state in FINAL_STATES
 
-        A name stays taken for a day after its task is gone, so a Cloud Task that is made again
-        needs another one. It follows from the record, so that two who make it make one.
-        """
-        count = self.redelivery.count
-        return f"{self.task_id}-{count}" if count else self.task_id
+    @property
+    def cloud_task_id(self) -> str:
+        """The id of the Cloud Task that is to deliver this task now."""
+        return cloud_task_id(self.task_id, self.redelivery.count)
+
+    @property
+    def due_at(self) -> datetime | None:
+        """When that Cloud Task is due, if not at once."""
+        return self.redelivery.at if self.redelivery.count else self.run_after
 
     @property
     def started_at(self) -> datetime | None:
@@ -165,11 +186,19 @@ class TaskRecord:
 
     @property
     def errors(self) -> tuple[AttemptError, ...]:
-        """One for each failed attempt, and one for having been cancelled."""
+        """One for each failed attempt, and one for having been cancelled or lost."""
         failed = tuple(attempt.error for attempt in self.attempts if attempt.error)
         if self.state is State.CANCELLED:
             return (*failed, AttemptError(TASK_CANCELLED, CANCELLED_TEXT))
+        if self.lost:
+            return (*failed, AttemptError(TASK_LOST, self.lost))
         return failed
+
+    @property
+    def failure(self) -> str:
+        """The class path of the error that a failed task ended with; empty for all others."""
+        errors = self.errors if self.state is State.FAILED else ()
+        return errors[-1].exception_class_path if errors else ""
 
     def lease_holds(self, now: datetime) -> bool:
         """Whether somebody runs the task, as far as anyone can know."""
@@ -177,12 +206,13 @@ class TaskRecord:
         return self.state is State.RUNNING and expires_at is not None and now < expires_at
 
 
-_IMPLIED = "recorded"  # of a payload: a record says it by being there
+# Of a payload: a record says the one by being there, and what the other says in more detail.
+_IMPLIED = {"recorded", "progress"}
 
 
 def _paths(kind: type, prefix: str = "") -> Iterator[str]:
     for field in attrs.fields(kind):
-        if field.name == _IMPLIED:
+        if field.name in _IMPLIED:
             continue
         nested = field.type if isinstance(field.type, type) and attrs.has(field.type) else None
         if nested is None:

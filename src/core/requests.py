@@ -7,8 +7,9 @@ from functools import lru_cache
 import attrs
 
 from .errors import PayloadTooLargeError
-from .names import QueueName
+from .names import QueueName, cloud_task_id
 from .payload import TaskPayload
+from .retry_policy import RetrySettings, TaskPolicy, retry_settings
 from .scheduling import queue_for, schedule_time
 
 MAX_STORED_SIZE = 1_048_569
@@ -38,6 +39,7 @@ class Route:
         thresholds: `PRIORITY_QUEUES`.
         name_tasks: whether a task is created under its own id, so that creating it twice
             makes one.
+        sends_retry_config: whether the client can send the retry settings of one task.
     """
 
     project: str
@@ -47,6 +49,7 @@ class Route:
     dispatch_deadline: timedelta | None = None
     thresholds: Mapping[int, str] = attrs.field(factory=dict)
     name_tasks: bool = True
+    sends_retry_config: bool = True
 
 
 @attrs.frozen(kw_only=True)
@@ -54,6 +57,7 @@ class TaskRequest:
     """One HTTP task to create. Times are aware.
 
     Attributes:
+        retry: the retry settings of the task; None for those of its queue.
         may_exist: whether somebody else may have created it already, which is as good.
     """
 
@@ -65,6 +69,7 @@ class TaskRequest:
     schedule_time: datetime | None = None
     dispatch_deadline: timedelta | None = None
     oidc: OidcIdentity | None = None
+    retry: RetrySettings | None = None
     may_exist: bool = False
 
 
@@ -74,16 +79,18 @@ def build_task_request(
     body: bytes,
     signature: str,
     route: Route,
+    policy: TaskPolicy,
     run_after: datetime | None,
     now: datetime,
-    cloud_task_id: str | None = None,
+    number: int = 0,
 ) -> TaskRequest:
     """The request that puts a task into its queue.
 
     Args:
         body: the encoded payload.
         signature: made for `body`.
-        cloud_task_id: another id for the Cloud Task than the task's own.
+        policy: of the task, completed by the defaults of its backend.
+        number: of the Cloud Task; 0 is the first that is made for the task.
 
     Raises:
         ScheduleTooFarError: `run_after` is beyond the horizon.
@@ -92,14 +99,16 @@ def build_task_request(
     """
     request = TaskRequest(
         queue=queue_of(payload.queue_name, priority=payload.priority, route=route),
-        task_id=(cloud_task_id or payload.task_id) if route.name_tasks else None,
+        task_id=cloud_task_id(payload.task_id, number) if route.name_tasks else None,
         url=route.url,
         headers={"Content-Type": "application/json", SIGNATURE_HEADER: signature},
         body=body,
         schedule_time=schedule_time(run_after, now=now) if run_after else None,
-        dispatch_deadline=route.dispatch_deadline,
+        dispatch_deadline=policy.timeout or route.dispatch_deadline,
         oidc=route.oidc,
-        may_exist=payload.recorded,
+        retry=retry_settings(policy, sends_retry_config=route.sends_retry_config),
+        # A Cloud Task that follows another is made again when the answer to that one is lost.
+        may_exist=payload.recorded or number > 0,
     )
     # Everything but the body is small: the API takes 2,083 characters of URL, 80 KB of headers.
     size = stored_size(request) if len(body) > MAX_STORED_SIZE - _HEADROOM else 0
@@ -135,6 +144,9 @@ _USER_AGENT = ("User-Agent", "Google-Cloud-Tasks")
 _TIMESTAMP_SIZE = 2 + 6 + 6  # tag and length, seconds, nanoseconds
 _DEADLINE_SIZE = 2 + 3
 _ENUM_SIZE = 2
+# Tag and length of the message and of its three durations, which have up to 5 bytes of seconds and
+# 5 of nanoseconds, and two numbers of up to 10 bytes each, as a negative one has.
+_RETRY_SIZE = 2 + 3 * (2 + 6 + 6) + 2 * 11
 _GENERATED_ID_SIZE = 20
 _HEADROOM = 100_000
 
@@ -154,8 +166,16 @@ def stored_size(request: TaskRequest) -> int:
             _field(len(request.oidc.service_account_email.encode()))
             + _field(len(request.oidc.audience.encode()))
         )
+    retry_size = _RETRY_SIZE if request.retry else 0
     name_size = len(str(request.queue)) + len("/tasks/") + id_size
-    return _field(name_size) + _field(http) + 2 * _TIMESTAMP_SIZE + _DEADLINE_SIZE + _ENUM_SIZE
+    return (
+        _field(name_size)
+        + _field(http)
+        + 2 * _TIMESTAMP_SIZE
+        + _DEADLINE_SIZE
+        + _ENUM_SIZE
+        + retry_size
+    )
 
 
 def _field(length: int) -> int:

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
-from .errors import ScheduleTooFarError
-
 HORIZON = timedelta(hours=720)
 """The furthest that Cloud Tasks schedules ahead."""
+
+_HOP = HORIZON - timedelta(hours=1)  # The clock of Cloud Tasks may differ from this one.
 
 
 def is_beyond_horizon(run_after: datetime | None, *, now: datetime) -> bool:
@@ -17,18 +17,12 @@ def is_beyond_horizon(run_after: datetime | None, *, now: datetime) -> bool:
 def schedule_time(run_after: datetime | None, *, now: datetime) -> datetime | None:
     """The schedule time for `run_after` (both aware), or None for at once.
 
-    Raises:
-        ScheduleTooFarError: more than 720 h ahead.
+    For a time beyond the horizon it is the last that Cloud Tasks surely takes. The delivery at that
+    time makes another Cloud Task, and so on until `run_after`.
     """
     if run_after is None or run_after <= now:
         return None
-    if is_beyond_horizon(run_after, now=now):
-        raise ScheduleTooFarError(
-            f"run_after is {run_after.isoformat()}, more than 720 hours from now "
-            f"({now.isoformat()}), and Cloud Tasks schedules no further ahead. Enqueue the task "
-            "later, or set RESULTS: then it waits in the database until Cloud Tasks can take it."
-        )
-    return run_after
+    return now + _HOP if is_beyond_horizon(run_after, now=now) else run_after
 
 
 def queue_for(queue: str, *, priority: int, thresholds: Mapping[int, str]) -> str:

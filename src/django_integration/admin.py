@@ -30,7 +30,14 @@ from ..core.errors import CloudTasksError
 from ..core.lifecycle import CancelOutcome
 from ..core.names import is_task_id
 from ..core.ports import ResultStore
-from ..core.records import CANCELLED_TEXT, TASK_CANCELLED, Attempt, AttemptError
+from ..core.records import (
+    CANCELLED_TEXT,
+    FINAL_STATES,
+    TASK_CANCELLED,
+    Attempt,
+    AttemptError,
+    State,
+)
 from .configuration import Configuration
 from .models import Status, StoredTask
 from .operating.control import cancel_recorded, run_again, run_now
@@ -282,7 +289,7 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
         if row is None or not self.has_change_permission(request, row):
             return []
         offered = [("run_again", "Run again")]
-        if not row.final:
+        if State(row.status) not in FINAL_STATES:
             offered += [("run_now", "Run now"), ("cancel", "Cancel")]
         return offered
 

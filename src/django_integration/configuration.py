@@ -6,6 +6,7 @@ from functools import cached_property
 
 from django.conf import settings
 
+from ..adapters.client_version import sends_retry_config
 from ..adapters.guarded_queue import GuardedTaskQueue
 from ..core.authorization import Policy, resolve_policy
 from ..core.detection import (
@@ -165,6 +166,7 @@ class Configuration:
             dispatch_deadline=options.dispatch_deadline,
             thresholds=options.priority_queues,
             name_tasks=options.name_tasks,
+            sends_retry_config=sends_retry_config(),
         )
         if self._is_settled:
             self._route = route

@@ -86,16 +86,20 @@ class StoredTask(models.Model):
     enqueued_at = models.DateTimeField(null=True)
     run_after = InstantField(null=True)
     status = models.CharField(max_length=10, choices=Status, default=Status.READY)
-    final = models.BooleanField(default=False)
     attempts_json = models.TextField("attempts", default="[]")
     tracebacks_json = models.TextField("tracebacks", default="[]")
     attempt_count = models.IntegerField("number of attempts", default=0)
     finished_at = models.DateTimeField(null=True)
+    failure = ExactCharField(max_length=LONGEST_NAME, default="")
     return_value_json = models.TextField("return value", default="null")
+    lost = models.TextField(default="")
     cancel_requested = models.BooleanField(default=False)
+    replay_of = ExactCharField(max_length=LONGEST_NAME, default="")
+    replayed_as = ExactCharField(max_length=LONGEST_NAME, default="")
     claim_token = models.CharField(max_length=32, default="")
     claim_expires_at = InstantField(null=True)
     redelivery_count = models.IntegerField(default=0)
+    redelivery_at = InstantField(null=True)
     redelivery_sent = models.BooleanField(default=False)
     redelivery_turned_away = models.BooleanField(default=False)
     relay_at = InstantField(null=True)
@@ -119,6 +123,9 @@ class StoredTask(models.Model):
                 fields=["queue_name", "-enqueued_at", "-task_id"], name="cloudtasks_queue"
             ),
             models.Index(fields=["task_path", "-enqueued_at", "-task_id"], name="cloudtasks_path"),
+            models.Index(
+                fields=["failure", "task_path", "finished_at"], name="cloudtasks_failures"
+            ),
         ]
 
     def __str__(self) -> str:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from django.dispatch import Signal
-from django.tasks import signals
+from django.tasks import signals, task_backends
 from django.tasks.base import TaskResult
+from django.tasks.exceptions import InvalidTaskBackend, TaskResultDoesNotExist
+
+from ..core.records import TaskRecord
+from .results.task_results import recorded_result, recorded_task
+
+logger = logging.getLogger("django_tasks_cloud_tasks")
 
 _LOG_RECEIVERS = {
     id(signals.log_task_enqueued),
@@ -33,3 +40,17 @@ async def asend_signal(signal: Signal, backend: type, result: TaskResult[..., An
         signal.send_robust(backend, task_result=result)
     else:
         await signal.asend_robust(backend, task_result=result)
+
+
+def send_finished(record: TaskRecord) -> None:
+    """Send `task_finished` for a task that ended without running: cancelled, lost, given up.
+
+    Whoever writes such an end sends it, once.
+    """
+    try:
+        result = recorded_result(recorded_task(record), record)
+        backend = type(task_backends[record.payload.backend])
+    except (TaskResultDoesNotExist, InvalidTaskBackend) as error:
+        logger.warning("The signal task_finished is not sent. %s", error)
+        return
+    send_signal(signals.task_finished, backend, result)

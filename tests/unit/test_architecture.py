@@ -33,6 +33,7 @@ CORE_MAY_IMPORT = {
     "functools",
     "hmac",
     "http",
+    "inspect",
     "json",
     "math",
     "operator",

@@ -29,6 +29,7 @@ def decide(record: TaskRecord | None, payload: TaskPayload = RECORDED) -> Adopt 
         token="t2",
         worker="w2",
         lease=LEASE,
+        max_attempts=100,
     )
 
 

@@ -8,43 +8,52 @@ import pytest
 from django_tasks_cloud_tasks.core import lifecycle
 from django_tasks_cloud_tasks.core.errors import IllegalTransitionError
 from django_tasks_cloud_tasks.core.lifecycle import (
+    DELIVERY_GRACE,
     GRACE_PERIOD,
-    LONGEST_LIFE,
     LONGEST_TRACEBACK,
-    NAME_KEPT,
+    LOOK_UP_PAUSE,
     TABLE,
     Cancelling,
     CancelOutcome,
     Claimed,
     Ended,
     Event,
+    Exhausted,
+    LookUp,
     Reschedule,
     Send,
     Situation,
+    Superseded,
     TurnedAway,
     adopted,
     back_off,
     claim,
     enqueued,
     fail,
+    found,
+    gone,
     is_refused,
     look,
+    not_looked_up,
     redeliver,
     renew,
     sent,
     situation,
+    snooze,
     succeed,
     withdraw,
 )
 from django_tasks_cloud_tasks.core.payload import TaskPayload
 from django_tasks_cloud_tasks.core.records import (
     TASK_CANCELLED,
+    TASK_LOST,
     WORKER_LOST,
     Attempt,
     AttemptError,
     State,
     TaskRecord,
 )
+from django_tasks_cloud_tasks.core.retry_policy import Again, Over
 from django_tasks_cloud_tasks.emulator.state.retries import RetryPolicy
 
 from tests.records import changed
@@ -53,6 +62,9 @@ NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 LEASE = timedelta(seconds=60)
 LATER = NOW + LEASE
 ERROR = AttemptError("builtins.ValueError", "Traceback: no")
+QUEUE = Again(None, by_queue=True)
+ENDPOINT = Again(LATER, by_queue=False)
+OVER = Over("it was attempt 5 of 5")
 PAYLOAD = TaskPayload(task_id="one", task_path="shop.tasks.add", args=[1], kwargs={"b": 2})
 WAITING = changed(
     enqueued(PAYLOAD, args=[1], kwargs={"b": 2}, run_after=None, now=NOW, timeout=0), relay__at=NOW
@@ -86,8 +98,9 @@ def test_a_waiting_task_is_claimed() -> None:
 
 
 def test_a_failed_attempt_is_followed_by_another() -> None:
-    first = fail(run(WAITING), ERROR, now=NOW)
-    assert (first.state, first.final, first.finished_at) == (State.FAILED, False, NOW)
+    first = fail(run(WAITING), ERROR, now=NOW, then=QUEUE)
+    assert (first.state, first.final, first.finished_at) == (State.READY, False, None)
+    assert first.attempts == (Attempt("w1", NOW, NOW, ERROR),)
     second = run(first, now=LATER, token="t2")
     assert (second.started_at, second.last_attempted_at) == (NOW, LATER)
     assert (second.finished_at, second.errors) == (None, (ERROR,))
@@ -99,20 +112,19 @@ def test_a_running_task_is_not_claimed_and_that_is_remembered() -> None:
     almost = LATER - timedelta(microseconds=1)
     decision = claim(running, now=almost, token="t2", worker="w2", lease=LEASE)
     assert decision == TurnedAway(changed(running, redelivery__turned_away=True), LATER)
-    assert run(fail(decision.record, ERROR, now=NOW)).redelivery.turned_away is False
+    assert run(fail(decision.record, ERROR, now=NOW, then=QUEUE)).redelivery.turned_away is False
 
 
 def test_a_failure_after_a_delivery_was_turned_away_is_made_up_for() -> None:
     """What was sent away may have been the queue's last."""
     running = run(WAITING)
-    assert fail(running, ERROR, now=NOW).relay.at == NOW + LONGEST_LIFE
+    assert fail(running, ERROR, now=NOW, then=QUEUE).relay.at == NOW + DELIVERY_GRACE
     turned_away = changed(running, redelivery__turned_away=True)
-    ended = fail(turned_away, ERROR, now=NOW)
-    assert ended.relay.at == NOW + timedelta(seconds=60), "the queue comes first"
-    assert fail(changed(turned_away, redelivery__count=2), ERROR, now=NOW).relay.at == (
-        NOW + timedelta(seconds=240)
-    )
-    assert fail(turned_away, ERROR, now=NOW, final=True).relay.at is None
+    waiting = fail(turned_away, ERROR, now=NOW, then=QUEUE)
+    assert waiting.relay.at == NOW + timedelta(seconds=60), "the queue comes first"
+    third = changed(turned_away, redelivery__count=2)
+    assert fail(third, ERROR, now=NOW, then=QUEUE).relay.at == NOW + timedelta(seconds=240)
+    assert fail(turned_away, ERROR, now=NOW, then=OVER).relay.at is None
     assert succeed(turned_away, 1, now=NOW).relay.at is None
 
 
@@ -130,7 +142,7 @@ def test_a_task_whose_runner_died_is_taken_over() -> None:
     "ended",
     [
         succeed(run(WAITING), 3, now=NOW),
-        fail(run(WAITING), ERROR, now=NOW, final=True),
+        fail(run(WAITING), ERROR, now=NOW, then=OVER),
         withdrawn(WAITING),
     ],
     ids=lambda record: record.state.value,
@@ -156,7 +168,7 @@ def test_a_success_keeps_the_value_and_the_token() -> None:
 
 def test_a_long_traceback_keeps_its_beginning_and_its_end() -> None:
     text = "beginning" + "x" * 3 * LONGEST_TRACEBACK + "end"
-    (kept,) = fail(run(WAITING), attrs.evolve(ERROR, traceback=text), now=NOW).errors
+    (kept,) = fail(run(WAITING), attrs.evolve(ERROR, traceback=text), now=NOW, then=OVER).errors
     assert kept.traceback.startswith("beginning")
     assert kept.traceback.endswith("end")
     assert len(kept.traceback) < LONGEST_TRACEBACK + 100
@@ -177,7 +189,7 @@ def test_a_running_task_is_told_and_its_failure_is_the_last() -> None:
     decision = withdraw(running, now=NOW)
     asked = changed(running, cancel_requested=True)
     assert decision == Cancelling(CancelOutcome.REQUESTED, asked)
-    ended = fail(decision.record, ERROR, now=LATER)
+    ended = fail(decision.record, ERROR, now=LATER, then=QUEUE)
     assert (ended.state, ended.final, ended.errors[0]) == (State.CANCELLED, True, ERROR)
     assert [e.exception_class_path for e in ended.errors[1:]] == [TASK_CANCELLED]
 
@@ -206,7 +218,7 @@ def test_a_task_whose_runner_died_is_withdrawn() -> None:
 def test_the_classes_among_errors_can_be_imported() -> None:
     from django.utils.module_loading import import_string
 
-    for path in (WORKER_LOST, TASK_CANCELLED):
+    for path in (WORKER_LOST, TASK_CANCELLED, TASK_LOST):
         assert issubclass(import_string(path), Exception)
 
 
@@ -253,11 +265,13 @@ def test_a_task_that_kills_its_runners_is_made_anew_later_and_later() -> None:
 
 
 def test_the_relay_has_a_task_delivered_anew_whose_failure_may_be_the_last() -> None:
-    ended = fail(changed(run(WAITING), redelivery__turned_away=True), ERROR, now=NOW)
-    assert look(ended, now=NOW) == Send(changed(ended, redelivery__count=1, redelivery__sent=False))
+    turned_away = changed(run(WAITING), redelivery__turned_away=True)
+    waiting = fail(turned_away, ERROR, now=NOW, then=QUEUE)
+    again = changed(waiting, redelivery__count=1, redelivery__sent=False)
+    assert look(waiting, now=NOW) == Send(again)
 
 
-def test_what_was_sent_is_looked_at_a_day_after_it_was_due_and_later_each_time() -> None:
+def test_what_was_sent_is_looked_up_an_hour_after_it_was_due_and_later_each_time() -> None:
     waiting = changed(WAITING, relay__failures=3, relay__error="no", payload__enqueued_at=NOW)
     record, waits = sent(waiting, now=NOW), []
     assert record == changed(
@@ -265,23 +279,117 @@ def test_what_was_sent_is_looked_at_a_day_after_it_was_due_and_later_each_time()
         relay__failures=0,
         relay__error="",
         redelivery__sent=True,
-        relay__at=NOW + NAME_KEPT,
+        relay__at=NOW + DELIVERY_GRACE,
     )
-    for _ in range(6):
+    for _ in range(10):
         assert record.relay.at
         now = record.relay.at
-        decision = look(record, now=now)
-        assert decision == Send(record), "by the same name"
-        record = sent(record, now=now)
+        assert look(record, now=now) == LookUp(record, ("one",))
+        record = found(record, now=now)
         assert record.relay.at
         waits.append((record.relay.at - now) / timedelta(hours=1))
-    assert waits == [25, 50, 100, 168, 168, 168]
+    assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 168, 168]
 
 
-def test_what_is_due_later_is_looked_at_after_that() -> None:
+def test_what_is_due_later_is_looked_up_after_that() -> None:
     due = NOW + timedelta(days=9)
     record = sent(changed(WAITING, run_after=due), now=NOW)
-    assert record.relay.at == due + NAME_KEPT
+    assert record.relay.at == due + DELIVERY_GRACE
+
+
+def test_the_first_and_the_latest_cloud_tasks_of_a_task_are_looked_up() -> None:
+    record = sent(changed(WAITING, redelivery__count=9), now=NOW)
+    names = ("one", "one-5", "one-6", "one-7", "one-8", "one-9")
+    assert look(record, now=LATER) == LookUp(record, names)
+
+
+def test_a_task_that_cloud_tasks_lost_has_failed_and_says_what_is_known() -> None:
+    due = NOW - timedelta(hours=2)
+    record = sent(changed(WAITING, run_after=due), now=NOW)
+    lost = gone(record, now=LATER, redelivered=False)
+    assert (lost.state, lost.finished_at, lost.relay.at) == (State.FAILED, LATER, None)
+    (error,) = lost.errors
+    assert error.exception_class_path == TASK_LOST == lost.failure
+    assert "after 0 attempts" in error.traceback
+    assert "It was due at 2026-11-22 10:00:00 UTC" in error.traceback
+
+
+def test_a_task_that_cloud_tasks_lost_is_sent_again_where_the_site_wants_that() -> None:
+    record = sent(WAITING, now=NOW)
+    again = gone(record, now=LATER, redelivered=True)
+    assert (again.cloud_task_id, again.relay.at) == ("one-1", LATER)
+    assert look(again, now=LATER) == Send(again)
+
+
+def test_a_task_that_could_not_be_looked_up_is_looked_up_again() -> None:
+    record = sent(WAITING, now=NOW)
+    assert not_looked_up(record, now=LATER) == changed(record, relay__at=LATER + LOOK_UP_PAUSE)
+
+
+# Retries.
+
+
+def test_the_endpoint_brings_the_next_attempt_under_another_name_at_its_time() -> None:
+    waiting = fail(run(WAITING), ERROR, now=NOW, then=ENDPOINT, timeout=10)
+    assert (waiting.state, waiting.cloud_task_id, waiting.due_at) == (State.READY, "one-1", LATER)
+    assert waiting.relay.at == NOW + timedelta(seconds=10) + GRACE_PERIOD, "should it not be sent"
+    assert look(waiting, now=LATER) == Send(waiting)
+    assert sent(waiting, now=NOW).relay.at == LATER + DELIVERY_GRACE
+
+
+def test_a_retry_beyond_the_horizon_is_sent_by_the_relay_in_time() -> None:
+    far = NOW + timedelta(days=90)
+    waiting = fail(run(WAITING), ERROR, now=NOW, then=Again(far, by_queue=False))
+    assert waiting.relay.at == far - timedelta(days=23)
+
+
+def test_a_cloud_task_that_was_followed_by_another_changes_nothing_when_it_comes_again() -> None:
+    waiting = sent(fail(run(WAITING), ERROR, now=NOW, then=ENDPOINT), now=NOW)
+
+    def delivered(number: int | None) -> object:
+        return claim(waiting, now=NOW, token="t2", worker="w", lease=LEASE, number=number)
+
+    assert delivered(0) == Superseded(waiting), "its answer was lost"
+    assert isinstance(delivered(1), Claimed)
+    assert isinstance(delivered(None), Claimed), "somebody delivers it by hand"
+
+
+def test_a_lost_runner_does_not_make_deliveries_of_earlier_cloud_tasks_superseded() -> None:
+    again = sent(look(run(WAITING), now=LATER).record, now=LATER)
+    first = claim(again, now=LATER, token="t2", worker="w", lease=LEASE, number=0)
+    assert isinstance(first, Claimed)
+
+
+def test_a_snooze_is_no_attempt() -> None:
+    failed = fail(run(WAITING), ERROR, now=NOW, then=QUEUE)
+    second = run(failed, token="t2")
+    snoozes = snooze(second, Again(LATER, by_queue=False, counted=False), now=NOW)
+    assert snoozes.attempts == failed.attempts
+    assert (snoozes.state, snoozes.due_at, snoozes.cloud_task_id) == (State.READY, LATER, "one-1")
+
+
+def test_a_task_that_was_told_to_stop_and_snoozes_is_cancelled() -> None:
+    told = changed(run(WAITING), cancel_requested=True)
+    ended = snooze(told, Again(LATER, by_queue=False, counted=False), now=NOW)
+    assert (ended.state, ended.relay.at) == (State.CANCELLED, None)
+
+
+def test_a_task_whose_workers_all_died_has_failed() -> None:
+    first = run(WAITING)
+    second = claim(first, now=LATER, token="t2", worker="w", lease=LEASE, max_attempts=2)
+    assert isinstance(second, Claimed)
+    third = claim(
+        second.record, now=LATER + LEASE, token="t3", worker="w", lease=LEASE, max_attempts=2
+    )
+    assert isinstance(third, Exhausted)
+    assert (third.record.state, third.record.failure) == (State.FAILED, WORKER_LOST)
+    assert third.record.relay.at is None
+
+
+def test_a_remark_about_an_attempt_is_kept() -> None:
+    done = succeed(run(WAITING), 1, now=LATER, note="It took long.")
+    failed = fail(run(WAITING), ERROR, now=LATER, then=OVER, note="It took long.")
+    assert [record.attempts[-1].note for record in (done, failed)] == ["It took long."] * 2
 
 
 def test_a_task_that_was_sent_for_a_lost_runner_is_sent_again_until_somebody_comes() -> None:
@@ -308,20 +416,13 @@ def test_a_runner_that_comes_back_is_looked_at_when_its_lease_ends() -> None:
     assert isinstance(look(back, now=back.relay.at), Send)
 
 
-def test_a_failure_that_no_queue_repeats_any_more_is_final() -> None:
-    ended = fail(run(WAITING), ERROR, now=NOW)
-    early = look(ended, now=LATER)
-    assert early == Reschedule(ended), "its queue may repeat it for 31 days"
-    late = look(ended, now=NOW + LONGEST_LIFE)
-    assert late == Reschedule(changed(ended, final=True, relay__at=None))
-
-
-def test_a_failed_task_that_somebody_wants_to_run_is_sent_until_it_does() -> None:
-    ended = fail(run(WAITING), ERROR, now=NOW)
-    fresh = redeliver(ended, now=LATER)
+def test_a_task_that_is_run_now_and_then_does_not_come_is_looked_up() -> None:
+    waiting = fail(run(WAITING), ERROR, now=NOW, then=QUEUE)
+    fresh = redeliver(waiting, now=LATER)
     again = sent(look(fresh, now=LATER).record, now=LATER)
-    assert (again.cloud_task_id, again.relay.at) == ("one-1", LATER + timedelta(minutes=1))
-    assert isinstance(look(again, now=LATER + LEASE), Send)
+    assert again.cloud_task_id == "one-1"
+    assert again.relay.at
+    assert isinstance(look(again, now=again.relay.at), LookUp)
 
 
 def test_a_task_that_was_told_to_stop_and_whose_runner_died_is_not_sent_again() -> None:
@@ -333,7 +434,7 @@ def test_a_task_that_was_told_to_stop_and_whose_runner_died_is_not_sent_again() 
 
 def test_a_task_that_was_enqueued_without_a_record_is_looked_at_like_the_others() -> None:
     record = adopted(PAYLOAD, earlier_attempts=2, now=NOW)
-    assert (record.relay.at, record.redelivery.sent) == (NOW + NAME_KEPT, True)
+    assert (record.relay.at, record.redelivery.sent) == (NOW + DELIVERY_GRACE, True)
     assert record.worker_ids == ("unknown", "unknown")
 
 
@@ -367,7 +468,7 @@ def test_a_task_that_fails_beside_duplicates_does_not_breed_cloud_tasks() -> Non
         now, attempts = min(cloud_tasks)
         cloud_tasks.remove((now, attempts))
         if record.state is State.RUNNING and now >= ends:
-            record = fail(record, ERROR, now=ends)
+            record = fail(record, ERROR, now=ends, then=QUEUE)
         decision = claim(record, now=now, token=f"t{runs}", worker="w", lease=LEASE)
         record, answered = decision.record, now
         if isinstance(decision, Claimed):
@@ -387,41 +488,53 @@ def test_a_task_that_fails_beside_duplicates_does_not_breed_cloud_tasks() -> Non
 
 # The table.
 
-ADDED = adopted(PAYLOAD, earlier_attempts=1, now=NOW)
+ADDED = adopted(PAYLOAD, earlier_attempts=0, now=NOW)
 RUNNING = run(WAITING)
-FAILED = fail(RUNNING, ERROR, now=NOW)
+SECOND = run(fail(RUNNING, ERROR, now=NOW, then=QUEUE), token="t2")
+RETRYING = fail(RUNNING, ERROR, now=NOW, then=QUEUE)
+SNOOZED = snooze(RUNNING, Again(LATER, by_queue=False, counted=False), now=NOW)
 RECORDS = {
-    Situation.READY: [WAITING, ADDED, sent(WAITING, now=NOW), back_off(WAITING, "no", now=NOW)],
-    Situation.RUNNING: [RUNNING, changed(RUNNING, redelivery__turned_away=True)],
-    Situation.LOST: [RUNNING, changed(RUNNING, redelivery__turned_away=True)],
-    Situation.FAILED: [FAILED, changed(FAILED, redelivery__turned_away=True)],
+    Situation.READY: [
+        *(WAITING, ADDED, sent(WAITING, now=NOW), back_off(WAITING, "no", now=NOW)),
+        sent(SNOOZED, now=NOW),
+    ],
+    Situation.RUNNING: [RUNNING, SECOND, changed(RUNNING, redelivery__turned_away=True)],
+    Situation.LOST: [RUNNING, SECOND, changed(RUNNING, redelivery__turned_away=True)],
+    Situation.RETRYING: [
+        *(RETRYING, changed(RETRYING, redelivery__turned_away=True)),
+        sent(fail(RUNNING, ERROR, now=NOW, then=ENDPOINT), now=NOW),
+        adopted(PAYLOAD, earlier_attempts=1, now=NOW),
+    ],
     Situation.ENDED: [
         succeed(RUNNING, 1, now=NOW),
-        fail(RUNNING, ERROR, now=NOW, final=True),
+        fail(RUNNING, ERROR, now=NOW, then=OVER),
         withdrawn(WAITING),
-        withdrawn(FAILED),
+        withdrawn(RETRYING),
+        gone(sent(WAITING, now=NOW), now=NOW, redelivered=False),
     ],
 }
 for where in (Situation.RUNNING, Situation.LOST):
     RECORDS[where] += [changed(record, cancel_requested=True) for record in RECORDS[where]]
-WHEN = {
-    Situation.LOST: [LATER, NOW + LONGEST_LIFE],
-    Situation.FAILED: [NOW, NOW + LONGEST_LIFE],
-}
+WHEN = {Situation.LOST: [LATER, NOW + timedelta(days=31)]}
 
 
 def after(event: Event, record: TaskRecord, now: datetime) -> list[TaskRecord | None]:
     """The records that the event may make of it; None where it is refused."""
     match event:
         case Event.DELIVERED:
-            delivered = claim(record, now=now, token="t2", worker="w2", lease=LEASE)
-            return [None if delivered == Ended(record) else delivered.record]
+            delivered = [
+                claim(record, now=now, token="t2", worker="w2", lease=LEASE, number=number)
+                for number in (None, 0)
+            ]
+            return [None if made == Ended(record) else made.record for made in delivered]
         case Event.RENEWED:
             return [renew(record, now=now, lease=2 * LEASE)]
         case Event.RETURNED:
             return [succeed(record, 1, now=now)]
         case Event.RAISED:
-            return [fail(record, ERROR, now=now, final=final) for final in (False, True)]
+            return [fail(record, ERROR, now=now, then=then) for then in (QUEUE, ENDPOINT, OVER)]
+        case Event.SNOOZED:
+            return [snooze(record, Again(LATER, by_queue=False, counted=False), now=now)]
         case Event.CANCELLED:
             cancelled = withdraw(record, now=now)
             return [None if cancelled.outcome is CancelOutcome.TOO_LATE else cancelled.record]
@@ -433,6 +546,10 @@ def after(event: Event, record: TaskRecord, now: datetime) -> list[TaskRecord | 
             return [sent(record, now=now)]
         case Event.NOT_SENT:
             return [back_off(record, "no", now=now)]
+        case Event.FOUND:
+            return [found(record, now=now)]
+        case Event.GONE:
+            return [gone(record, now=now, redelivered=again) for again in (False, True)]
 
 
 @pytest.mark.parametrize("event", Event)
@@ -449,7 +566,7 @@ def test_an_event_leads_where_the_table_says_and_everywhere_that_it_says(
             except IllegalTransitionError as error:
                 assert "The task one" in str(error)
                 results = [None]
-            assert is_refused(event, record, now) == (results == [None])
+            assert is_refused(event, record, now) == (not any(results))
             for result in results:
                 if result is not None:
                     reached.add(situation(result, now))

@@ -2,6 +2,8 @@
 
 import pytest
 from django_tasks_cloud_tasks.core.outcomes import (
+    AttemptFailed,
+    AttemptsUsedUp,
     BadPayload,
     Busy,
     Cancelled,
@@ -9,18 +11,23 @@ from django_tasks_cloud_tasks.core.outcomes import (
     Failed,
     Forbidden,
     LeaseLost,
+    NextNotCreated,
+    NotDue,
     Outcome,
     Relayed,
+    Snoozed,
     Succeeded,
+    Superseded,
     Unauthenticated,
     UnknownTask,
     Unrecorded,
-    Unserializable,
     WrongMethod,
     response_to,
 )
 from django_tasks_cloud_tasks.core.records import State
 
+AGAIN = AttemptFailed("an-id", "ValueError: no", "Traceback ...")
+MADE = AttemptFailed("an-id", "ValueError: no", "Traceback ...", by_queue=False)
 FAILED = Failed("an-id", "ValueError: no", "Traceback ...")
 
 
@@ -28,11 +35,30 @@ FAILED = Failed("an-id", "ValueError: no", "Traceback ...")
     ("outcome", "status", "document"),
     [
         (Succeeded("an-id"), 200, {"status": "success", "task_id": "an-id"}),
-        (FAILED, 500, {"status": "error", "task_id": "an-id", "error": "ValueError: no"}),
+        (AGAIN, 500, {"status": "error", "task_id": "an-id", "error": "ValueError: no"}),
+        (MADE, 200, {"status": "error", "task_id": "an-id", "error": "ValueError: no"}),
+        (FAILED, 200, {"status": "failed", "task_id": "an-id", "error": "ValueError: no"}),
         (
-            Unserializable("an-id", "no"),
+            AttemptsUsedUp("an-id", 5),
             200,
-            {"status": "error", "task_id": "an-id", "error": "no"},
+            {
+                "status": "failed",
+                "task_id": "an-id",
+                "error": "The workers of all 5 attempts died.",
+            },
+        ),
+        (Snoozed("an-id"), 200, {"status": "snoozed", "task_id": "an-id"}),
+        (NotDue("an-id"), 200, {"status": "snoozed", "task_id": "an-id"}),
+        (Superseded("an-id"), 200, {"status": "superseded", "task_id": "an-id"}),
+        (
+            NextNotCreated("an-id"),
+            503,
+            {
+                "status": "error",
+                "error": "Another Cloud Task is needed for this task, and Cloud Tasks did not "
+                "take it.",
+                "task_id": "an-id",
+            },
         ),
         (
             BadPayload(("a", "b")),
@@ -84,8 +110,9 @@ def test_each_outcome_has_its_status_and_document(
 
 
 def test_the_answer_has_a_traceback_only_under_debug() -> None:
-    assert response_to(FAILED, debug=True).document["traceback"] == "Traceback ..."
-    assert "traceback" not in response_to(FAILED, debug=False).document
+    for outcome in (AGAIN, MADE, FAILED):
+        assert response_to(outcome, debug=True).document["traceback"] == "Traceback ..."
+        assert "traceback" not in response_to(outcome, debug=False).document
 
 
 def test_refusals_have_the_headers_that_http_requires() -> None:

@@ -3,32 +3,40 @@
 from datetime import UTC, datetime, timedelta
 
 from django_tasks_cloud_tasks.core.lifecycle import (
-    LONGEST_LIFE,
     CancelOutcome,
     Claimed,
     Event,
-    Reschedule,
+    LookUp,
     Send,
     back_off,
     claim,
     enqueued,
     fail,
+    found,
+    gone,
     is_refused,
     look,
+    not_looked_up,
     redeliver,
     renew,
     sent,
+    snooze,
     succeed,
     withdraw,
 )
 from django_tasks_cloud_tasks.core.payload import TaskPayload
-from django_tasks_cloud_tasks.core.records import TASK_CANCELLED, AttemptError, State, TaskRecord
-from django_tasks_cloud_tasks.core.retention import FINISHED, cutoffs, may_prune
+from django_tasks_cloud_tasks.core.records import (
+    TASK_CANCELLED,
+    TASK_LOST,
+    AttemptError,
+    State,
+    TaskRecord,
+)
+from django_tasks_cloud_tasks.core.retention import FINISHED, may_prune
+from django_tasks_cloud_tasks.core.retry_policy import Again, Over
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-
-from tests.records import changed
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 LEASE = timedelta(seconds=60)
@@ -36,6 +44,10 @@ ERROR = AttemptError("builtins.ValueError", "Traceback: no")
 PAYLOAD = TaskPayload(
     task_id="one", task_path="shop.tasks.add", args=[], kwargs={}, enqueued_at=NOW
 )
+
+
+THEN = [Again(None, by_queue=True), Again(NOW, by_queue=False), Over("of the limit")]
+MOST_ATTEMPTS = 3
 
 
 class Histories(RuleBasedStateMachine):
@@ -66,11 +78,19 @@ class Histories(RuleBasedStateMachine):
         if self.record.relay.at is not None:
             self.now = max(self.now, self.record.relay.at)
 
-    @rule()
-    def it_is_delivered(self) -> None:
+    @rule(number=st.sampled_from([None, 0, 1, 2]))
+    def it_is_delivered(self, number: int | None) -> None:
         self.claims += 1
         token = f"t{self.claims}"
-        decision = claim(self.record, now=self.now, token=token, worker="w", lease=LEASE)
+        decision = claim(
+            self.record,
+            now=self.now,
+            token=token,
+            worker="w",
+            lease=LEASE,
+            max_attempts=MOST_ATTEMPTS,
+            number=number,
+        )
         if isinstance(decision, Claimed):
             assert not self.record.lease_holds(self.now), "two run at a time"
             assert not self.record.final, "it runs after its end"
@@ -83,10 +103,18 @@ class Histories(RuleBasedStateMachine):
         self.record, self.runner = succeed(self.record, 1, now=self.now), ""
 
     @precondition(lambda self: self.runs_here)
-    @rule(final=st.booleans())
-    def it_fails(self, final: bool) -> None:
-        self.record = fail(self.record, ERROR, now=self.now, final=final)
+    @rule(then=st.sampled_from(THEN), wait=st.sampled_from([0, 100, 90 * 86_400]))
+    def it_fails(self, then: Again | Over, wait: int) -> None:
+        if isinstance(then, Again) and not then.by_queue:
+            then = Again(self.now + timedelta(seconds=wait), by_queue=False)
+        self.record = fail(self.record, ERROR, now=self.now, then=then)
         self.runner = ""
+
+    @precondition(lambda self: self.runs_here)
+    @rule(wait=st.sampled_from([0, 100, 90 * 86_400]))
+    def it_snoozes(self, wait: int) -> None:
+        then = Again(self.now + timedelta(seconds=wait), by_queue=False, counted=False)
+        self.record, self.runner = snooze(self.record, then, now=self.now), ""
 
     @precondition(lambda self: self.runs_here)
     @rule()
@@ -109,21 +137,32 @@ class Histories(RuleBasedStateMachine):
         self.record = redeliver(self.record, now=self.now)
 
     @precondition(lambda self: self.is_due)
-    @rule(result=st.sampled_from(["taken", "refused", "the relay dies"]))
-    def the_relay_looks(self, result: str) -> None:
+    @rule(
+        result=st.sampled_from(["taken", "refused", "the relay dies"]),
+        answer=st.sampled_from(["there", "gone", "gone, and wanted", "no answer"]),
+    )
+    def the_relay_looks(self, result: str, answer: str) -> None:
         decision = look(self.record, now=self.now)
         self.record = decision.record
+        if isinstance(decision, LookUp):
+            assert not self.record.lease_holds(self.now)
+            match answer:
+                case "there":
+                    self.record = found(self.record, now=self.now)
+                case "no answer":
+                    self.record = not_looked_up(self.record, now=self.now)
+                case _:
+                    wanted = answer == "gone, and wanted"
+                    self.record = gone(self.record, now=self.now, redelivered=wanted)
         if isinstance(decision, Send) and result == "taken":
             self.record = sent(self.record, now=self.now)
         elif isinstance(decision, Send) and result == "refused":
             self.record = back_off(self.record, "no", now=self.now)
 
-    @precondition(lambda self: not self.record.final)
-    @rule()
-    def it_is_pruned_only_where_the_relay_would_end_it(self) -> None:
-        if may_prune(self.record, FINISHED, cutoffs(LONGEST_LIFE, now=self.now)):
-            ended = changed(self.record, final=True, relay__at=None)
-            assert look(self.record, now=self.now) == Reschedule(ended)
+    @invariant()
+    def only_an_end_is_pruned(self) -> None:
+        later = self.now + timedelta(days=999)
+        assert may_prune(self.record, FINISHED, later) == self.record.final
 
     @invariant()
     def an_end_is_an_end(self) -> None:
@@ -135,18 +174,28 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def there_is_one_error_for_each_failed_attempt(self) -> None:
         attempts, errors = len(self.record.worker_ids), len(self.record.errors)
-        told = sum(e.exception_class_path == TASK_CANCELLED for e in self.record.errors)
-        over = self.record.state not in (State.RUNNING, State.SUCCESSFUL)
-        assert errors - told == attempts - (not over)
+        added = {TASK_CANCELLED, TASK_LOST}
+        told = sum(e.exception_class_path in added for e in self.record.errors)
+        succeeds = self.record.state in (State.RUNNING, State.SUCCESSFUL)
+        assert errors - told == attempts - succeeds
+
+    @invariant()
+    def a_failed_task_says_why(self) -> None:
+        assert bool(self.record.failure) == (self.record.state is State.FAILED)
+
+    @invariant()
+    def what_waits_for_its_time_has_a_cloud_task_or_gets_one(self) -> None:
+        if self.record.state is State.READY and not self.record.redelivery.sent:
+            assert self.record.relay.at is not None
 
     @invariant()
     def nothing_is_forgotten(self) -> None:
         assert (self.record.relay.at is None) == self.record.final
-        assert self.record.final or is_sent_twice_or_ends(self.record)
+        assert self.record.final or is_seen_to(self.record)
 
 
-def is_sent_twice_or_ends(record: TaskRecord) -> bool:
-    """Whether the relay's looks alone have the task sent again and again, or ended.
+def is_seen_to(record: TaskRecord) -> bool:
+    """Whether the looks of the relay alone have the task sent, and then looked up or sent again.
 
     As long as nobody comes: whatever was sent first may be lost.
     """
@@ -157,6 +206,8 @@ def is_sent_twice_or_ends(record: TaskRecord) -> bool:
         now = record.relay.at
         decision = look(record, now=now)
         record = decision.record
+        if isinstance(decision, LookUp):
+            return True
         if isinstance(decision, Send):
             sends += 1
             record = sent(record, now=now)

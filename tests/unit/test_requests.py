@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from django_tasks_cloud_tasks.core.backoff import Backoff
 from django_tasks_cloud_tasks.core.errors import InvalidNameError, PayloadTooLargeError
 from django_tasks_cloud_tasks.core.names import QueueName
 from django_tasks_cloud_tasks.core.payload import TaskPayload
@@ -15,6 +16,7 @@ from django_tasks_cloud_tasks.core.requests import (
     build_task_request,
     stored_size,
 )
+from django_tasks_cloud_tasks.core.retry_policy import RetrySettings, TaskPolicy
 from google.cloud.tasks_v2.types import Task
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -25,17 +27,32 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 OIDC = OidcIdentity(service_account_email="tasks@p.iam.gserviceaccount.com", audience="https://a.b")
 
 
+NOTHING_SAID = TaskPolicy()
+
+
 def route(**changes: Any) -> Route:
     known = {"project": "p", "location": "l", "url": "https://a.b/cloudtasks/execute/"}
     return Route(**known | changes)
 
 
 def build(
-    where: Route, body: bytes = b"{}", run_after: datetime | None = None, **fields: Any
+    where: Route,
+    body: bytes = b"{}",
+    run_after: datetime | None = None,
+    policy: TaskPolicy = NOTHING_SAID,
+    number: int = 0,
+    **fields: Any,
 ) -> TaskRequest:
     payload = TaskPayload(task_id="an-id", task_path="a.b", args=[], kwargs={}, **fields)
     return build_task_request(
-        payload, body=body, signature="signed", route=where, run_after=run_after, now=NOW
+        payload,
+        body=body,
+        signature="signed",
+        route=where,
+        policy=policy,
+        run_after=run_after,
+        now=NOW,
+        number=number,
     )
 
 
@@ -57,6 +74,22 @@ def test_a_request_has_everything_that_the_route_specifies() -> None:
         dispatch_deadline=deadline,
         oidc=OIDC,
     )
+
+
+def test_a_policy_that_is_data_travels_with_the_request() -> None:
+    backoff = Backoff(10, 300, 3)
+    policy = TaskPolicy(max_attempts=5, backoff=backoff, timeout=timedelta(minutes=2))
+    request = build(route(dispatch_deadline=timedelta(minutes=5)), policy=policy)
+    assert request.retry == RetrySettings(5, backoff)
+    assert request.dispatch_deadline == timedelta(minutes=2)
+    assert build(route(sends_retry_config=False), policy=policy).retry is None
+    assert build(route()).retry is None
+
+
+def test_a_cloud_task_that_follows_another_has_another_name_and_may_exist() -> None:
+    request = build(route(), number=2)
+    assert (request.task_id, request.may_exist) == ("an-id-2", True)
+    assert build(route()).may_exist is False
 
 
 def test_a_request_for_an_unnamed_task_has_no_task_id() -> None:

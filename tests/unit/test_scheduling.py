@@ -3,7 +3,6 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from django_tasks_cloud_tasks.core.errors import ScheduleTooFarError
 from django_tasks_cloud_tasks.core.scheduling import HORIZON, queue_for, schedule_time
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,10 +16,10 @@ def test_a_task_that_is_due_has_no_schedule_time(run_after: datetime | None) -> 
     assert schedule_time(run_after, now=NOW) is None
 
 
-def test_a_schedule_time_more_than_720_hours_ahead_is_refused() -> None:
+def test_a_task_that_is_due_beyond_the_horizon_is_scheduled_an_hour_before_it() -> None:
     assert schedule_time(NOW + HORIZON, now=NOW) == NOW + HORIZON
-    with pytest.raises(ScheduleTooFarError, match="more than 720 hours"):
-        schedule_time(NOW + HORIZON + timedelta(microseconds=1), now=NOW)
+    for far in (timedelta(microseconds=1), timedelta(days=700)):
+        assert schedule_time(NOW + HORIZON + far, now=NOW) == NOW + timedelta(hours=719)
 
 
 @pytest.mark.parametrize(

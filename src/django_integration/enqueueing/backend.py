@@ -24,7 +24,7 @@ from django.utils.module_loading import import_string
 from ...core.errors import CloudTasksError, OptionsError
 from ...core.lifecycle import enqueued
 from ...core.names import is_queue_id, is_task_id
-from ...core.payload import TaskPayload, is_in_calendar
+from ...core.payload import Progress, TaskPayload, is_in_calendar
 from ...core.ports import ResultStore
 from ...core.records import LONGEST_NAME
 from ...core.requests import TaskRequest, build_task_request
@@ -36,7 +36,7 @@ from ..results.task_results import mark_enqueued, ready_result, recorded_result,
 from ..runtime import get_runtime
 from ..signals import asend_signal, send_signal
 from ..signing import sign
-from ..tasks import CloudTask, is_atomic
+from ..tasks import CloudTask, is_atomic, policy_of
 from ..timezones import from_site
 from ..transactions import after_commit, awaited_transactions
 
@@ -129,6 +129,7 @@ class CloudTasksBackend(SiteBackend):
         keeps_results = options.results is not None
         if keeps_results and len(task.module_path) > LONGEST_NAME:
             raise InvalidTask(f"{task.module_path} is too long to be recorded.")
+        policy_of(task)
         if is_atomic(task) and not keeps_results:
             raise InvalidTask(
                 f"{task.module_path} cannot be atomic: the backend {self.alias!r} keeps no "
@@ -232,8 +233,10 @@ class CloudTasksBackend(SiteBackend):
             run_after = from_site(task.run_after)
         if run_after is not None and not is_in_calendar(run_after):
             raise InvalidTask(f"run_after is {run_after}, which some time zones cannot express.")
-        if run_after and configuration.results and is_beyond_horizon(run_after, now=now):
-            run_after = None  # The request is made for its size only: the relay sends another.
+        progress = Progress()
+        if run_after and not configuration.results:
+            far = is_beyond_horizon(run_after, now=now)
+            progress = Progress(run_after=run_after, due_at=run_after if far else None)
         payload = TaskPayload(
             task_id=runtime.new_id(),
             task_path=task.module_path,
@@ -245,6 +248,7 @@ class CloudTasksBackend(SiteBackend):
             takes_context=task.takes_context,
             enqueued_at=now,
             recorded=configuration.results is not None,
+            progress=progress,
         )
         body = payload.encode()
         request = build_task_request(
@@ -252,6 +256,7 @@ class CloudTasksBackend(SiteBackend):
             body=body,
             signature=sign(body),
             route=route,
+            policy=policy_of(task).over(configuration.options.policy),
             run_after=run_after,
             now=now,
         )

@@ -6,10 +6,9 @@ import asyncio
 import logging
 import os
 import socket
-import time
 from asyncio import CancelledError
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
 from datetime import datetime, timedelta
 from inspect import isawaitable, iscoroutinefunction
@@ -23,28 +22,40 @@ from django.tasks.signals import task_finished, task_started
 
 from ...core.deliveries import Delivery
 from ...core.errors import CloudTasksError
-from ...core.lifecycle import ends_for_good
-from ...core.options import DEFAULT_DISPATCH_DEADLINE
 from ...core.outcomes import (
+    AttemptFailed,
     Cancelled,
     EndNotRecorded,
     Failed,
     LeaseLost,
+    NextNotCreated,
+    NotDue,
     Outcome,
+    Snoozed,
     Succeeded,
-    Unserializable,
 )
 from ...core.payload import Json, TaskPayload
 from ...core.ports import ResultStore
-from ...core.records import State
+from ...core.records import UNKNOWN_WORKER, State
+from ...core.retry_policy import ANSWER_TIME, Again, Over, Repeater, deadline_of
 from ..exceptions import message_of
 from ..registry import SiteBackend
-from ..results.task_results import mark_failed, mark_successful, recorded_result, running_result
+from ..results.task_results import (
+    add_error,
+    drop_attempt,
+    mark_failed,
+    mark_ready,
+    mark_successful,
+    recorded_result,
+    running_result,
+)
 from ..runtime import get_runtime
 from ..signals import asend_signal, send_signal
-from ..tasks import Cancellation, CloudTaskContext, is_atomic
+from ..tasks import Cancellation, CloudTaskContext, Retry, Snooze, is_atomic
+from ..timezones import to_site
 from ..transactions import commit_leftovers, open_transactions, roll_back_leftovers
 from .leases import Lease, claim_task
+from .next_attempt import Attempt
 from .threads import in_store_thread, in_used_thread
 
 if TYPE_CHECKING:
@@ -81,15 +92,20 @@ class EndNotRecordedError(CloudTasksError):
 
 @attrs.frozen
 class Execution:
-    """One attempt at a task: `run` or `arun` it once.
+    """One attempt at a task: `run` or `arun` it once. Times are aware.
 
     Attributes:
+        attempt: its number and its policy.
+        began: when.
         lease: on the record of the task, where results are kept.
     """
 
     task: Task[..., Any]
     result: TaskResult[..., Any]
     backend: type[BaseTaskBackend]
+    attempt: Attempt
+    delivery: Delivery
+    began: datetime
     lease: Lease | None = None
     _atomic: bool = attrs.field(init=False)
 
@@ -107,30 +123,56 @@ class Execution:
             Why the task must not run, where its record says so.
         """
         backend = task.get_backend()
-        if isinstance(backend, SiteBackend) and backend.configuration.results:
-            configuration, store = backend.configuration, backend.configuration.results
-            lease = claim_task(configuration, store, payload, delivery, worker)
+        if not isinstance(backend, SiteBackend):
+            raise TypeError(f"The backend {backend.alias!r} is not a CloudTasksBackend.")
+        configuration, now = backend.configuration, get_runtime().clock()
+        earlier = delivery.earlier_attempts(payload.progress)
+        attempt = Attempt.of(task, payload, configuration, earlier + 1)
+        if configuration.results:
+            lease = claim_task(
+                configuration,
+                configuration.results,
+                payload,
+                delivery,
+                worker,
+                policy=attempt.policy,
+            )
             if not isinstance(lease, Lease):
                 return lease
-            return cls(task, recorded_result(task, lease.record), type(backend), lease)
+            attempt = attrs.evolve(attempt, number=len(lease.record.attempts))
+            result = recorded_result(task, lease.record)
+            return cls(task, result, type(backend), attempt, delivery, now, lease)
         result = running_result(
             task,
             task_id=payload.task_id,
             args=list(payload.args),
             kwargs=dict(payload.kwargs),
             enqueued_at=payload.enqueued_at,
-            worker_ids=delivery.worker_ids(worker),
-            now=get_runtime().clock(),
+            worker_ids=[UNKNOWN_WORKER] * earlier + [worker],
+            now=now,
         )
-        return cls(task, result, type(backend))
+        return cls(task, result, type(backend), attempt, delivery, now)
 
     @property
     def _arguments(self) -> list[Any]:
         if not self.task.takes_context:
             return self.result.args
-        ask = self.lease.cancel_requested if self.lease else None
-        context = CloudTaskContext(task_result=self.result, cancellation=Cancellation(ask))
+        context = CloudTaskContext(
+            task_result=self.result,
+            max_attempts=self.attempt.policy.limit,
+            deadline=to_site(self.began + self._deadline),
+            queue_name=self.delivery.queue or self.task.queue_name,
+            cloud_task_name=self.delivery.cloud_task_id or None,
+            cancellation=Cancellation(self.lease.cancel_requested if self.lease else None),
+            clock=get_runtime().clock,
+        )
         return [context, *self.result.args]
+
+    @property
+    def _deadline(self) -> timedelta:
+        """How long Cloud Tasks waits for the answer."""
+        options = self.attempt.configuration.options
+        return deadline_of(self.attempt.policy, options.dispatch_deadline)
 
     def run(self) -> Outcome:
         """Run the task in this thread.
@@ -141,9 +183,11 @@ class Execution:
         return copy_context().run(self._run)
 
     def _run(self) -> Outcome:
+        if self._is_early:
+            return self._travel_on()
         send_signal(task_started, self.backend, self.result)
         try:
-            with self._timed(), self._held():
+            with self._held():
                 return self._attempt()
         except LeaseLostError:
             return self._lost()
@@ -156,9 +200,7 @@ class Execution:
             with self._transaction():
                 if self.lease and not self._atomic:
                     self.lease.store.rest()
-                value = self.task.call(*self._arguments, **self.result.kwargs)
-                while isawaitable(value):
-                    value = async_to_sync(_await)(value)
+                value = self._call()
                 now = get_runtime().clock()
                 kept = mark_successful(self.result, value, now=now)
                 if self._atomic:
@@ -173,7 +215,8 @@ class Execution:
             if not self._committed():
                 outcome = self._failed(error)
                 # Inside the handler, where Django's receiver finds the traceback to log.
-                send_signal(task_finished, self.backend, self.result)
+                if self.result.is_finished:
+                    send_signal(task_finished, self.backend, self.result)
                 return outcome
             logger.exception(
                 "The task %s succeeded, but something failed after its commit.", self.result.id
@@ -196,9 +239,11 @@ class Execution:
         return await loop.create_task(self._arun(), context=copy_context())
 
     async def _arun(self) -> Outcome:
+        if self._is_early:
+            return await sync_to_async(self._travel_on, thread_sensitive=False)()
         await asend_signal(task_started, self.backend, self.result)
         try:
-            with self._timed(), self._held():
+            with self._held():
                 return await self._aattempt()
         except LeaseLostError:
             return self._lost()
@@ -208,9 +253,7 @@ class Execution:
     async def _aattempt(self) -> Outcome:
         callers = await in_used_thread(open_transactions) or frozenset()
         try:
-            value = await self.task.acall(*self._arguments, **self.result.kwargs)
-            while isawaitable(value):
-                value = await value
+            value = await self._acall()
             now = get_runtime().clock()
             kept = mark_successful(self.result, value, now=now)
             await in_used_thread(commit_leftovers, callers)
@@ -218,8 +261,9 @@ class Execution:
             raise
         except BaseException as error:
             await in_used_thread(roll_back_leftovers, callers)
-            outcome = await self._in_thread_if_leased(self._failed, error)
-            await asend_signal(task_finished, self.backend, self.result)
+            outcome = await self._afailed(error)
+            if self.result.is_finished:
+                await asend_signal(task_finished, self.backend, self.result)
             if _is_cancelled(error):
                 # The caller is gone, or the server ends: nobody is there to be answered, and
                 # Cloud Tasks delivers the task again.
@@ -229,27 +273,65 @@ class Execution:
         await asend_signal(task_finished, self.backend, self.result)
         return Succeeded(self.result.id)
 
-    @contextmanager
-    def _timed(self) -> Iterator[None]:
-        """Tell of an attempt that outlasts what Cloud Tasks waits for: it has come again."""
-        began = time.monotonic()
-        yield
-        took, deadline = time.monotonic() - began, self._deadline()
-        if took > deadline.total_seconds():
-            logger.warning(
-                "The task %s (%s) took %.1f s. Cloud Tasks waits %g s, and then delivers the task "
-                "again. Set DISPATCH_DEADLINE to a higher value, up to 30 minutes.",
-                self.result.id,
-                self.task.module_path,
-                took,
-                deadline.total_seconds(),
-            )
+    def _call(self) -> Any:  # noqa: ANN401 - what a task returns
+        """Call the function in this thread, and await what it returns."""
+        if self._stops_after is not None and iscoroutinefunction(self.task.func):
+            return async_to_sync(self._acall)()
+        value = self.task.call(*self._arguments, **self.result.kwargs)
+        while isawaitable(value):
+            value = async_to_sync(_await)(value)
+        return value
 
-    def _deadline(self) -> timedelta:
-        backend = self.task.get_backend()
-        if isinstance(backend, SiteBackend):
-            return backend.configuration.options.longest_attempt
-        return DEFAULT_DISPATCH_DEADLINE
+    async def _acall(self) -> Any:  # noqa: ANN401 - what a task returns
+        """Await the coroutine function, for as long as its timeout allows."""
+        try:
+            async with asyncio.timeout(self._stops_after) as limit:
+                value = await self.task.acall(*self._arguments, **self.result.kwargs)
+                while isawaitable(value):
+                    value = await value
+                return value
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise TimeoutError(
+                f"The task was stopped after {self._stops_after:g} s: its timeout is "
+                f"{self.attempt.policy.timeout}, and the last second is for the answer."
+            ) from None
+
+    @property
+    def _stops_after(self) -> float | None:
+        """Seconds after which a coroutine is stopped; None if its policy has no timeout."""
+        timeout = self.attempt.policy.timeout
+        return None if timeout is None else (timeout - ANSWER_TIME).total_seconds()
+
+    def _overran(self, now: datetime) -> str:
+        """What to say of an attempt that took longer than Cloud Tasks waits; empty if it did not.
+
+        It is logged here: Cloud Tasks has delivered the task again, or will.
+        """
+        took, deadline = now - self.began, self._deadline
+        if took <= deadline:
+            return ""
+        note = (
+            f"The attempt took {took.total_seconds():.1f} s. Cloud Tasks waits "
+            f"{deadline.total_seconds():g} s, and then delivers the task again. Set the timeout of "
+            "the task, or DISPATCH_DEADLINE, to a higher value, up to 30 minutes."
+        )
+        logger.warning("The task %s (%s): %s", self.result.id, self.task.module_path, note)
+        return note
+
+    @property
+    def _is_early(self) -> bool:
+        """Whether the task is due later than Cloud Tasks could be told."""
+        due_at = self.attempt.payload.progress.due_at
+        return self.lease is None and due_at is not None and due_at > self.began
+
+    def _travel_on(self) -> Outcome:
+        """Have another Cloud Task take the task further towards its time."""
+        due_at = self.attempt.payload.progress.due_at or self.began
+        attempts = self.attempt.payload.progress.attempts
+        made = self.attempt.create_next(due_at, attempts=attempts, now=self.began)
+        return NotDue(self.result.id) if made else NextNotCreated(self.result.id)
 
     def _held(self) -> AbstractContextManager[None]:
         return self.lease.held() if self.lease else nullcontext()
@@ -277,10 +359,11 @@ class Execution:
             LeaseLostError: another runner took over; nothing was recorded.
             EndNotRecordedError: the store did not take it.
         """
+        note = self._overran(now)
         if self.lease is None:
             return
         try:
-            mine = self.lease.succeed(value, now=now)
+            mine = self.lease.succeed(value, now=now, note=note)
         except Exception as error:
             if self._atomic:
                 raise  # It fails the transaction, and so the attempt.
@@ -288,28 +371,78 @@ class Execution:
         if not mine:
             raise LeaseLostError
 
+    async def _afailed(self, error: BaseException) -> Outcome:
+        """`_failed`, in a thread where it may wait for a database or for Cloud Tasks."""
+        if self.lease:
+            return await in_store_thread(self.lease.store, self._failed, error)
+        if self.attempt.by is Repeater.ENDPOINT or isinstance(error, Retry | Snooze):
+            return await sync_to_async(self._failed, thread_sensitive=False)(error)
+        return self._failed(error)
+
     def _failed(self, error: BaseException) -> Outcome:
-        """Record the failure, where results are kept; how the attempt ends.
+        """Record the failure, where results are kept, and see to the next attempt.
 
         Raises:
             LeaseLostError: another runner took over; nothing was recorded.
             EndNotRecordedError: the store did not take it.
         """
         now = get_runtime().clock()
-        task_error = mark_failed(self.result, error, now=now)
-        final = ends_for_good(error)
+        note = self._overran(now)
+        task_error = add_error(self.result, error)
+        then = self.attempt.after(error, self.result, recorded=self.lease is not None, now=now)
+        if isinstance(then, Again) and isinstance(error, CancelledError):
+            # Nobody is there to be answered, so that Cloud Tasks delivers this Cloud Task again.
+            then = Again(None, by_queue=True)
+        snoozes = isinstance(then, Again) and not then.counted
         if self.lease:
             try:
-                record = self.lease.fail(task_error, final=final, now=now)
+                if isinstance(then, Again) and snoozes:
+                    record = self.lease.snooze(then, now=now)
+                else:
+                    record = self.lease.fail(task_error, then, now=now, note=note)
             except Exception as fault:
                 raise EndNotRecordedError from fault
             if record is None:
                 raise LeaseLostError from error
             if record.state is State.CANCELLED:
+                mark_failed(self.result, now=now)
                 return Cancelled(self.result.id)
-        if final:
-            return Unserializable(self.result.id, str(error))
-        return Failed(self.result.id, _summary(error), task_error.traceback)
+        elif isinstance(then, Again) and not then.by_queue:
+            counted = self.attempt.number - snoozes
+            if not self.attempt.create_next(then.at or now, attempts=counted, now=now):
+                mark_ready(self.result)
+                return NextNotCreated(self.result.id)
+        if isinstance(then, Over):
+            mark_failed(self.result, now=now)
+            logger.warning(
+                "The task %s (%s) has failed. It is not attempted again, because %s.",
+                self.result.id,
+                self.task.module_path,
+                then.reason,
+            )
+            return Failed(self.result.id, _summary(error), task_error.traceback)
+        if snoozes:
+            self.result.errors.pop()
+            drop_attempt(self.result)
+            logger.info("The task %s snoozes until %s.", self.result.id, then.at)
+            return Snoozed(self.result.id)
+        mark_ready(self.result)
+        self._tell_of_failure(error, then)
+        return AttemptFailed(
+            self.result.id, _summary(error), task_error.traceback, by_queue=then.by_queue
+        )
+
+    def _tell_of_failure(self, error: BaseException, then: Again) -> None:
+        when = f"at {then.at:%Y-%m-%d %H:%M:%S} UTC" if then.at else "when its queue repeats it"
+        logger.warning(
+            "The task %s (%s) failed in attempt %d of %d. It is attempted again %s.",
+            self.result.id,
+            self.task.module_path,
+            self.attempt.number,
+            self.attempt.policy.limit,
+            when,
+            exc_info=error,
+        )
 
     def _lost(self) -> Outcome:
         logger.warning(

@@ -14,13 +14,17 @@ from django.tasks.base import TaskError
 from ...adapters.heartbeat import Beat
 from ...core.deliveries import Adopt, Delivery, Run, receive
 from ...core.errors import UnreadableRecordError
-from ...core.lifecycle import fail, renew, succeed
+from ...core.lifecycle import fail, renew, snooze, succeed
 from ...core.outcomes import Busy, Outcome, Unreadable, Unrecorded
 from ...core.payload import Json, TaskPayload
 from ...core.ports import ResultStore
 from ...core.records import AttemptError, State, TaskRecord
+from ...core.retry_policy import Again, Over, TaskPolicy, deadline_of
+from ...core.scheduling import is_beyond_horizon
 from ..configuration import Configuration
+from ..operating.relay import send
 from ..runtime import get_runtime
+from ..signals import send_finished
 
 logger = logging.getLogger("django_tasks_cloud_tasks")
 
@@ -34,8 +38,15 @@ def claim_task(
     payload: TaskPayload,
     delivery: Delivery,
     worker: str,
+    *,
+    policy: TaskPolicy,
 ) -> Lease | Outcome:
-    """The lease on a task that was delivered, or why it must not run now."""
+    """The lease on a task that was delivered, or why it must not run now.
+
+    Args:
+        policy: of the task.
+    """
+    seconds = deadline_of(policy, configuration.options.dispatch_deadline).total_seconds()
     for _ in range(_TRIES):
         try:
             seen = store.get(payload.task_id)
@@ -51,6 +62,7 @@ def claim_task(
             token=runtime.new_id(),
             worker=worker,
             lease=configuration.options.lease,
+            max_attempts=policy.limit,
         )
         if isinstance(decision, Adopt):
             store.add(decision.record)
@@ -58,8 +70,10 @@ def claim_task(
         then = decision.record
         if seen and then and then != seen and not store.replace(seen, then):
             continue  # Somebody else was quicker: decide on what they made of it.
+        if seen and then and then.final and not seen.final:
+            send_finished(then)
         if isinstance(decision, Run):
-            return Lease(configuration, store, decision.record)
+            return Lease(configuration, store, decision.record, answer_within=seconds)
         if isinstance(decision.outcome, Unrecorded):
             logger.warning(
                 "The task %s (%s) was recorded when it was enqueued, but there is no record now. "
@@ -75,12 +89,20 @@ def claim_task(
 class Lease:
     """The claim on a task that runs: renewed while it is held, and what its end is written with.
 
+    Args:
+        answer_within: seconds that Cloud Tasks waits for the answer.
+
     Attributes:
         record: as it was claimed, or renewed.
     """
 
     def __init__(
-        self, configuration: Configuration, store: ResultStore, record: TaskRecord
+        self,
+        configuration: Configuration,
+        store: ResultStore,
+        record: TaskRecord,
+        *,
+        answer_within: float,
     ) -> None:
         self.store = store
         self.record = record
@@ -88,7 +110,8 @@ class Lease:
         self._beat: Beat | None = None
         now = time.monotonic()
         self._held_until = now + self._duration.total_seconds()
-        self._awaited_until = now + configuration.options.longest_attempt.total_seconds()
+        self._awaited_until = now + answer_within
+        self._configuration = configuration
         self._cancel_requested = False
 
     @contextmanager
@@ -98,9 +121,10 @@ class Lease:
         with get_runtime().heartbeat.every(seconds, self._renew) as self._beat:
             yield
 
-    def succeed(self, value: Json, *, now: datetime) -> bool:
+    def succeed(self, value: Json, *, now: datetime, note: str = "") -> bool:
         """Write that the task returned `value`; False if the lease is lost, and nothing written."""
-        return self._end(lambda record: succeed(record, value, now=now)) is not None
+        ended = self._end(lambda record: succeed(record, value, now=now, note=note))
+        return ended is not None
 
     def has_succeeded(self) -> bool:
         """Whether this attempt's success is recorded."""
@@ -111,10 +135,47 @@ class Lease:
             and record.claim.token == self.record.claim.token
         )
 
-    def fail(self, error: TaskError, *, final: bool, now: datetime) -> TaskRecord | None:
-        """Write why the attempt failed; None if the lease is lost, and nothing written."""
-        reason = AttemptError(error.exception_class_path, error.traceback)
-        return self._end(lambda record: fail(record, reason, now=now, final=final))
+    def fail(
+        self, error: TaskError, then: Again | Over, *, now: datetime, note: str = ""
+    ) -> TaskRecord | None:
+        """Write why the attempt failed, and what follows.
+
+        A Cloud Task that brings the next attempt is sent once that is written.
+
+        Returns:
+            None if the lease is lost, and nothing was written.
+        """
+        reason, timeout = AttemptError(error.exception_class_path, error.traceback), self._timeout
+        ended = self._end(
+            lambda record: fail(record, reason, now=now, then=then, timeout=timeout, note=note)
+        )
+        self._send(ended)
+        return ended
+
+    def snooze(self, then: Again, *, now: datetime) -> TaskRecord | None:
+        """Write that this was no attempt, and when the task is due. As `fail` otherwise."""
+        timeout = self._timeout
+        ended = self._end(lambda record: snooze(record, then, now=now, timeout=timeout))
+        self._send(ended)
+        return ended
+
+    @property
+    def _timeout(self) -> float:
+        return self._configuration.options.enqueue_timeout
+
+    def _send(self, record: TaskRecord | None) -> None:
+        """Have Cloud Tasks deliver the next attempt, where the endpoint brings it."""
+        if record is None or record.final or record.redelivery.sent:
+            return
+        if is_beyond_horizon(record.due_at, now=get_runtime().clock()):
+            return  # The relay sends it in time.
+        try:
+            send(self._configuration, self.store, record, unless_silent=True)
+        except Exception:
+            # The database, which has just had the record: the relay will see to it.
+            logger.exception(
+                "It could not be recorded whether the task %s was sent.", record.task_id
+            )
 
     def _end(self, ended: Callable[[TaskRecord], TaskRecord]) -> TaskRecord | None:
         """Write the end of the attempt, on what others wrote meanwhile; None if it is not ours.

@@ -19,6 +19,7 @@ from ..configuration import Configuration
 from ..registry import SiteBackend
 from ..results.task_results import mark_cancelled, recorded_task, refresh
 from ..runtime import get_runtime
+from ..signals import send_finished
 from .relay import send
 
 logger = logging.getLogger("django_tasks_cloud_tasks")
@@ -82,6 +83,7 @@ def cancel_recorded(
         return decision.outcome, decision.record
 
     def delete() -> None:
+        send_finished(decision.record)
         try:
             queue = _queue(configuration, record.payload.queue_name, record.payload.priority)
             _delete(configuration, queue, record.cloud_task_id)

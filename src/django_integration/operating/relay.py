@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -12,33 +12,44 @@ from itertools import batched
 
 import attrs
 from django.db import InterfaceError, OperationalError
+from django.tasks.exceptions import TaskResultDoesNotExist
 
 from ...core.errors import (
     CloudTasksError,
     EnqueueError,
+    LookUpError,
     ServiceUnavailableError,
     UnreadableRecordError,
 )
 from ...core.lifecycle import (
     RELAY_LEASE,
     UNREADABLE_WAIT,
+    LookUp,
     Reschedule,
     back_off,
+    found,
+    gone,
     look,
+    not_looked_up,
     release,
     retry_delay,
     sent,
     storable,
 )
+from ...core.options import LostTasks
 from ...core.outcomes import Relayed
 from ...core.ports import ResultStore
 from ...core.records import TaskRecord, UnreadableRecord
-from ...core.requests import TaskRequest, build_task_request
+from ...core.requests import TaskRequest, build_task_request, queue_of
+from ...core.retry_policy import TaskPolicy
 from ..configuration import Configuration, stores_of
 from ..exceptions import message_of
 from ..registry import backends
+from ..results.task_results import recorded_task
 from ..runtime import get_runtime
+from ..signals import send_finished
 from ..signing import sign
+from ..tasks import policy_of
 
 logger = logging.getLogger("django_tasks_cloud_tasks")
 
@@ -46,6 +57,7 @@ BATCH = 100
 """Tasks that a relay takes in hand at once."""
 
 _LONGEST_RUN = 30.0  # seconds that a request may have the relay run
+_LOOKED_UP_AT_ONCE = 20  # tasks in one round
 _AT_ONCE = 16  # creations under way at the same time
 
 
@@ -119,6 +131,7 @@ def _relay_from(
     now = get_runtime().clock()
     due = store.due(configurations.keys(), now=now, until=now + RELAY_LEASE, limit=limit)
     ready: list[TaskRecord] = []
+    unsure: list[LookUp] = []
     errors: list[CloudTasksError | None] = []
     for record in due:
         if isinstance(record, UnreadableRecord):
@@ -128,9 +141,13 @@ def _relay_from(
             decision = look(record, now=now)
             if decision.record is not record and not store.replace(record, decision.record):
                 continue  # Somebody has claimed it meanwhile.
-            if not isinstance(decision, Reschedule):
+            if decision.record.final and not record.final:
+                send_finished(decision.record)
+            if isinstance(decision, LookUp):
+                unsure.append(decision)
+            elif not isinstance(decision, Reschedule):
                 ready.append(decision.record)
-    silent = False
+    silent = _look_up(store, configurations, unsure, ready, errors)
     for some in batched(ready, _AT_ONCE):
         if silent:
             # These would only wait for the same silence.
@@ -147,6 +164,92 @@ def _relay_from(
     failed = sum(error is not None for error in errors)
     more = len(due) == limit and not silent
     return Relayed(len(errors) - failed, failed, more)
+
+
+def _look_up(
+    store: ResultStore,
+    configurations: Mapping[str, Configuration],
+    unsure: Sequence[LookUp],
+    ready: list[TaskRecord],
+    errors: list[CloudTasksError | None],
+) -> bool:
+    """Ask Cloud Tasks whether it still has tasks that it should have delivered.
+
+    Up to 20 of them a round, one after the other, so that a round makes few calls.
+
+    Args:
+        ready: gets the records that are to be sent again.
+
+    Returns:
+        Whether Cloud Tasks did not answer.
+    """
+    silent = False
+    for number, decision in enumerate(unsure):
+        record = decision.record
+        with _each_for_itself(store, record, errors):
+            if silent or number >= _LOOKED_UP_AT_ONCE:
+                store.replace(record, not_looked_up(record, now=get_runtime().clock()))
+                continue
+            configuration = configurations[record.payload.backend]
+            try:
+                there = _is_there(configuration, decision)
+            except LookUpError as error:
+                silent = error.unanswered
+                _tell_of_look_up(configuration, record, error)
+                store.replace(record, not_looked_up(record, now=get_runtime().clock()))
+                continue
+            now = get_runtime().clock()
+            if there:
+                store.replace(record, found(record, now=now))
+                continue
+            redelivered = configuration.options.lost_tasks is LostTasks.REDELIVER
+            after = gone(record, now=now, redelivered=redelivered)
+            if not store.replace(record, after):
+                continue  # Somebody has claimed it meanwhile.
+            logger.error(
+                "Cloud Tasks does not have the task %s (%s) any more, which has not ended. %s",
+                record.task_id,
+                record.payload.task_path,
+                "It is sent again." if redelivered else "It is marked as failed.",
+            )
+            if after.final:
+                send_finished(after)
+            else:
+                ready.append(after)
+    return silent
+
+
+def _is_there(configuration: Configuration, wanted: LookUp) -> bool:
+    """Whether Cloud Tasks has one of these Cloud Tasks.
+
+    Raises:
+        LookUpError: Cloud Tasks refused, or did not answer.
+    """
+    payload, options = wanted.record.payload, configuration.options
+    queue = queue_of(payload.queue_name, priority=payload.priority, route=configuration.route)
+    return any(
+        configuration.queue.exists(queue, name, timeout=options.enqueue_timeout)
+        for name in reversed(wanted.cloud_task_ids)
+    )
+
+
+_told_of_permission: set[str] = set()
+
+
+def _tell_of_look_up(configuration: Configuration, record: TaskRecord, error: LookUpError) -> None:
+    """Log why a task was not looked up; that the permission is missing, once for each project."""
+    if error.forbidden:
+        project = configuration.route.project
+        if project in _told_of_permission:
+            return
+        _told_of_permission.add(project)
+    logger.warning(
+        "The task %s has not been delivered, and it is not known whether Cloud Tasks still has it. "
+        "%s%s",
+        record.task_id,
+        error,
+        " (This is logged once.)" if error.forbidden else "",
+    )
 
 
 @contextmanager
@@ -198,10 +301,20 @@ def _request(configuration: Configuration, record: TaskRecord, *, now: datetime)
         body=body,
         signature=sign(body),
         route=configuration.route,
-        run_after=record.run_after,
+        policy=_policy(record).over(configuration.options.policy),
+        run_after=record.due_at,
         now=now,
-        cloud_task_id=record.cloud_task_id,
+        number=record.redelivery.count,
     )
+
+
+def _policy(record: TaskRecord) -> TaskPolicy:
+    """What the task says about its attempts; nothing, if the site has no such task any more."""
+    try:
+        return policy_of(recorded_task(record, due=False))
+    except TaskResultDoesNotExist as error:
+        logger.warning("The task is sent without its retry settings. %s", error)
+        return TaskPolicy()
 
 
 def _note(store: ResultStore, record: TaskRecord, error: CloudTasksError | None) -> None:

@@ -18,7 +18,7 @@ import attrs
 from django.db.models import DateTimeField, Field, Model
 
 from ...core.payload import TaskPayload
-from ...core.records import FENCE, LEAVES, Attempt, AttemptError, State, TaskRecord
+from ...core.records import FENCE, LEAVES, LONGEST_NAME, Attempt, AttemptError, State, TaskRecord
 from ..timezones import from_site, to_site
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
@@ -126,9 +126,10 @@ def decode_attempts(attempts: str, tracebacks: str, *_: object) -> tuple[Attempt
 
 
 def _decode_attempt(kept: Any, texts: Iterator[Any]) -> Attempt:  # noqa: ANN401 - JSON
-    worker, started, finished, path = kept
+    worker, started, finished, path, *note = kept
     error = None if path is None else AttemptError(_text(path), _text(next(texts, None)))
-    return Attempt(_text(worker), _decode_time(started), _decode_time(finished), error)
+    times = _decode_time(started), _decode_time(finished)
+    return Attempt(_text(worker), *times, error, _text(note[0]) if note else "")
 
 
 def _text(value: object) -> str:
@@ -154,6 +155,7 @@ def _short(record: TaskRecord) -> list[tuple[Any, ...]]:
             _encode_time(attempt.started_at),
             _encode_time(attempt.finished_at),
             attempt.error and attempt.error.exception_class_path,
+            *([attempt.note] if attempt.note else ()),
         )
         for attempt in record.attempts
     ]
@@ -161,6 +163,10 @@ def _short(record: TaskRecord) -> list[tuple[Any, ...]]:
 
 def _tracebacks(record: TaskRecord) -> list[str]:
     return [attempt.error.traceback for attempt in record.attempts if attempt.error]
+
+
+def _failure(record: TaskRecord) -> str:
+    return record.failure[:LONGEST_NAME]
 
 
 def _encode_time(moment: datetime | None) -> str | None:
@@ -179,6 +185,8 @@ def _leaf(path: str, fields: dict[str, Field[Any, Any]]) -> _Leaf:
             _Column("tracebacks_json", _tracebacks, _ENCODER.encode),
             # What lists show without reading the others.
             _Column("attempt_count", lambda record: len(record.attempts), _same),
+            # What final failures are grouped by.
+            _Column("failure", _failure, _same),
         )
         if all(column.name in fields for column in columns):
             return _Leaf(columns, decode_attempts, outer, inner)

@@ -17,7 +17,7 @@ from django.db import (
     connections,
     transaction,
 )
-from django.db.models import BigIntegerField, ExpressionWrapper, F, Q, QuerySet, Value
+from django.db.models import BigIntegerField, ExpressionWrapper, F, QuerySet, Value
 
 from ...core.errors import ConfigurationError, UnreadableRecordError
 from ...core.records import (
@@ -27,7 +27,6 @@ from ...core.records import (
     UnreadableRecord,
     fence_of,
 )
-from ...core.retention import Cutoffs
 from ..models import COLUMNS, StoredTask, unreadable
 from ..timezones import to_site
 from ..transactions import commit_own
@@ -183,11 +182,11 @@ class DatabaseResultStore:
             return Backlog(count=0)
         return Backlog(count=waiting.count(), next_at=first[0], error=first[1])
 
-    def count_finished(self, states: Collection[State], before: Cutoffs) -> int:
+    def count_finished(self, states: Collection[State], before: datetime) -> int:
         """See `ResultStore.count_finished`."""
         return sum(self._finished(state, before).count() for state in states)
 
-    def prune(self, states: Collection[State], before: Cutoffs, *, limit: int) -> int:
+    def prune(self, states: Collection[State], before: datetime, *, limit: int) -> int:
         """See `ResultStore.prune`."""
         deleted = 0
         for state in states:
@@ -201,11 +200,9 @@ class DatabaseResultStore:
                 deleted += old.filter(pk__in=keys).delete()[0]
         return deleted
 
-    def _finished(self, state: State, before: Cutoffs) -> QuerySet[StoredTask]:
+    def _finished(self, state: State, before: datetime) -> QuerySet[StoredTask]:
         """`may_prune` as a query, for one state at a time: its index has them in order."""
-        old = self._rows.filter(status=state.value, finished_at__lt=to_site(before.final))
-        given_up = Q(finished_at__lt=to_site(before.failed), redelivery_turned_away=False)
-        return old.filter(Q(final=True) | given_up)
+        return self._rows.filter(status=state.value, finished_at__lt=to_site(before))
 
     def _as(self, record: TaskRecord) -> QuerySet[StoredTask]:
         """The row, if its fence is that of the record."""

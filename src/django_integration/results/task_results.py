@@ -201,16 +201,31 @@ def _refuse_promises(value: object, *, inside: bool = False, depth: int = 0) -> 
             _refuse_promises(part, inside=True, depth=depth + 1)
 
 
-def mark_failed(result: TaskResult[..., Any], error: BaseException, *, now: datetime) -> TaskError:
-    """The task raised `error`."""
+def add_error(result: TaskResult[..., Any], error: BaseException) -> TaskError:
+    """The attempt raised `error`."""
     kind = type(error)
     task_error = TaskError(
         exception_class_path=f"{kind.__module__}.{kind.__qualname__}",
         traceback=traceback_of(error),
     )
     result.errors.append(task_error)
-    _finish(result, TaskResultStatus.FAILED, now)
     return task_error
+
+
+def mark_failed(result: TaskResult[..., Any], *, now: datetime) -> None:
+    """The task has failed, and will not be attempted again."""
+    _finish(result, TaskResultStatus.FAILED, now)
+
+
+def mark_ready(result: TaskResult[..., Any]) -> None:
+    """The task waits for another attempt."""
+    object.__setattr__(result, "status", TaskResultStatus.READY)
+
+
+def drop_attempt(result: TaskResult[..., Any]) -> None:
+    """The attempt that runs was none: the task snoozes."""
+    del result.worker_ids[-1:]
+    mark_ready(result)
 
 
 def mark_cancelled(result: TaskResult[..., Any], *, now: datetime) -> None:

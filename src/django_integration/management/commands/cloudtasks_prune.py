@@ -8,7 +8,7 @@ from datetime import timedelta
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from ....core.records import State
-from ....core.retention import FINISHED, age, cutoffs
+from ....core.retention import FINISHED, age
 from ...configuration import stores_of
 from ...runtime import get_runtime
 from ..recording import demand_recording_backends
@@ -61,14 +61,12 @@ class Command(BaseCommand):
             raise CommandError(f"--batch-size must be 1 or more, not {batch_size}.")
         stores = stores_of(demand_recording_backends().values())
         states = [State(value) for value in status] if status else list(FINISHED)
-        before = cutoffs(older_than, now=get_runtime().clock())
+        before = get_runtime().clock() - older_than
         for store in stores:
             counts = {state: store.count_finished([state], before) for state in states}
             total = sum(counts.values())
             told = ", ".join(f"{count:,} {state.value}" for state, count in counts.items())
-            self.stdout.write(
-                f"{total:,} finished before {before.final:%Y-%m-%d %H:%M:%S} UTC ({told})."
-            )
+            self.stdout.write(f"{total:,} finished before {before:%Y-%m-%d %H:%M:%S} UTC ({told}).")
             if dry_run:
                 self.stdout.write("Nothing was deleted, because of --dry-run.")
                 continue

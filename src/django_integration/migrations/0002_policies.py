@@ -1,0 +1,77 @@
+"""Retry policies: READY between attempts, FAILED in the end, failures that can be grouped."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.apps.registry import Apps
+from django.db import migrations, models
+from django.db.backends.base.schema import BaseDatabaseSchemaEditor
+
+from ..models import ExactCharField, InstantField
+
+_BATCH = 500
+_ENDED = ("SUCCESSFUL", "FAILED", "CANCELLED")
+
+
+def end_or_wait(apps: Apps, schema_editor: BaseDatabaseSchemaEditor) -> None:
+    """A failed task that was to be repeated is READY now; the others say what they failed with.
+
+    The relay looks soon whether Cloud Tasks still has those that wait.
+    """
+    rows = _rows(apps, schema_editor)
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    rows.filter(status="FAILED", final=False).update(
+        status="READY", finished_at=None, relay_at=soon
+    )
+    changed = []
+    for row in rows.filter(status="FAILED").only("attempts_json").iterator(chunk_size=_BATCH):
+        row.failure = _failure(row.attempts_json)
+        changed.append(row)
+        if len(changed) == _BATCH:
+            rows.bulk_update(changed, ["failure"])
+            changed.clear()
+    rows.bulk_update(changed, ["failure"])
+
+
+def mark_final(apps: Apps, schema_editor: BaseDatabaseSchemaEditor) -> None:
+    """Backwards: what has ended is final."""
+    _rows(apps, schema_editor).filter(status__in=_ENDED).update(final=True)
+
+
+def _rows(apps: Apps, schema_editor: BaseDatabaseSchemaEditor) -> Any:  # noqa: ANN401 - of a model of the past
+    model: Any = apps.get_model("django_tasks_cloud_tasks", "StoredTask")
+    return model.objects.using(schema_editor.connection.alias)
+
+
+def _failure(attempts: str) -> str:
+    """The class path of the error of the last attempt; that of any error if it cannot be read."""
+    try:
+        path = json.loads(attempts)[-1][3]
+    except (ValueError, LookupError, TypeError):
+        path = None
+    return path[:255] if isinstance(path, str) else "builtins.Exception"
+
+
+class Migration(migrations.Migration):
+    """Takes the rows as they are."""
+
+    dependencies = [("django_tasks_cloud_tasks", "0001_initial")]
+
+    operations = [
+        migrations.AddField("storedtask", "failure", ExactCharField(max_length=255, default="")),
+        migrations.AddField("storedtask", "lost", models.TextField(default="")),
+        migrations.AddField("storedtask", "redelivery_at", InstantField(null=True)),
+        migrations.AddField("storedtask", "replay_of", ExactCharField(max_length=255, default="")),
+        migrations.AddField(
+            "storedtask", "replayed_as", ExactCharField(max_length=255, default="")
+        ),
+        migrations.RunPython(end_or_wait, mark_final),
+        migrations.RemoveField("storedtask", "final"),
+        migrations.AddIndex(
+            "storedtask",
+            models.Index(
+                fields=["failure", "task_path", "finished_at"], name="cloudtasks_failures"
+            ),
+        ),
+    ]
