@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Self
 
 import attrs
@@ -18,6 +18,8 @@ from .records import LONGEST_NAME, TaskRecord
 # workers: the number of the attempt stays there.
 _HIGHEST_RETRY_COUNT = 99_999
 _COUNT = re.compile(r"[0-9]{1,9}", re.ASCII)
+_SECONDS = re.compile(r"[0-9]{1,11}(\.[0-9]{1,9})?", re.ASCII)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @attrs.frozen(kw_only=True)
@@ -28,11 +30,13 @@ class Delivery:
         retry_count: dispatches of this Cloud Task before this one.
         cloud_task_id: of the Cloud Task; empty where a person made the request.
         queue: id of its queue; likewise.
+        eta: when it was due, by the clock of Cloud Tasks; None where a person made the request.
     """
 
     retry_count: int = 0
     cloud_task_id: str = ""
     queue: str = ""
+    eta: datetime | None = None
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, object]) -> Self:
@@ -47,6 +51,7 @@ class Delivery:
             retry_count=(min(int(count), _HIGHEST_RETRY_COUNT) if _COUNT.fullmatch(count) else 0),
             cloud_task_id=name if is_task_id(name) else "",
             queue=queue if is_queue_id(queue) else "",
+            eta=_eta(str(environ.get("HTTP_X_CLOUDTASKS_TASKETA", ""))),
         )
 
     def earlier_attempts(self, progress: Progress) -> int:
@@ -56,6 +61,13 @@ class Delivery:
         production was seen to do.
         """
         return min(progress.attempts + self.retry_count, _HIGHEST_RETRY_COUNT)
+
+
+def _eta(text: str) -> datetime | None:
+    """The time in a header that has seconds since 1970, with a fraction or not."""
+    if not _SECONDS.fullmatch(text):
+        return None
+    return _EPOCH + timedelta(seconds=float(text))
 
 
 @attrs.frozen

@@ -93,7 +93,6 @@ def build_task_request(
         number: of the Cloud Task; 0 is the first that is made for the task.
 
     Raises:
-        ScheduleTooFarError: `run_after` is beyond the horizon.
         PayloadTooLargeError: Cloud Tasks would refuse it for its size.
         InvalidNameError: the queue's name is none.
     """

@@ -224,13 +224,15 @@ def policy_of(declared: Task[..., Any]) -> TaskPolicy:
         InvalidTask: a value is wrong.
     """
     if not isinstance(declared, CloudTask):
-        return TaskPolicy()
-    values = {
-        "max_attempts": declared.max_attempts,
-        "backoff": declared.backoff,
-        "timeout": declared.timeout,
-    }
+        return _NOTHING_SAID
+    values = {name: getattr(declared, name) for name in _POLICY}
+    if all(value is None for value in values.values()):
+        return _NOTHING_SAID
     return checked_policy(declared.module_path, values)
+
+
+_NOTHING_SAID = TaskPolicy()
+_POLICY = ("max_attempts", "backoff", "timeout")
 
 
 def checked_policy(name: str, values: Mapping[str, object]) -> TaskPolicy:

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+import attrs
 import pytest
 from django_tasks_cloud_tasks.core.errors import UnreadableRecordError
 from django_tasks_cloud_tasks.core.lifecycle import (
@@ -9,11 +10,14 @@ from django_tasks_cloud_tasks.core.lifecycle import (
     claim,
     enqueued,
     fail,
+    gone,
+    sent,
     succeed,
     withdraw,
 )
 from django_tasks_cloud_tasks.core.payload import TaskPayload
 from django_tasks_cloud_tasks.core.records import LEAVES, AttemptError, TaskRecord
+from django_tasks_cloud_tasks.core.retry_policy import Again, Over
 from django_tasks_cloud_tasks.django_integration.models import COLUMNS, StoredTask
 from django_tasks_cloud_tasks.django_integration.results.columns import Columns
 
@@ -39,13 +43,23 @@ WAITING = enqueued(
     timeout=10,
 )
 RUNNING = claim(WAITING, now=NOW, token="t", worker="w", lease=timedelta(seconds=60)).record
-FAILED = fail(RUNNING, AttemptError("a.Error", "traceback"), now=NOW + timedelta(seconds=1))
-CANCELLED = withdraw(FAILED, now=NOW + timedelta(seconds=2)).record
+ERROR = AttemptError("a.Error", "traceback")
+FAILED = fail(RUNNING, ERROR, now=NOW + timedelta(seconds=1), then=Over("it was the last"))
+RETRYING = fail(
+    RUNNING, ERROR, now=NOW, then=Again(NOW + timedelta(days=1), by_queue=False), note="Too long."
+)
+LOST = gone(sent(WAITING, now=NOW), now=NOW, redelivered=False)
+REPLAYED = attrs.evolve(FAILED, replay_of="before", replayed_as="later")
+CANCELLED = withdraw(RETRYING, now=NOW + timedelta(seconds=2)).record
 
 
 @pytest.mark.parametrize("use_tz", [True, False])
 @pytest.mark.parametrize(
-    "record", [WAITING, RUNNING, FAILED, CANCELLED, back_off(WAITING, "no", now=NOW)]
+    "record",
+    [
+        *(WAITING, RUNNING, RETRYING, FAILED, CANCELLED, LOST, REPLAYED),
+        back_off(WAITING, "no", now=NOW),
+    ],
 )
 def test_a_record_comes_back_as_it_was(record: TaskRecord, use_tz: bool, settings: object) -> None:
     settings.USE_TZ = use_tz  # type: ignore[attr-defined]  # the fixture's object
@@ -61,8 +75,8 @@ def test_only_what_differs_is_written() -> None:
 def test_every_leaf_has_a_column_and_every_column_a_leaf() -> None:
     fields = {field.name for field in StoredTask._meta.local_fields}
     assert COLUMNS.encode(WAITING).keys() == fields
-    assert len(fields) == len(LEAVES) + 2, (
-        "attempts have three: two for lists and for little change"
+    assert len(fields) == len(LEAVES) + 3, (
+        "attempts have four: for lists, for groups, and for little change"
     )
 
 
@@ -72,11 +86,12 @@ def test_a_model_that_keeps_too_little_is_refused() -> None:
 
 
 def test_a_claim_and_a_success_write_no_tracebacks() -> None:
-    claimed = claim(FAILED, now=NOW, token="t2", worker="w", lease=timedelta(seconds=60)).record
-    done = succeed(claimed, 1, now=NOW)
-    assert "tracebacks_json" not in COLUMNS.encode_changes(FAILED, claimed)
+    again = NOW + timedelta(days=1)
+    claimed = claim(RETRYING, now=again, token="t2", worker="w", lease=timedelta(seconds=60)).record
+    done = succeed(claimed, 1, now=again)
+    assert "tracebacks_json" not in COLUMNS.encode_changes(RETRYING, claimed)
     assert "tracebacks_json" not in COLUMNS.encode_changes(claimed, done)
-    assert "tracebacks_json" in COLUMNS.encode_changes(RUNNING, FAILED)
+    assert "tracebacks_json" in COLUMNS.encode_changes(RUNNING, RETRYING)
 
 
 @pytest.mark.parametrize(

@@ -29,12 +29,12 @@ from django_tasks_cloud_tasks import (
     PayloadTooLargeError,
     PermissionDeniedError,
     QueueNotFoundError,
-    ScheduleTooFarError,
     ServiceUnavailableError,
 )
 from django_tasks_cloud_tasks.adapters.cloud_tasks import GrpcTaskQueue
 from django_tasks_cloud_tasks.adapters.metadata import NoMetadataServer
 from django_tasks_cloud_tasks.core.names import QueueName
+from django_tasks_cloud_tasks.core.payload import Progress
 from django_tasks_cloud_tasks.core.requests import TaskRequest
 from django_tasks_cloud_tasks.django_integration.runtime import Runtime, get_runtime, use_runtime
 from django_tasks_cloud_tasks.emulator.background import BackgroundEmulator
@@ -203,12 +203,16 @@ def test_a_task_that_is_too_large_is_refused_before_anything_is_sent(
     assert len(cloud_tasks.pending) == 1
 
 
-def test_a_task_cannot_be_due_more_than_720_hours_ahead(cloud_tasks: CapturedTasks) -> None:
-    now = timezone.now()
-    tasks.add.using(run_after=now + timedelta(hours=719)).enqueue(1, 1)
-    with pytest.raises(ScheduleTooFarError, match="720 hours"):
-        tasks.add.using(run_after=now + timedelta(hours=721)).enqueue(1, 1)
-    assert len(cloud_tasks.pending) == 1
+def test_a_task_that_is_due_in_two_years_is_scheduled_as_far_as_cloud_tasks_takes_it(
+    cloud_tasks: CapturedTasks,
+) -> None:
+    due = timezone.now() + timedelta(days=730)
+    tasks.add.using(run_after=due).enqueue(1, 1)
+    (task,) = cloud_tasks.pending
+    assert task.request.schedule_time
+    ahead = task.request.schedule_time - timezone.now()
+    assert timedelta(hours=718) < ahead < timedelta(hours=720)
+    assert task.payload.progress == Progress(run_after=due, due_at=due)
 
 
 def test_a_queue_name_that_cloud_tasks_refuses_makes_a_task_invalid() -> None:

@@ -3,8 +3,8 @@
 import json
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from itertools import count
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from django.test import Client
 from django.urls import path
 from django_tasks_cloud_tasks import AsyncExecuteTaskView, ExecuteTaskView
 from django_tasks_cloud_tasks.core.outcomes import Outcome
+from django_tasks_cloud_tasks.django_integration.runtime import Runtime, use_runtime
 from django_tasks_cloud_tasks.django_integration.signing import sign
 
 from tests import tasks
@@ -65,9 +66,27 @@ def test_a_task_that_raises_is_answered_with_its_error_and_without_its_traceback
         500,
         {"status": "error", "task_id": "an-id", "error": "ValueError: no such order"},
     )
-    errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
-    assert [record.name for record in errors] == ["django.tasks"], "told once, with its traceback"
-    assert errors[0].exc_info is not None
+    (said,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert said.name == "django_tasks_cloud_tasks"
+    assert said.levelno == logging.WARNING, "it is not over"
+    assert "failed in attempt 1 of 100. It is attempted again when its queue" in said.getMessage()
+    assert said.exc_info is not None
+
+
+def test_the_last_attempt_is_answered_200_and_ends_the_task(
+    deliver: Deliver, caplog: pytest.LogCaptureFixture
+) -> None:
+    response = deliver(
+        "tests.tasks.fails", "no such order", headers={"X-CloudTasks-TaskRetryCount": "99"}
+    )
+    assert answer(response) == (
+        200,
+        {"status": "failed", "task_id": "an-id", "error": "ValueError: no such order"},
+    )
+    (said,) = [r.getMessage() for r in caplog.records if r.name == "django_tasks_cloud_tasks"]
+    assert "It is not attempted again, because it was attempt 100 of 100" in said
+    (error,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert (error.name, error.exc_info is not None) == ("django.tasks", True), "by Django's signal"
 
 
 def test_the_answer_has_the_traceback_under_debug(deliver: Deliver, settings: LazySettings) -> None:
@@ -81,7 +100,7 @@ def test_a_return_value_that_is_not_json_fails_the_task_permanently(
 ) -> None:
     status, document = answer(deliver("tests.tasks.returns_a_set"))
     assert status == 200
-    assert document["status"] == "error"
+    assert document["status"] == "failed"
     assert "set" in document["error"]
 
 
@@ -223,14 +242,12 @@ def test_a_site_wraps_the_execution_of_every_task(base: Any, settings: Any) -> N
 
 
 def test_an_attempt_that_exceeds_its_deadline_is_logged_with_the_option_that_sets_it(
-    deliver: Deliver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    deliver: Deliver, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The clock makes every task last longer than the ten minutes that Cloud Tasks waits."""
-    clock = SimpleNamespace(monotonic=count(0, 601).__next__)
-    monkeypatch.setattr(
-        "django_tasks_cloud_tasks.django_integration.executing.execution.time", clock
-    )
-    assert deliver("tests.tasks.add", 1, 2).status_code == 200
+    moments = (datetime(2026, 11, 22, tzinfo=UTC) + timedelta(seconds=601) * n for n in count())
+    with use_runtime(Runtime(environ={}, clock=moments.__next__)):
+        assert deliver("tests.tasks.add", 1, 2).status_code == 200
     (said,) = [r.getMessage() for r in caplog.records if r.name == "django_tasks_cloud_tasks"]
     assert "took 601.0 s. Cloud Tasks waits 600 s" in said
-    assert "Set DISPATCH_DEADLINE to a higher value" in said
+    assert "Set the timeout of the task, or DISPATCH_DEADLINE, to a higher value" in said

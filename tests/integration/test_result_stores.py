@@ -20,7 +20,6 @@ from django_tasks_cloud_tasks.core.records import (
     State,
     TaskRecord,
 )
-from django_tasks_cloud_tasks.core.retention import Cutoffs
 from django_tasks_cloud_tasks.django_integration.results.store import DatabaseResultStore
 from psycopg import IsolationLevel
 from pytest_django import DjangoDbBlocker
@@ -269,14 +268,14 @@ def test_many_that_take_at_once_leave_nothing(store: ResultStore) -> None:
 
 def test_pruning_takes_what_finished_before(store: ResultStore) -> None:
     old, young = NOW - MINUTE, NOW + MINUTE
-    final = {"finished_at": old, "final": True}
+    final = {"finished_at": old}
     store.add(record("old success", state=State.SUCCESSFUL, **final))
     store.add(record("old failure", state=State.FAILED, **final))
     store.add(record("old cancelled", state=State.CANCELLED, **final))
-    store.add(record("young", state=State.SUCCESSFUL, finished_at=young, final=True))
-    store.add(record("at that time", state=State.SUCCESSFUL, finished_at=NOW, final=True))
+    store.add(record("young", state=State.SUCCESSFUL, finished_at=young))
+    store.add(record("at that time", state=State.SUCCESSFUL, finished_at=NOW))
     store.add(record("waits", payload__enqueued_at=old))
-    before = Cutoffs(final=NOW, failed=NOW)
+    before = NOW
     assert store.count_finished(FINISHED, before) == 3
     assert store.count_finished([State.FAILED], before) == 1
     assert store.prune([State.FAILED], before, limit=10) == 1
@@ -287,21 +286,12 @@ def test_pruning_takes_what_finished_before(store: ResultStore) -> None:
     assert [n for n in left if store.get(n)] == ["young", "at that time", "waits"]
 
 
-def test_pruning_leaves_what_may_be_repeated(store: ResultStore) -> None:
-    given_up = NOW - 5 * MINUTE
-    store.add(record("repeated", state=State.FAILED, finished_at=NOW - 4 * MINUTE))
-    store.add(record("given up", state=State.FAILED, finished_at=NOW - 6 * MINUTE))
-    assert store.count_finished(FINISHED, Cutoffs(final=NOW, failed=given_up)) == 1
-    assert store.prune(FINISHED, Cutoffs(final=NOW, failed=given_up), limit=10) == 1
-    assert [n for n in ("repeated", "given up") if store.get(n)] == ["repeated"]
-
-
 def test_pruning_takes_many(store: ResultStore) -> None:
-    final = {"state": State.SUCCESSFUL, "finished_at": NOW - MINUTE, "final": True}
+    final = {"state": State.SUCCESSFUL, "finished_at": NOW - MINUTE}
     for number in range(1100):
         store.add(record(str(number), **final))
-    assert store.prune(FINISHED, Cutoffs(final=NOW, failed=NOW), limit=1050) == 1050
-    assert store.count_finished(FINISHED, Cutoffs(final=NOW, failed=NOW)) == 50
+    assert store.prune(FINISHED, NOW, limit=1050) == 1050
+    assert store.count_finished(FINISHED, NOW) == 50
 
 
 def test_a_renewal_is_a_replacement(store: ResultStore) -> None:
@@ -479,7 +469,7 @@ def test_all_at_once_wait_for_one_another_and_never_in_a_circle(store: ResultSto
 
     def prune(who: int) -> None:
         for _ in range(20):
-            store.prune(FINISHED, Cutoffs(final=NOW + MINUTE, failed=NOW), limit=1)
+            store.prune(FINISHED, NOW + MINUTE, limit=1)
 
     def add(who: int) -> None:
         for number in range(60):

@@ -354,7 +354,7 @@ class Storm:
         while True:
             self.left = self.emulator.tasks()  # Asked first: what it delivers now, rows tell after.
             now = datetime.now(UTC)
-            rows = [row for row in self._rows() if not row.final or row.relay_at is not None]
+            rows = [row for row in self._rows() if not row.record.final or row.relay_at is not None]
             if not rows and not self.left:
                 return
             if time.monotonic() > self.calm_since + CALM or self.jumps == JUMPS:
@@ -418,11 +418,11 @@ class Storm:
     def _faults(self, order: Order, row: StoredTask, effects: int) -> Iterator[str]:
         """What is wrong with a task that was ordered, and had its effect so many times."""
         good = is_good(row)
-        if not row.final:
+        if not row.record.final:
             yield "lost"
         elif not good and (row.status != "FAILED" or QUEUES[order.queue] == -1):
             yield "given up by nobody who may"
-        if row.final is not (row.relay_at is None):
+        if row.record.final is not (row.relay_at is None):
             yield "misreported, whether it is over"
         if (json.loads(row.args_json), json.loads(row.kwargs_json)) != ([order.number], {}):
             yield "misreported, other arguments"
@@ -439,9 +439,9 @@ class Storm:
         """What is wrong with the errors that the record of a task gives."""
         made, errors = row.record.worker_ids, errors_of(row)
         reasons = [path for path, _ in errors]
-        if row.final and not is_good(row) and reasons[-1:] in ([], [WORKER_LOST]):
+        if row.record.final and not is_good(row) and reasons[-1:] in ([], [WORKER_LOST]):
             yield "given up without a failure"
-        if row.final and len(made) != len(errors) + is_good(row):
+        if row.record.final and len(made) != len(errors) + is_good(row):
             yield f"misreported, {len(made)} attempts"
         if reasons.count(RAISED_ERROR) > (order.kind in RAISING):
             yield "misreported, an error that was not raised"
@@ -573,7 +573,7 @@ def told(row: StoredTask) -> str:
     """What is known of a task."""
     errors = [path.rpartition(".")[2] for path, _ in errors_of(row)]
     return (
-        f"{row.status}, final {row.final}, {row.attempt_count} attempts, "
+        f"{row.status}, final {row.record.final}, {row.attempt_count} attempts, "
         f"{errors}, lease until {row.claim_expires_at}, looked at {row.relay_at}, "
         f"made anew {row.redelivery_count} times, {row.relay_error!r}, {row.task_id}"
     )

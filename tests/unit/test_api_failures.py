@@ -22,7 +22,12 @@ from django_tasks_cloud_tasks.core.api_failures import (
     attempt_timeout,
     calling,
 )
-from django_tasks_cloud_tasks.core.errors import CancelError, EnqueueError, RunNowError
+from django_tasks_cloud_tasks.core.errors import (
+    CancelError,
+    ControlError,
+    EnqueueError,
+    RunNowError,
+)
 from django_tasks_cloud_tasks.core.names import QueueName
 from django_tasks_cloud_tasks.core.requests import OidcIdentity, TaskRequest
 from hypothesis import given
@@ -174,7 +179,7 @@ def test_what_is_recorded_may_exist_already() -> None:
 NAME = "projects/p/locations/l/queues/q/tasks/t"
 
 
-def control(failed: Failure, of: Control = Control.DELETE) -> Decision[CancelError | RunNowError]:
+def control(failed: Failure, of: Control = Control.DELETE) -> Decision[ControlError]:
     return after_failed_control(failed, control=of, name=NAME, timeout=10, jitter=1.0)
 
 

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("django_tasks_cloud_tasks")
 
+_SMALL = timedelta(seconds=1)  # differences of clocks that do not matter
 _HOST = "/".join(filter(None, (os.environ.get("K_REVISION"), socket.gethostname())))
 
 
@@ -164,7 +165,7 @@ class Execution:
             queue_name=self.delivery.queue or self.task.queue_name,
             cloud_task_name=self.delivery.cloud_task_id or None,
             cancellation=Cancellation(self.lease.cancel_requested if self.lease else None),
-            clock=get_runtime().clock,
+            clock=_now,
         )
         return [context, *self.result.args]
 
@@ -324,13 +325,23 @@ class Execution:
     def _is_early(self) -> bool:
         """Whether the task is due later than Cloud Tasks could be told."""
         due_at = self.attempt.payload.progress.due_at
-        return self.lease is None and due_at is not None and due_at > self.began
+        return self.lease is None and due_at is not None and due_at > self.began + self._ahead
+
+    @property
+    def _ahead(self) -> timedelta:
+        """How far the clock of Cloud Tasks is ahead of the clock of this process, at least.
+
+        Times for Cloud Tasks are worked out by its clock, which is seen from the time when the
+        delivery was due. That of an emulator can be moved on by years.
+        """
+        ahead = timedelta() if self.delivery.eta is None else self.delivery.eta - self.began
+        return ahead if ahead > _SMALL else timedelta()
 
     def _travel_on(self) -> Outcome:
         """Have another Cloud Task take the task further towards its time."""
         due_at = self.attempt.payload.progress.due_at or self.began
         attempts = self.attempt.payload.progress.attempts
-        made = self.attempt.create_next(due_at, attempts=attempts, now=self.began)
+        made = self.attempt.create_next(due_at, attempts=attempts, now=self.began + self._ahead)
         return NotDue(self.result.id) if made else NextNotCreated(self.result.id)
 
     def _held(self) -> AbstractContextManager[None]:
@@ -389,7 +400,8 @@ class Execution:
         now = get_runtime().clock()
         note = self._overran(now)
         task_error = add_error(self.result, error)
-        then = self.attempt.after(error, self.result, recorded=self.lease is not None, now=now)
+        there = now + self._ahead
+        then = self.attempt.after(error, self.result, recorded=self.lease is not None, now=there)
         if isinstance(then, Again) and isinstance(error, CancelledError):
             # Nobody is there to be answered, so that Cloud Tasks delivers this Cloud Task again.
             then = Again(None, by_queue=True)
@@ -409,7 +421,7 @@ class Execution:
                 return Cancelled(self.result.id)
         elif isinstance(then, Again) and not then.by_queue:
             counted = self.attempt.number - snoozes
-            if not self.attempt.create_next(then.at or now, attempts=counted, now=now):
+            if not self.attempt.create_next(then.at or there, attempts=counted, now=there):
                 mark_ready(self.result)
                 return NextNotCreated(self.result.id)
         if isinstance(then, Over):
@@ -468,6 +480,10 @@ class Execution:
         if self.lease:
             return await in_store_thread(self.lease.store, call, *args, **kwargs)
         return call(*args, **kwargs)
+
+
+def _now() -> datetime:
+    return get_runtime().clock()
 
 
 async def _await(awaitable: Awaitable[Any]) -> Any:  # noqa: ANN401 - what a task returns

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -32,6 +33,9 @@ _DEFAULTS = {
     "CLOUD_TASKS_LOCATION": "us-central1",
     "TASK_HANDLER_HOST": "http://testserver",
 }
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class TaskFailedError(AssertionError):
@@ -102,13 +106,15 @@ class CapturedTasks:
     def run_all(self, *, check: bool = True) -> list[Delivered]:
         """Deliver every pending task once, and those that they enqueue, in order.
 
+        The next attempt at a task that failed or snoozed stays pending.
+
         Raises:
             TaskFailedError: with `check`, an answer was not success.
         """
         delivered: list[Delivered] = []
-        seen: set[int] = set()
-        while fresh := [task for task in self.pending if id(task) not in seen]:
-            seen.add(id(fresh[0]))
+        seen: set[str] = set()
+        while fresh := [task for task in self.pending if task.payload.task_id not in seen]:
+            seen.add(fresh[0].payload.task_id)
             delivered.append(self.run(fresh[0], check=check))
         return delivered
 
@@ -163,8 +169,9 @@ def capturing() -> Iterator[CapturedTasks]:
 class EmulatorInHand:
     """The emulator of a test.
 
-    Its clock stands still: what is due now is delivered at once, everything later (schedule
-    times, retries, rates) when the test moves the clock with `advance`. Where the test's database
+    Its clock stands still, and the site goes by the same clock: what is due now is delivered at
+    once, everything later (schedule times, retries, rates) when the test moves the clock with
+    `advance`. Where the test's database
     is SQLite in memory, whose one connection all threads share, tasks are delivered one at a time,
     and only while the test waits in `settle` or `advance`.
 
@@ -245,10 +252,11 @@ def emulating(site: str) -> Iterator[EmulatorInHand]:
             "Set it in the settings of the tests, for example to '/static/'."
         )
     # The live server's threads and the test share a connection to a database in memory.
+    clock = ManualClock()
     known: Any = connections.all()
     shared = any(c.vendor == "sqlite" and c.is_in_memory_db() for c in known)
     with BackgroundEmulator(
-        lambda: Emulator(clock=ManualClock(), create_queues=True, in_turns=shared)
+        lambda: Emulator(clock=clock, create_queues=True, in_turns=shared)
     ) as emulator:
         own = {"TASK_HANDLER_HOST": site, "EMULATOR_HOST": emulator.address}
         entries: Mapping[str, dict[str, Any]] = settings.TASKS
@@ -259,7 +267,9 @@ def emulating(site: str) -> Iterator[EmulatorInHand]:
             for alias, entry in entries.items()
         }
         runtime = Runtime(
-            environ={**_DEFAULTS, **os.environ}, make_metadata=lambda _: NoMetadataServer()
+            environ={**_DEFAULTS, **os.environ},
+            make_metadata=lambda _: NoMetadataServer(),
+            clock=lambda: _EPOCH + timedelta(microseconds=clock.now() // 1000),
         )
         with use_runtime(runtime), override_settings(TASKS=tasks):
             yield EmulatorInHand(emulator)

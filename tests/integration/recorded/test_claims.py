@@ -11,6 +11,7 @@ from django.test import override_settings
 from django_tasks_cloud_tasks import WorkerLostError
 from django_tasks_cloud_tasks.core import lifecycle
 from django_tasks_cloud_tasks.core.records import AttemptError, State
+from django_tasks_cloud_tasks.core.retry_policy import Again
 
 from tests import recorded_tasks
 from tests.integration.recording import (
@@ -101,10 +102,13 @@ def test_a_delivery_that_arrives_while_the_attempt_ends_is_not_refused(
         claimed = view.record(result.id)
         DURING.clear()
         reason = AttemptError("builtins.ValueError", "no")
+        again = Again(None, by_queue=True)
         before_replacing(
             view,
             monkeypatch,
-            lambda: view.store.replace(claimed, lifecycle.fail(claimed, reason, now=view.now)),
+            lambda: view.store.replace(
+                claimed, lifecycle.fail(claimed, reason, now=view.now, then=again)
+            ),
         )
         answers.append(view.deliver()[0])
 

@@ -12,7 +12,7 @@ from django.tasks.exceptions import InvalidTask
 from django.tasks.signals import task_enqueued
 from django_tasks_cloud_tasks import CancelOutcome, acancel
 from django_tasks_cloud_tasks.core.errors import PayloadTooLargeError, QueueNotFoundError
-from django_tasks_cloud_tasks.core.lifecycle import NAME_KEPT
+from django_tasks_cloud_tasks.core.lifecycle import DELIVERY_GRACE
 from django_tasks_cloud_tasks.core.records import State
 
 from tests import recorded_tasks
@@ -28,7 +28,7 @@ def test_a_task_is_recorded_and_sent(site: Site) -> None:
     assert request.task_id == result.id
     record = site.record(result.id)
     assert (record.state, record.payload.args, record.redelivery.sent) == (State.READY, ["a"], True)
-    assert record.relay.at == START + NAME_KEPT, "should nobody come by then"
+    assert record.relay.at == START + DELIVERY_GRACE, "should nobody come by then"
 
 
 def test_the_task_is_created_after_the_commit(site: Site) -> None:
