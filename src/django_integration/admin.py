@@ -36,7 +36,6 @@ from ..core.records import (
     TASK_CANCELLED,
     Attempt,
     AttemptError,
-    State,
 )
 from .configuration import Configuration
 from .models import Status, StoredTask
@@ -53,6 +52,7 @@ _BIG_COLUMNS = (
     *("return_value_json", "relay_error"),
 )
 _FROM_DETAIL = "_from_detail"
+_FINAL = {state.value for state in FINAL_STATES}
 
 
 class ShortCount(Paginator):  # type: ignore[type-arg]  # generic in the stubs only
@@ -289,7 +289,7 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
         if row is None or not self.has_change_permission(request, row):
             return []
         offered = [("run_again", "Run again")]
-        if State(row.status) not in FINAL_STATES:
+        if row.status not in _FINAL:
             offered += [("run_now", "Run now"), ("cancel", "Cancel")]
         return offered
 

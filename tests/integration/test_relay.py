@@ -98,8 +98,9 @@ def test_running_tasks_do_not_hide_waiting_tasks(site: Site) -> None:
             relay__at=START,
         )
         site.store.add(running)
+    soon = START + timedelta(seconds=1)
     site.store.add(
-        changed(record, payload__task_id="waits", relay__at=START + timedelta(seconds=1))
+        changed(record, payload__task_id="waits", redelivery__sent=False, relay__at=soon)
     )
     site.wait(2)
     assert "Sent: 1. Not taken: 0." in run("cloudtasks_relay", "--once")
@@ -321,7 +322,6 @@ def finished(site: Site, name: str, state: State, days: int) -> None:
         record,
         payload__task_id=name,
         state=state,
-        final=True,
         finished_at=START - timedelta(days=days),
     )
     site.store.add(ended)
