@@ -55,7 +55,7 @@ def test_a_page_under_another_host_name_is_refused(
     for host in (f"evil.example:{port}", "evil.example"):
         headers = {"Host": host, "Origin": f"http://{host}"}
         status, body = ask(emulator.address, method, path, b"{}", **headers)
-        assert (status, b"does not answer under the name" in body) == (403, True)
+        assert (status, b"does not answer requests with the host name" in body) == (403, True)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "app.localhost"])

@@ -104,7 +104,7 @@ class Project:
         site = ("runserver", "--noreload", f"127.0.0.1:{self.site_port}")
         with self.running(*emulator) as said, self.running(*site):
             for line in said:
-                if line.startswith("Ctrl-C"):
+                if line.startswith("Press Ctrl-C"):
                     break
             until = time.monotonic() + 60
             while True:
