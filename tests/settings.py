@@ -1,4 +1,4 @@
-"""A Django site for the tests: the package, its endpoints, the admin, a database in memory."""
+"""The settings of the test site: the package, its endpoints, the admin, a database in memory."""
 
 SECRET_KEY = "tests-only"
 DEBUG = False

@@ -1,4 +1,4 @@
-"""What a test controls: the clock, the reset, chaos and the state file."""
+"""The controls of the emulator: the clock, the reset, chaos and the state file."""
 
 import json
 import os

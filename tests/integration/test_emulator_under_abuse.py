@@ -105,7 +105,7 @@ def fill(client: Any, count: int = 20) -> None:
 
 @pytest.fixture
 def growth() -> Callable[[], int]:
-    """How many bytes the memory of this process has grown since the start of the test."""
+    """Return the growth of this process's memory since the start of the test, in bytes."""
 
     def resident() -> int:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -116,7 +116,7 @@ def growth() -> Callable[[], int]:
 
 
 def send_until_full(raw: socket.socket, data: bytes, most: int) -> int:
-    """Send until the other side accepts no more; returns the number of bytes sent."""
+    """Send until the other side accepts no more bytes. Return the number of bytes sent."""
     raw.setblocking(False)
     sent = 0
     raw.settimeout(1.0)
@@ -262,7 +262,7 @@ def test_a_url_cannot_forge_a_line_of_the_log() -> None:
 
 
 def limit(storage: Storage, room: int) -> None:
-    """Limit the state file to `room` more pages than it has."""
+    """Limit the state file to `room` more pages than it has now."""
     (pages,) = storage._database.execute("PRAGMA page_count").fetchone()
     storage._database.execute(f"PRAGMA max_page_count = {pages + room}")
 

@@ -1,4 +1,7 @@
-"""`python -m tests.storm.enqueuer SEED COUNT`: orders in transactions, some rolled back."""
+"""`python -m tests.storm.enqueuer SEED COUNT`: places orders in transactions.
+
+Some of the transactions are rolled back.
+"""
 
 import random
 import sys

@@ -1,4 +1,4 @@
-"""The site that stands in the storm; where everything is comes from the environment."""
+"""The settings of the site in the storm. All addresses come from the environment."""
 
 import json
 import os

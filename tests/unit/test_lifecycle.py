@@ -1,4 +1,4 @@
-"""What becomes of a record: claims, leases, ends, cancelling, the relay's decisions."""
+"""The lifecycle of a record: claims, leases, ends, cancelling, decisions of the relay."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -411,7 +411,7 @@ WHEN = {
 
 
 def after(event: Event, record: TaskRecord, now: datetime) -> list[TaskRecord | None]:
-    """The records that the event may make of it; None where it is refused."""
+    """Return the possible records after an event; None means that the event is refused."""
     match event:
         case Event.DELIVERED:
             delivered = claim(record, now=now, token="t2", worker="w2", lease=LEASE)

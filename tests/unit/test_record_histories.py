@@ -1,4 +1,4 @@
-"""Everything that can happen to a recorded task, in any order: what must hold whatever did."""
+"""Random histories of a recorded task. The invariants must hold after any order of events."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -146,9 +146,9 @@ class Histories(RuleBasedStateMachine):
 
 
 def is_sent_twice_or_ends(record: TaskRecord) -> bool:
-    """Whether the relay's looks alone have the task sent again and again, or ended.
+    """Return whether the relay alone sends the task twice, or ends it.
 
-    As long as nobody comes: whatever was sent first may be lost.
+    No delivery happens meanwhile. The first Cloud Task may be lost, so the relay must send another.
     """
     sends, now = 0, NOW
     for _ in range(20):
