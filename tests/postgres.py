@@ -79,7 +79,7 @@ def away(entry: dict[str, Any], *, crashes: bool) -> Iterator[None]:
 
 
 def _start(folder: Path) -> None:
-    # Without fsync a crash of PostgreSQL loses nothing, and one of the machine is not tested.
+    # Without fsync, a crash of PostgreSQL loses no data. Tests do not crash the machine.
     options = f"-c listen_addresses='' -k {folder} -c fsync=off -c max_connections=200"
     _control(folder, "-l", str(folder / "log"), "-o", options, "start")
 

@@ -35,7 +35,7 @@ TEMPLATES = [
         },
     }
 ]
-# Logging in is not what these tests check; this hasher is fast.
+# The tests do not check logins, so they use a fast hasher.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
 _OPTIONS = {

@@ -94,7 +94,7 @@ class Unreadable(Sequence[int]):
         raise KeyError(index)
 
 
-class BadStr(Exception):  # noqa: N818 - it is about its behaviour
+class BadStr(Exception):  # noqa: N818 - the name describes its behaviour
     def __str__(self) -> str:
         raise SystemExit
 

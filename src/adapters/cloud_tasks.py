@@ -83,7 +83,7 @@ type Metadata = tuple[tuple[str, str], ...]
 
 
 class _Call(Protocol):
-    def __call__(self, request: bytes, *, timeout: float, metadata: Metadata) -> Any: ...  # noqa: ANN401 - bytes
+    def __call__(self, request: bytes, *, timeout: float, metadata: Metadata) -> Any: ...  # noqa: ANN401 - the response as bytes
 
     def future(self, request: bytes, *, timeout: float, metadata: Metadata) -> grpc.Future[Any]: ...
 
@@ -149,7 +149,7 @@ class GrpcTaskQueue:
         flow = calling(self._creation_failed(request, timeout), timeout=timeout)
         self._drive(flow, "CreateTask", encode(request), _routing(request))
 
-    async def acreate(self, request: TaskRequest, *, timeout: float) -> None:  # noqa: ASYNC109 - the port's word
+    async def acreate(self, request: TaskRequest, *, timeout: float) -> None:  # noqa: ASYNC109 - the port's signature
         """See `TaskQueue.acreate`.
 
         It uses the same channel as `create`, because `grpc.aio` crashes in forked children.
@@ -246,7 +246,7 @@ class GrpcTaskQueue:
         if client is not None:
             client.channel.close()
 
-    def _forget_if(self, client: _Client | None, reconnect: bool) -> None:  # noqa: FBT001 - the flow's word
+    def _forget_if(self, client: _Client | None, reconnect: bool) -> None:  # noqa: FBT001 - a field of `Sleep`
         """Forget the client if `reconnect` is set, so that the next call opens a new channel.
 
         If another call has already replaced the client, this does nothing.

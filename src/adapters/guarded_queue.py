@@ -43,7 +43,7 @@ class GuardedTaskQueue:
         with self._noting():
             self._queue.create(request, timeout=timeout)
 
-    async def acreate(self, request: TaskRequest, *, timeout: float) -> None:  # noqa: ASYNC109 - the port's word
+    async def acreate(self, request: TaskRequest, *, timeout: float) -> None:  # noqa: ASYNC109 - the port's signature
         """See `TaskQueue.acreate`."""
         with self._noting():
             await self._queue.acreate(request, timeout=timeout)

@@ -43,18 +43,18 @@ class MemoryTaskQueue:
         """Store the request."""
         self.requests.append(request)
 
-    async def acreate(self, request: TaskRequest, *, timeout: float) -> None:  # noqa: ASYNC109 - the port's word
+    async def acreate(self, request: TaskRequest, *, timeout: float) -> None:  # noqa: ASYNC109 - the port's signature
         """Store the request."""
         self.create(request, timeout=timeout)
 
-    def delete(self, queue: QueueName, task_id: str, *, timeout: float) -> bool:  # noqa: ARG002 - likewise
+    def delete(self, queue: QueueName, task_id: str, *, timeout: float) -> bool:  # noqa: ARG002 - the port's signature
         """Remove the request, and return whether it was stored."""
         kept = [r for r in self.requests if (r.queue, r.task_id) != (queue, task_id)]
         found = len(kept) < len(self.requests)
         self.requests[:] = kept
         return found
 
-    def run(self, queue: QueueName, task_id: str, *, timeout: float) -> bool:  # noqa: ARG002 - likewise
+    def run(self, queue: QueueName, task_id: str, *, timeout: float) -> bool:  # noqa: ARG002 - the port's signature
         """Remove the schedule time of the request, and return whether the request is stored."""
         for index, request in enumerate(self.requests):
             if (request.queue, request.task_id) == (queue, task_id):

@@ -62,9 +62,9 @@ class NoMetadataServer:
 class HttpMetadataServer:
     """A `MetadataServer` over HTTP. Values are cached for the lifetime of the process.
 
-    Failures are not cached: after 5 seconds the next call of `get` makes the request again. If a
-    failure were cached, a short network error would leave the app without its identity, and the
-    app would create tasks that are refused when they are delivered.
+    A failure is cached for only 5 seconds. Then the next call of `get` makes the request again.
+    Otherwise a short network error would leave the app without its identity, and the app would
+    create tasks whose deliveries are refused.
 
     Args:
         host: the host of the server, with the port if it is not 80.

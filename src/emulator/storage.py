@@ -176,7 +176,7 @@ class Storage:
             for table in ("tasks", "tombstones"):
                 # This selects the names that start with `{name}/tasks/`: "0" follows "/" in ASCII.
                 self._database.execute(
-                    f"DELETE FROM {table} WHERE name >= ? AND name < ?",  # noqa: S608 - tables of ours
+                    f"DELETE FROM {table} WHERE name >= ? AND name < ?",  # noqa: S608 - constant table names
                     [f"{name}/tasks/", f"{name}/tasks0"],
                 )
 
@@ -206,7 +206,7 @@ class Storage:
         """See `Journal`."""
         with self.together():
             for table in ("queues", "deleted_queues", "tasks", "tombstones"):
-                self._database.execute(f"DELETE FROM {table}")  # noqa: S608 - tables of ours
+                self._database.execute(f"DELETE FROM {table}")  # noqa: S608 - constant table names
 
     @contextmanager
     def together(self) -> Iterator[None]:

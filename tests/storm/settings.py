@@ -4,7 +4,7 @@ import json
 import os
 
 from tests.mariadb import use_driver
-from tests.settings import *  # noqa: F403 - the same site, but for what follows
+from tests.settings import *  # noqa: F403 - the same site with changes
 
 DATABASES = {"default": json.loads(os.environ["STORM_DATABASE"])}
 if "mysql" in DATABASES["default"]["ENGINE"]:

@@ -42,7 +42,7 @@ def fails_at_first(context: CloudTaskContext, number: int) -> int:
 @task(backend="stored", atomic=True, takes_context=True)
 def outlasts_its_lease(context: CloudTaskContext, number: int) -> int:
     with told(context):
-        time.sleep(2.5)  # what it is about: longer than the lease, before it holds any lock
+        time.sleep(2.5)  # longer than the lease, before the task holds a lock
         _count("outlasts_its_lease", context.task_result.id)
     return number * 2
 

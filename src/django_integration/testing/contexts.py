@@ -108,7 +108,7 @@ class CapturedTasks:
             TaskFailedError: `check` is True, and the task did not succeed.
         """
         delivered = self._deliver(task)
-        if delivered.status == 200:  # noqa: PLR2004 - success, on the wire
+        if delivered.status == 200:  # noqa: PLR2004 - the HTTP status of a success
             self._queue.requests.remove(task.request)
         if check and delivered.document.get("status") != "success":
             raise TaskFailedError(

@@ -97,7 +97,7 @@ class GrpcProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the HTTP/2 settings."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what loops give to servers
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - loops pass a Transport
         self._transport = transport
         self._loop = asyncio.get_running_loop()
         self._heard_at = self._loop.time()

@@ -36,7 +36,7 @@ class SniffingProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the timer for the first bytes."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what loops give to servers
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - loops pass a Transport
         self._transport = transport
         self._connections.add(transport)
         loop = asyncio.get_running_loop()

@@ -159,7 +159,7 @@ class _ChangeStreams:
         )
         await response.prepare(request)
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a handler runs in one
+        assert task is not None  # noqa: S101 - a handler runs in a task
         self._open.add(task)
         changes = self._controls.changes
         try:

@@ -67,7 +67,7 @@ class Chaos:
                 raise ConfigurationError(
                     f"{part!r} is out of range. The value must be from 0 to {highest:g}."
                 )
-        return attrs.evolve(cls(), **values)  # type: ignore[arg-type]  # each read as its type
+        return attrs.evolve(cls(), **values)  # type: ignore[arg-type]  # each value has the type of its field
 
     def fault_for(self, task: str, attempt: int) -> Fault:
         """Return the faults of an attempt.

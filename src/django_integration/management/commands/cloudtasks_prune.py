@@ -19,8 +19,8 @@ class Command(BaseCommand):
 
     help = (
         "Deletes the records of tasks that finished long ago. Records of tasks that wait or run "
-        "are kept. Records of failed tasks are kept for at least 31 days, because the queue may "
-        "retry them."
+        "are kept. Records of failed tasks that the queue may still retry are kept for at least 31 "
+        "days."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
