@@ -1,1 +1,1 @@
-"""Speed, as ratios measured in one run. `make bench` runs all of it; nothing here is a test."""
+"""Benchmarks. They measure ratios of speeds within one run. `make bench` runs all of them."""

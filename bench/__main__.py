@@ -1,4 +1,4 @@
-"""`python -m bench`: measure everything, print a table."""
+"""`python -m bench [NAME ...]`: runs all benchmarks, or those with these names; prints a table."""
 
 import platform
 import sys

@@ -1,4 +1,4 @@
-"""The emulator against servers and clients that do the least of the same."""
+"""Benchmarks of the emulator. The references are servers and clients with the least code."""
 
 import asyncio
 import statistics
@@ -22,7 +22,7 @@ _NUMBERS = count()
 
 @attrs.frozen
 class Line:
-    """A line of the table."""
+    """A line of the table: the measurement, its value, and the comparison with the aim."""
 
     what: str
     value: str
@@ -34,7 +34,7 @@ class Line:
 
 @contextmanager
 def process(*arguments: str) -> Iterator[str]:
-    """One of the processes; yields its address."""
+    """Run a process of `bench.emulator_process`, and yield its address."""
     with subprocess.Popen(
         [sys.executable, "-m", "bench.emulator_process", *arguments],
         stdout=subprocess.PIPE,
@@ -48,7 +48,13 @@ def process(*arguments: str) -> Iterator[str]:
 
 
 def request(url: str, *, later: bool = False, prefix: str = "t") -> bytes:
-    """A `CreateTaskRequest` of a task with a new name."""
+    """Return an encoded `CreateTaskRequest` for a task with a new name.
+
+    Args:
+        url: the URL of the task.
+        later: whether the task is due tomorrow; otherwise it is due now.
+        prefix: the start of the task id.
+    """
     from google.cloud.tasks_v2.types import CreateTaskRequest
 
     message = CreateTaskRequest.pb()(parent=QUEUE)
@@ -68,7 +74,7 @@ def _verdict(ratio: float, aim: float, *, at_least: bool) -> str:
 
 
 def creations() -> list[Line]:
-    """Tasks created a second, against an echo of the same kind."""
+    """Compare created tasks per second with the calls of an echo server."""
     import grpc
 
     lines = []
@@ -86,7 +92,7 @@ def creations() -> list[Line]:
 
 
 def _create(grpc: object, address: str, clients: int, calls: int) -> float:
-    """Creations a second by that many clients, each with a connection of its own."""
+    """Return the creations per second with this number of clients. Each has its own connection."""
     options = [("grpc.use_local_subchannel_pool", 1)]
     channels = [grpc.insecure_channel(address, options=options) for _ in range(clients)]  # type: ignore[attr-defined]
     ready = [[request("http://127.0.0.1:1/") for _ in range(calls // clients)] for _ in channels]
@@ -111,7 +117,7 @@ def _create(grpc: object, address: str, clients: int, calls: int) -> float:
 
 
 def deliveries() -> list[Line]:
-    """Tasks delivered a second to a trivial handler, against a bare HTTP client."""
+    """Compare delivered tasks per second with the requests of a bare HTTP client."""
     tasks = 3000
     with process("handler") as handler:
         url = f"http://{handler}/"
@@ -150,7 +156,7 @@ async def _deliver(url: str, tasks: int) -> float:
 
 
 async def _post(url: str, tasks: int) -> float:
-    """The same bodies and headers, as many at a time, by aiohttp alone."""
+    """Return the requests per second of aiohttp, with the same body, headers and concurrency."""
     import aiohttp
 
     headers = {
@@ -176,7 +182,7 @@ async def _post(url: str, tasks: int) -> float:
 
 
 def latency() -> list[Line]:
-    """From the creation of a task on an idle queue to its arrival."""
+    """Measure the time from the creation of a task in an idle queue to its arrival."""
     import grpc
 
     arrived = threading.Event()
@@ -227,13 +233,13 @@ asyncio.run(main())
 
 
 def resident() -> float:
-    """Megabytes that this process holds."""
+    """Return the resident memory of this process, in megabytes."""
     with open("/proc/self/statm", encoding="ascii") as statm:
         return int(statm.read().split()[1]) * 4096 / 1e6
 
 
 def fill(emulator: object, tasks: int) -> None:
-    """Create waiting tasks through the API."""
+    """Create tasks through the API that are due tomorrow."""
     from google.cloud.tasks_v2.types import CreateTaskRequest
 
     from .emulator_process import UNLIMITED
@@ -246,7 +252,7 @@ def fill(emulator: object, tasks: int) -> None:
 
 
 def memory() -> list[Line]:
-    """What 100,000 waiting tasks take, the process and its libraries included."""
+    """Measure the memory of a process with 100,000 waiting tasks, including its libraries."""
     used = float(
         subprocess.run(
             [sys.executable, "-c", _MEMORY], capture_output=True, text=True, check=True
@@ -257,7 +263,7 @@ def memory() -> list[Line]:
 
 
 def cost_of_waiting() -> list[Line]:
-    """A creation while 100,000 tasks wait, against one in an empty queue."""
+    """Compare a creation while 100,000 tasks wait with one in an empty queue."""
     from django_tasks_cloud_tasks.emulator.server import Emulator
     from google.cloud.tasks_v2.types import CreateTaskRequest
 

@@ -1,4 +1,7 @@
-"""The processes that `bench.emulator` measures: `ROLE ...`; each prints its address first."""
+"""The processes that `bench.emulator` measures. The arguments are a role and its parameters.
+
+A process prints its address first.
+"""
 
 import asyncio
 import sys
@@ -10,12 +13,12 @@ from django_tasks_cloud_tasks.emulator.ways_in.grpc_protocol import GrpcProtocol
 from google.cloud.tasks_v2 import types
 
 QUEUE = "projects/project/locations/europe-west1/queues/bench"
-# Limits out of the way: the API allows 500 a second.
+# The queue must not limit the benchmark. Through the API the highest rate is 500 per second.
 UNLIMITED = QueueConfig(limits=RateLimits(rate=1_000_000.0, concurrent=100))
 
 
 async def emulator(state: str) -> None:
-    """The emulator, its queue running or paused."""
+    """Run the emulator. `state` is the state of its queue: RUNNING or PAUSED."""
     made = Emulator()
     queue = made.service.create_queue(QUEUE, UNLIMITED, made.now())
     queue.state = QueueState[state]
@@ -25,7 +28,7 @@ async def emulator(state: str) -> None:
 
 
 async def echo() -> None:
-    """A server of the same kind that only gives the task back."""
+    """Run a server with the same protocol that only returns the task of the request."""
     method = Method(types.CreateTaskRequest.pb(), lambda request: request.task)
     methods = {"/google.cloud.tasks.v2.CloudTasks/CreateTask": method}
     loop = asyncio.get_running_loop()
@@ -35,10 +38,10 @@ async def echo() -> None:
 
 
 class Handler(asyncio.Protocol):
-    """The least that answers HTTP: 200 for every request of one packet."""
+    """A minimal HTTP server. It answers every request with 200."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember where to answer."""
+        """Store the transport."""
         self.transport = transport
         self.seen = b""
 
@@ -56,7 +59,7 @@ class Handler(asyncio.Protocol):
 
 
 async def handler() -> None:
-    """The trivial handler."""
+    """Run a server that answers every request with 200."""
     server = await asyncio.get_running_loop().create_server(Handler, "127.0.0.1", 0)
     print(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     await asyncio.Event().wait()

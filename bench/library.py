@@ -1,4 +1,4 @@
-"""The library against the least that could do the same work."""
+"""Benchmarks of the library. The references do the same work with the least possible code."""
 
 import io
 import json
@@ -46,7 +46,7 @@ _BODY = json.dumps(
 ).encode()
 _ROUNDS, _CALLS = 30, 150
 
-# The headers of a delivery, and the middleware of a new project that needs no app.
+# The headers of a delivery, and those default middleware classes that need no installed app.
 DELIVERY = {
     "HTTP_HOST": "testserver",
     "HTTP_USER_AGENT": "Google-Cloud-Tasks",
@@ -66,7 +66,7 @@ STARTPROJECT_MIDDLEWARE = [
 
 @contextmanager
 def emulator() -> Iterator[str]:
-    """The emulator in a process of its own, its queue paused; yields its address."""
+    """Run the emulator in its own process with a paused queue, and yield its address."""
     with subprocess.Popen(
         [sys.executable, "-m", "bench.paused_emulator", _QUEUE], stdout=subprocess.PIPE, text=True
     ) as process:
@@ -78,7 +78,7 @@ def emulator() -> Iterator[str]:
 
 
 def enqueue() -> list[Row]:
-    """`task.enqueue()` against the official client and against ready bytes on a channel."""
+    """Compare `task.enqueue()` with the official client and with a bare call of encoded bytes."""
     import grpc
     from django.conf import settings
     from django.test import override_settings
@@ -163,7 +163,7 @@ def enqueue() -> list[Row]:
 
 
 def execution() -> list[Row]:
-    """The view against a bare view that parses the same JSON, through Django's WSGI handler."""
+    """Compare the task view with a bare view that parses the same JSON."""
     from django.conf import settings
     from django.core.handlers.wsgi import WSGIHandler
     from django.test import Client, override_settings
@@ -204,7 +204,7 @@ def execution() -> list[Row]:
         }
     }
     with override_settings(MIDDLEWARE=STARTPROJECT_MIDDLEWARE, TASKS=tasks), wsgi_server() as port:
-        # Django's own server closes each connection: few enough calls not to run out of ports.
+        # Each call opens a connection. So there are few calls, because the ports are limited.
         for label, request, target, aim, calls in (
             ("over HTTP, Django's own server", http_request, port, 1.25, 50),
             ("Django's test client", client_request, Client(), None, 200),
@@ -231,7 +231,7 @@ def execution() -> list[Row]:
 
 
 def _raw_request(path: str) -> bytes:
-    """A delivery as bytes, in one piece: Nagle's algorithm is not what is measured."""
+    """Return a delivery as bytes. One packet avoids delays by Nagle's algorithm."""
     headers = {"Connection": "close", "Content-Type": "application/json"} | {
         name.removeprefix("HTTP_").replace("_", "-"): value for name, value in DELIVERY.items()
     }
@@ -242,13 +242,13 @@ def _raw_request(path: str) -> bytes:
 
 @contextmanager
 def wsgi_server() -> Iterator[int]:
-    """The server of `runserver` in a thread, connections kept; yields its port."""
+    """Run the server of `runserver` in a thread, and yield its port."""
     from django.core.handlers.wsgi import WSGIHandler
     from django.core.servers.basehttp import ThreadedWSGIServer, WSGIRequestHandler
 
     class Quiet(WSGIRequestHandler):
         def log_message(self, *_: object) -> None:
-            """Nothing."""
+            """Log nothing."""
 
     server = ThreadedWSGIServer(("127.0.0.1", 0), Quiet)
     server.set_app(WSGIHandler())
@@ -263,7 +263,7 @@ def wsgi_server() -> Iterator[int]:
 
 
 def verification() -> list[Row]:
-    """A verdict on a token against `jwt.decode` with the certificates in hand."""
+    """Compare the authorization by a token with `jwt.decode` and given certificates."""
     from django_tasks_cloud_tasks.adapters.tokens import (
         CertificateStore,
         FetchedCertificates,
@@ -338,7 +338,7 @@ print(took, ",".join(heavy))
 
 
 def start_up() -> list[Row]:
-    """`django.setup()` with and without the app, each in a process of its own."""
+    """Compare `django.setup()` with and without the app. Each run has its own process."""
     variants = {"with": ["django_tasks_cloud_tasks"], "without": []}
     heavy: set[str] = set()
 

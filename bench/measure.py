@@ -1,4 +1,4 @@
-"""Alternating measurement: the things compared take turns, so that noise hits all of them."""
+"""Alternating measurement: the functions take turns, so that noise affects all of them equally."""
 
 import gc
 import statistics
@@ -10,7 +10,15 @@ import attrs
 
 @attrs.frozen
 class Row:
-    """A line of the table: what was measured, in microseconds, against what, and the aim."""
+    """A line of the table.
+
+    Attributes:
+        what: the name of the measurement.
+        microseconds: the median time of a call.
+        against: the name of the reference.
+        ratio: the time divided by the time of the reference.
+        aim: the highest acceptable ratio; None for no aim.
+    """
 
     what: str
     microseconds: float
@@ -31,10 +39,15 @@ class Row:
 def alternate(
     contestants: Mapping[str, Callable[[], object]], *, rounds: int, calls: int
 ) -> dict[str, float]:
-    """Median over the rounds of the seconds that a call takes, for each contestant.
+    """Return the median time of a call for each contestant, in seconds.
 
-    In every round each contestant makes `calls` calls in a row; rounds begin with another one
-    each time.
+    In every round each contestant makes `calls` calls in a row. Each round starts with another
+    contestant.
+
+    Args:
+        contestants: the functions to measure, by name.
+        rounds: the number of rounds. The median is taken over the rounds.
+        calls: the number of calls in a round.
     """
     names = list(contestants)
     for call in contestants.values():

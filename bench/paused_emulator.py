@@ -1,4 +1,4 @@
-"""An emulator that stores tasks and dispatches none. Prints its address."""
+"""Runs an emulator that stores tasks, but dispatches none. It prints its address."""
 
 import asyncio
 import sys

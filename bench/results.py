@@ -1,4 +1,4 @@
-"""What a result store adds to enqueueing and to executing, in statements and in time."""
+"""The cost of a result store when a task is enqueued and executed: statements and time."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ _ALIAS = "results"
 
 
 def results() -> Iterator[object]:
-    """Each database, beside the same without a store."""
+    """Measure each database, and compare it with a backend without a store."""
     from tests import postgres
     from tests.integration import databases
 
@@ -23,7 +23,7 @@ def results() -> Iterator[object]:
         if postgres.programs():
             entries["PostgreSQL"] = stack.enter_context(postgres.cluster())
         else:
-            yield "  (no PostgreSQL: install its server programs)"
+            yield "  (PostgreSQL is not measured: its server programs are not installed)"
         address = stack.enter_context(library.emulator())
         for name, entry in entries.items():
             with _tasks(entry, address):
@@ -33,12 +33,12 @@ def results() -> Iterator[object]:
 
 @contextmanager
 def _tasks(entry: dict[str, object], address: str) -> Iterator[None]:
-    """Two backends that differ by the store, and its database."""
+    """A context with two backends, one with a result store and one without."""
     from django.test import override_settings
 
     from tests.integration.databases import reachable
 
-    entry = {"CONN_MAX_AGE": None, **entry}  # as production has it: no connection for each task
+    entry = {"CONN_MAX_AGE": None, **entry}  # connections are kept, as in production
     backend = "django_tasks_cloud_tasks.CloudTasksBackend"
     options = {k: v for k, v in library.OPTIONS.items() if k != "OIDC_SERVICE_ACCOUNT_EMAIL"}
     options |= {"EMULATOR_HOST": address}
@@ -47,7 +47,7 @@ def _tasks(entry: dict[str, object], address: str) -> Iterator[None]:
         "default": {"BACKEND": backend, "OPTIONS": options},
         "stored": {"BACKEND": backend, "OPTIONS": stored},
     }
-    # Under DEBUG Django keeps every statement: that is not what production does.
+    # With DEBUG, Django records every statement. Production does not.
     middleware = library.STARTPROJECT_MIDDLEWARE
     with (
         reachable(_ALIAS, entry),
@@ -57,7 +57,7 @@ def _tasks(entry: dict[str, object], address: str) -> Iterator[None]:
 
 
 def _statements(call: Callable[[], object]) -> list[str]:
-    """The first word of each statement, those of transactions left out."""
+    """Return the first word of each statement that `call` executes, without BEGIN and COMMIT."""
     from django.db import connections
     from django.test.utils import CaptureQueriesContext
 

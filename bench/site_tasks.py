@@ -5,4 +5,4 @@ from django.tasks import task
 
 @task
 def nothing(**_: object) -> None:
-    """Nothing."""
+    """Do nothing."""

@@ -1,4 +1,4 @@
-"""The endpoint, and beside it the least that could parse the same JSON."""
+"""The URLs of the task endpoint and of a minimal view that parses the same JSON."""
 
 import json
 
@@ -9,12 +9,12 @@ from django.views.decorators.csrf import csrf_exempt
 
 @csrf_exempt
 def bare(request: HttpRequest) -> JsonResponse:
-    """Parse, and answer as the endpoint does."""
+    """Parse the JSON, and answer like the endpoint."""
     payload = json.loads(request.body)
     return JsonResponse({"status": "success", "task_id": payload["task_id"]})
 
 
-# As deep as the endpoint, so that resolving the URL costs both the same.
+# Both paths have the same depth, so that resolving the URL costs the same.
 urlpatterns = [
     path("bare/", include([path("execute/", bare)])),
     path("cloudtasks/", include("django_tasks_cloud_tasks.urls")),

@@ -1,8 +1,9 @@
-"""`python -m bench.soak [--seconds 600] [--seed 1]`: the emulator under chaos, for a while.
+"""`python -m bench.soak [--seconds 600] [--seed 1]`: a long test of the emulator with chaos.
 
-Tasks are created all the time, in queues of several kinds; a handler fails a fifth of them; chaos
-delivers twice, drops answers, refuses and delays. At the end everything must have been delivered,
-and nothing delivered after its success was acknowledged. Exits with 1 if not.
+The program creates tasks in three queues with different limits. The handler fails a fifth of the
+deliveries. Chaos duplicates, refuses and delays deliveries, and drops responses. At the end every
+task must have succeeded. No task may be delivered after its success was acknowledged. Otherwise the
+exit code is 1.
 """
 
 import argparse
@@ -30,7 +31,7 @@ _LIMITS = {
 
 @attrs.define
 class History:
-    """What happened to a task, in the order of the clock."""
+    """The deliveries of a task, and its success, as times of `time.monotonic`."""
 
     received: list[float] = attrs.field(factory=list)
     succeeded: float | None = None
@@ -38,15 +39,25 @@ class History:
 
 @attrs.define
 class Soak:
-    """One run."""
+    """One run of the test.
+
+    Attributes:
+        seed: the seed of chaos and of the random numbers.
+        tasks: the histories by task id.
+        answers: how many attempts ended with each result.
+    """
 
     seed: int
     tasks: dict[str, History] = attrs.field(factory=dict)
     answers: Counter[str] = attrs.field(factory=Counter)
 
     async def run(self, seconds: float) -> bool:
-        """Create for that long, wait for the end, tell; whether all went well."""
-        rng = random.Random(self.seed)  # noqa: S311 - trouble, no secret
+        """Create tasks for this time, wait for their ends, print a report.
+
+        Returns:
+            Whether every task succeeded, and none was delivered after its success.
+        """
+        rng = random.Random(self.seed)  # noqa: S311 - test data, no secret
         chaos = Chaos(seed=self.seed, duplicate=0.1, drop=0.1, refuse=0.1, delay=0.2)
         emulator = Emulator(log=self._hear, chaos=chaos)
         address = f"127.0.0.1:{await emulator.start('127.0.0.1', 0)}"
@@ -129,7 +140,7 @@ class Soak:
 
 
 def main() -> int:
-    """Run it."""
+    """Run the test, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=1)

@@ -1,4 +1,4 @@
-"""For uvicorn."""
+"""The ASGI application of the test site, for uvicorn."""
 
 from django.core.asgi import get_asgi_application
 

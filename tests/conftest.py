@@ -16,7 +16,7 @@ settings.load_profile("project")
 
 @pytest.fixture(autouse=True)
 def ran() -> Iterator[list[object]]:
-    """The tasks of `tests.tasks` that this test ran."""
+    """Return the list of the tasks of `tests.tasks` that this test ran."""
     tasks.ran.clear()
     yield tasks.ran
     tasks.ran.clear()

@@ -1,4 +1,4 @@
-"""How a test learns that `tests.slow_import` is being imported, and lets the import continue."""
+"""Events for the import of `tests.slow_import`. It sets `importing`, and waits for `go_on`."""
 
 import threading
 

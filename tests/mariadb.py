@@ -1,7 +1,7 @@
-"""A MariaDB server of the tests' own, from the server programs that are installed.
+"""A MariaDB server that only the tests use. The server programs must be installed.
 
-Django speaks to it through PyMySQL, which is installed without a compiler, under the name of
-mysqlclient, the driver that Django knows.
+Django connects through PyMySQL, because PyMySQL installs without a compiler. Django supports only
+mysqlclient, so PyMySQL is registered under its name.
 """
 
 import os
@@ -37,7 +37,7 @@ def programs() -> tuple[str, str] | None:
 
 
 class Server:
-    """A server that can be ended and started again; it listens on a socket in its folder."""
+    """A server that tests can stop and start again. It listens on a Unix socket in its folder."""
 
     def __init__(self, folder: Path) -> None:
         found = programs()
@@ -59,7 +59,7 @@ class Server:
         )
 
     def start(self) -> None:
-        """Start it; return once it answers."""
+        """Start the server, and wait until it answers."""
         options = {
             "datadir": self._folder / "data",
             "socket": self.socket,
@@ -97,14 +97,14 @@ class Server:
             connection.commit()
 
     def kill(self) -> None:
-        """End it as a power cut does."""
+        """Kill the server, like a power failure."""
         if self._process is not None:
             self._process.kill()
             self._process.wait(_PATIENCE)
             self._process = None
 
     def stop(self) -> None:
-        """End it as a shutdown does."""
+        """Stop the server with an orderly shutdown."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait(_PATIENCE)
@@ -116,7 +116,7 @@ _running: dict[str, Server] = {}
 
 @contextmanager
 def away(entry: dict[str, Any], *, crashes: bool) -> Iterator[None]:
-    """The server of that entry is down while inside: as after a crash, or stopped in order."""
+    """A context during which the server of that entry is down, after a crash or a shutdown."""
     running = _running[entry["HOST"]]
     if crashes:
         running.kill()
@@ -130,7 +130,7 @@ def away(entry: dict[str, Any], *, crashes: bool) -> Iterator[None]:
 
 @contextmanager
 def server() -> Iterator[dict[str, Any]]:
-    """A server that runs until this is left, and an entry for `DATABASES`."""
+    """A context in which a server runs. It yields the server and an entry for `DATABASES`."""
     with tempfile.TemporaryDirectory(prefix="mariadb") as name:
         running = Server(Path(name))
         running.start()

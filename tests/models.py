@@ -1,4 +1,4 @@
-"""Tables in which the tasks of the tests leave traces."""
+"""Tables to which the tasks of the tests write."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from django.db import models
 
 
 class Order(models.Model):
-    """Written in the transaction that enqueues a task: its id, kind, number and queue."""
+    """A row that is written in the transaction that enqueues a task."""
 
     task_id = models.CharField(max_length=50, primary_key=True)
     kind = models.CharField(max_length=20)
@@ -27,7 +27,7 @@ class Order(models.Model):
 
 
 class Counter(models.Model):
-    """A number that tasks increase."""
+    """A number that tasks increment."""
 
     name = models.CharField(max_length=20, primary_key=True)
     value = models.IntegerField(default=0)
@@ -44,7 +44,7 @@ class Counter(models.Model):
 
 
 class Mark(models.Model):
-    """A row for each time that a task had its effect."""
+    """A row for each effect of a task."""
 
     name = models.CharField(max_length=100)
     parent = models.ForeignKey("self", models.CASCADE, null=True)

@@ -1,4 +1,4 @@
-"""Tasks of a module that is imported under a backend of Django's own."""
+"""Tasks in a module that is also imported when a backend of Django is configured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL cluster of the tests' own, from the server programs that are installed."""
+"""A PostgreSQL cluster that only the tests use. The server programs must be installed."""
 
 import os
 import pwd
@@ -14,7 +14,7 @@ _DEBIAN = Path("/usr/lib/postgresql")
 
 
 def programs() -> Path | None:
-    """The folder of initdb and postgres: on the path, or where Debian keeps them."""
+    """Return the folder of initdb and postgres, from PATH or from Debian's default folders."""
     found = shutil.which("initdb")
     if found:
         return Path(found).parent
@@ -24,10 +24,10 @@ def programs() -> Path | None:
 
 @contextmanager
 def cluster() -> Iterator[dict[str, Any]]:
-    """A cluster that runs until this is left; yields an entry for `DATABASES`.
+    """A context in which a cluster runs. It yields an entry for `DATABASES`.
 
-    It is reached through a socket in its own folder, so it takes no port. PostgreSQL refuses to
-    run as root: there it runs as the user that Debian made for it, or as nobody.
+    The cluster listens on a Unix socket in its own folder, so it needs no port. PostgreSQL refuses
+    to run as root. For root, it runs as Debian's user `postgres`, or as `nobody`.
     """
     binaries = programs()
     assert binaries is not None, "ask programs() first"
@@ -69,7 +69,7 @@ def cluster() -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def away(entry: dict[str, Any], *, crashes: bool) -> Iterator[None]:
-    """The cluster of that entry is down while inside: as after a crash, or stopped in order."""
+    """A context during which the cluster of that entry is down, after a crash or a shutdown."""
     folder = Path(entry["HOST"])
     _stop(folder, "immediate" if crashes else "fast")
     try:
@@ -79,7 +79,7 @@ def away(entry: dict[str, Any], *, crashes: bool) -> Iterator[None]:
 
 
 def _start(folder: Path) -> None:
-    # Without fsync a crash of PostgreSQL loses nothing, and one of the machine is not tested.
+    # Without fsync, a crash of PostgreSQL loses no data. Tests do not crash the machine.
     options = f"-c listen_addresses='' -k {folder} -c fsync=off -c max_connections=200"
     _control(folder, "-l", str(folder / "log"), "-o", options, "start")
 
@@ -89,7 +89,7 @@ def _stop(folder: Path, mode: str) -> None:
 
 
 def _control(folder: Path, *arguments: str) -> None:
-    """Have pg_ctl do it, and wait until it is done."""
+    """Run pg_ctl with these arguments, and wait until it is done."""
     binaries = programs()
     assert binaries is not None, "ask programs() first"
     subprocess.run(

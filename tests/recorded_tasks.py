@@ -65,7 +65,7 @@ def marks_and_returns_a_set() -> set[int]:
 
 @task(backend="stored", atomic=True)
 def marks_there(name: str) -> Any:
-    """Write a mark to the database that the backend records in."""
+    """Write a mark to the database in which the backend keeps its records."""
     backend: Any = marks_there.get_backend()
     Mark.objects.using(backend.configuration.results.database).create(name=name)
     return _do(name)

@@ -1,4 +1,4 @@
-"""A Django site for the tests: the package, its endpoints, the admin, a database in memory."""
+"""The settings of the test site: the package, its endpoints, the admin, a database in memory."""
 
 SECRET_KEY = "tests-only"
 DEBUG = False
@@ -35,7 +35,7 @@ TEMPLATES = [
         },
     }
 ]
-# Logging in is not what these tests check; this hasher is fast.
+# The tests do not check logins, so they use a fast hasher.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
 _OPTIONS = {

@@ -1,4 +1,4 @@
-"""A module of tasks whose import takes as long as a test wants. Only a task path names it."""
+"""A module of tasks whose import waits until a test continues it. Only task paths refer to it."""
 
 from django.tasks import task
 
@@ -10,5 +10,5 @@ assert gate.go_on.wait(30)
 
 @task
 def late() -> str:
-    """A task that exists when the import has ended."""
+    """A task that exists only after the import has ended."""
     return "here"

@@ -75,7 +75,7 @@ _all_there: asyncio.Event | None = None
 
 @task
 async def meets(others: int) -> None:
-    """Wait until `others` of its kind run at once."""
+    """Wait until this number of `meets` tasks run at the same time."""
     global _arrived, _all_there  # noqa: PLW0603 - the tasks of one process share these
     _all_there = _all_there or asyncio.Event()
     _arrived += 1
@@ -85,7 +85,7 @@ async def meets(others: int) -> None:
 
 
 class Unreadable(Sequence[int]):
-    """A sequence that cannot be read."""
+    """A sequence whose items cannot be read."""
 
     def __len__(self) -> int:
         return 1
@@ -94,7 +94,7 @@ class Unreadable(Sequence[int]):
         raise KeyError(index)
 
 
-class BadStr(Exception):  # noqa: N818 - it is about its behaviour
+class BadStr(Exception):  # noqa: N818 - the name describes its behaviour
     def __str__(self) -> str:
         raise SystemExit
 
@@ -151,7 +151,7 @@ _waiting: dict[object, asyncio.Event] = {}
 
 
 def waiting() -> asyncio.Event:
-    """An event of this loop that is set when `waits_for_ever` waits."""
+    """Return an event of the running loop. `waits_for_ever` sets it when it waits."""
     return _waiting.setdefault(asyncio.get_running_loop(), asyncio.Event())
 
 

@@ -1,4 +1,4 @@
-"""Both views, so that a test can choose one, and the admin."""
+"""The URLs of both views, so that a test can choose one, and of the admin."""
 
 from django.contrib import admin
 from django.urls import include, path

@@ -1,4 +1,4 @@
-"""A site whose paths begin with a language."""
+"""The URLs of a site whose paths begin with a language."""
 
 from django.conf.urls.i18n import i18n_patterns
 from django.urls import include, path

@@ -1,4 +1,4 @@
-"""A site without an admin."""
+"""The URLs of a site without an admin."""
 
 from django.urls import include, path
 

@@ -1,4 +1,4 @@
-"""For gunicorn."""
+"""The WSGI application of the test site, for gunicorn."""
 
 from django.core.wsgi import get_wsgi_application
 

@@ -1,1 +1,4 @@
-"""One module for each thing outside. Each implements a port of the core; none decides."""
+"""The connections to external systems. Each module implements a port of the core.
+
+The adapters contain no decisions. The core decides.
+"""

@@ -1,8 +1,8 @@
-"""The Cloud Tasks API over gRPC.
+"""The client of the Cloud Tasks API over gRPC.
 
-The messages and the channel are those of google-cloud-tasks; its typed client is left out of the
-way, because its wrapping costs more than the call. This module imports grpc and google.cloud:
-import it at the first enqueue, never at start-up.
+It uses the messages and the channel of google-cloud-tasks. It does not use the client class,
+because the overhead of that class takes more time than the call itself. This module imports grpc
+and google.cloud, which is slow. So import it at the first enqueue, not at start-up.
 """
 
 from __future__ import annotations
@@ -61,17 +61,19 @@ _SERVICE = "/google.cloud.tasks.v2.CloudTasks/"
 _POST = 1  # HttpMethod.POST
 _ENDPOINT = CloudTasksGrpcTransport.DEFAULT_HOST + ":443"
 _OPTIONS = (
-    # Attempts are repeated here, where the core decides on it; gRPC's own machinery stays out.
+    # The core decides on retries, so the retries of gRPC are turned off.
     ("grpc.enable_retries", 0),
-    # A new channel is a new connection, and a forked child's is not its parent's.
+    # With this option, every new channel opens its own connection. By default, channels share
+    # connections, also with the channels that a forked child inherits.
     ("grpc.use_local_subchannel_pool", 1),
-    # Instances that are frozen between requests find their connections dead: after a while without
-    # a call the next one makes another.
+    # Some platforms freeze an instance between requests, and its connections break meanwhile. So a
+    # channel without calls drops its connection after this time, and the next call opens another.
     ("grpc.client_idle_timeout_ms", 120_000),
 )
-# An emulator is on this machine or beside it, and never behind a proxy.
+# An emulator is on the same machine or in the same network, and never behind a proxy.
 _EMULATOR_OPTIONS = (*_OPTIONS, ("grpc.enable_http_proxy", 0))
-# What gRPC says where nobody listens, the name is unknown, or something else answers.
+# Parts of gRPC's error messages if no server listens, the name is unknown, or the server does not
+# speak HTTP/2.
 _NOBODY_LISTENS = (
     *("Connection refused", "Domain name not found", "DNS resolution failed"),
     *("Name or service not known", "Failed parsing HTTP/2"),
@@ -87,14 +89,14 @@ type Metadata = tuple[tuple[str, str], ...]
 
 
 class _Call(Protocol):
-    def __call__(self, request: bytes, *, timeout: float, metadata: Metadata) -> Any: ...  # noqa: ANN401 - bytes
+    def __call__(self, request: bytes, *, timeout: float, metadata: Metadata) -> Any: ...  # noqa: ANN401 - the response as bytes
 
     def future(self, request: bytes, *, timeout: float, metadata: Metadata) -> grpc.Future[Any]: ...
 
 
 @attrs.define(eq=False)
 class _Client:
-    """A channel with the calls that were made over it, by method."""
+    """A channel, and the function that calls `CreateTask` over it."""
 
     channel: grpc.Channel
     create: _Call = attrs.field(init=False)
@@ -103,24 +105,29 @@ class _Client:
         self.create = self.method("CreateTask")
 
     def method(self, name: str) -> _Call:
-        """What calls that method."""
+        """Return a function that calls this method of the API."""
         call: _Call = self.channel.unary_unary(_SERVICE + name)
         return call
 
 
-# What a forked child has of its parent's: it must not be touched there, not even freed.
+# The clients that a forked child inherits from its parent. The child must not use or free them, so
+# this list keeps a reference to them.
 _inherited: list[object] = []
 
 
 class GrpcTaskQueue:
-    """`TaskQueue` on the service, or on an emulator of it.
+    """A `TaskQueue` that calls Cloud Tasks, or an emulator of it.
 
-    One instance serves all threads and event loops of a process, and its forks: the channel is
-    made at the first task, and anew in a forked child. A channel over which no answer comes is
-    replaced by another; calls that are under way over the old one end by themselves.
+    All threads and event loops of a process can share one instance, and it keeps working after a
+    fork. The first call opens the channel. A forked child opens its own channel. If a call over
+    the channel gets no response, the next attempt opens a new channel. Calls that are in progress
+    on the old channel continue.
 
     Args:
-        emulator_host: HOST:PORT of an emulator, reached without TLS and credentials.
+        emulator_host: HOST:PORT of an emulator, which is called without TLS and credentials; None
+            for the service.
+        clock: returns a monotonic time, in seconds.
+        sleep: waits for a number of seconds.
     """
 
     def __init__(
@@ -148,10 +155,10 @@ class GrpcTaskQueue:
         flow = calling(self._creation_failed(request, timeout), timeout=timeout)
         self._drive(flow, "CreateTask", encode(request), _routing(request))
 
-    async def acreate(self, request: TaskRequest, *, timeout: float) -> None:  # noqa: ASYNC109 - the port's word
+    async def acreate(self, request: TaskRequest, *, timeout: float) -> None:  # noqa: ASYNC109 - the port's signature
         """See `TaskQueue.acreate`.
 
-        Over the channel of the threads: gRPC's own for event loops crashes in forked children.
+        It uses the same channel as `create`, because `grpc.aio` crashes in forked children.
         """
         flow = calling(self._creation_failed(request, timeout), timeout=timeout)
         message, metadata, began = encode(request), _routing(request), self._clock()
@@ -189,7 +196,11 @@ class GrpcTaskQueue:
         return self._control(Control.LOOK_UP, queue, task_id, timeout)
 
     def _control(self, control: Control, queue: QueueName, task_id: str, timeout: float) -> bool:
-        """Have something done to a task; whether there was one."""
+        """Delete or run a task, and return whether it exists.
+
+        Raises:
+            CancelError, RunNowError: the call failed. The class depends on `control`.
+        """
         name = f"{queue}/tasks/{task_id}"
         method, message = _CONTROLS[control]
         metadata = (("x-goog-request-params", "name=" + _escaped(name)),)
@@ -209,7 +220,14 @@ class GrpcTaskQueue:
         message: bytes,
         metadata: Metadata,
     ) -> bool:
-        """Do what the flow says, in this thread; what it returns."""
+        """Execute the calls and waits that the flow yields, and return the result of the flow.
+
+        Args:
+            flow: the generator from `calling`. It raises the error of a failed call.
+            method: the name of the API method.
+            message: the encoded request.
+            metadata: the gRPC metadata.
+        """
         client, cause, began = None, None, self._clock()
         step = next(flow)
         while True:
@@ -232,14 +250,17 @@ class GrpcTaskQueue:
                 raise error from cause
 
     def close(self) -> None:
-        """Close the synchronous channel; the next task opens another."""
+        """Close the channel. The next call opens a new one."""
         with self._lock:
             client, self._client = self._client, None
         if client is not None:
             client.channel.close()
 
-    def _forget_if(self, client: _Client | None, reconnect: bool) -> None:  # noqa: FBT001 - the flow's word
-        """Have the next call make a channel, unless another call has had that done."""
+    def _forget_if(self, client: _Client | None, reconnect: bool) -> None:  # noqa: FBT001 - a field of `Sleep`
+        """Forget the client if `reconnect` is set, so that the next call opens a new channel.
+
+        If another call has already replaced the client, this does nothing.
+        """
         if not reconnect:
             return
         with self._lock:
@@ -262,7 +283,7 @@ class GrpcTaskQueue:
     async def _aconnect(self) -> _Client:
         if self._emulator_host:
             return self._connect()
-        # Finding credentials reads files and asks the metadata server: once.
+        # Finding credentials reads files and calls the metadata server. So it needs a thread once.
         return await asyncio.to_thread(self._connect)
 
     def _creation_failed(
@@ -278,10 +299,10 @@ class GrpcTaskQueue:
 
 
 async def _answered(call: grpc.Future[Any]) -> None:
-    """Wait for a call without a thread; cancelled, if this is.
+    """Wait for a call without a thread. If the caller is cancelled, cancel the call.
 
     Raises:
-        grpc.RpcError: it failed.
+        grpc.RpcError: the call failed.
     """
     loop = asyncio.get_running_loop()
     ended = loop.create_future()
@@ -291,7 +312,7 @@ async def _answered(call: grpc.Future[Any]) -> None:
             ended.set_result(None)
 
     def tell(_: object) -> None:
-        # The loop is closed where nobody waits any more.
+        # If the loop is closed, no coroutine waits for the call any more.
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(end)
 
@@ -316,7 +337,7 @@ def _reply(error: grpc.RpcError) -> Reply:
 
 
 def _retry_after(error: grpc.RpcError) -> float:
-    """The seconds of a `google.rpc.RetryInfo` among the error's details; 0 without one."""
+    """Return the seconds in the `google.rpc.RetryInfo` of an error; 0 without one."""
     metadata: Any = error.trailing_metadata() or ()
     for name, value in metadata:
         if name == "grpc-status-details-bin":
@@ -330,21 +351,21 @@ def _retry_after(error: grpc.RpcError) -> float:
 
 
 def _jitter() -> float:
-    return random.random()  # noqa: S311 - spreads clients, hides nothing
+    return random.random()  # noqa: S311 - spreads retries, no secret
 
 
 def _routing(request: TaskRequest) -> Metadata:
-    """Tells the service's front end where the queue lives."""
+    """Return the routing header. The front end of the service finds the queue's region with it."""
     return (("x-goog-request-params", "parent=" + _escaped(str(request.queue))),)
 
 
 def _escaped(queue: str) -> str:
-    """A queue's name in a query: of its alphabet only these two need escaping."""
+    """Escape a resource name for the routing header. Only these two of its characters need it."""
     return queue.replace("/", "%2F").replace(":", "%3A")
 
 
 def encode(request: TaskRequest) -> bytes:
-    """The `CreateTaskRequest` of the API, as bytes."""
+    """Convert a request to an encoded `CreateTaskRequest` message."""
     queue = str(request.queue)
     message = _Message(parent=queue)
     task = message.task
@@ -381,8 +402,8 @@ def _default_credentials() -> Any:  # noqa: ANN401 - google-auth publishes no ty
         credentials, _ = google.auth.default(default_scopes=CloudTasksGrpcTransport.AUTH_SCOPES)
     except google.auth.exceptions.DefaultCredentialsError as error:
         raise PermissionDeniedError(
-            "No Google Cloud credentials found. On a laptop run 'gcloud auth application-default "
-            "login', or start the emulator and set CLOUD_TASKS_EMULATOR_HOST; on Google Cloud "
-            f"give the app a service account. ({error})"
+            "Google Cloud credentials were not found. For development, run 'gcloud auth "
+            "application-default login', or start the emulator and set CLOUD_TASKS_EMULATOR_HOST. "
+            f"On Google Cloud, attach a service account to the app. The error was: {error}"
         ) from error
     return credentials

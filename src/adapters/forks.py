@@ -1,4 +1,4 @@
-"""What a forked child must not use as its parent left it: locks, channels, threads."""
+"""Renewing objects in forked children. A child must not use its parent's locks or channels."""
 
 import os
 from typing import Protocol
@@ -6,17 +6,20 @@ from weakref import WeakSet
 
 
 class Forkable(Protocol):
-    """Something that a child has to make anew."""
+    """An object that must be renewed in a forked child."""
 
     def after_fork_in_child(self) -> None:
-        """Replace what may be locked, or be another process's. It must not wait for anything."""
+        """Replace locks, which may be held, and resources of the parent. It must not block."""
 
 
 _subjects: WeakSet[Forkable] = WeakSet()
 
 
 def renew_in_children(subject: Forkable) -> None:
-    """Have `subject` told in every child that this process forks, before anything else runs."""
+    """Call `subject.after_fork_in_child` in every forked child, immediately after the fork.
+
+    Only a weak reference to `subject` is kept.
+    """
     _subjects.add(subject)
 
 

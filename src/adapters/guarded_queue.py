@@ -1,4 +1,4 @@
-"""A queue behind a circuit breaker: while Cloud Tasks does not answer, few calls wait for it."""
+"""A queue with a circuit breaker: while Cloud Tasks does not answer, few calls wait for it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,17 +10,22 @@ from ..core.names import QueueName
 from ..core.ports import TaskQueue
 from ..core.requests import TaskRequest
 
-_SILENT = "Cloud Tasks did not answer a moment ago."
+_SILENT = (
+    "This call was not made, because Cloud Tasks did not answer an earlier call. Try again in a "
+    "few seconds."
+)
 
 
 class GuardedTaskQueue:
-    """`TaskQueue` that notes which calls were not answered.
+    """A `TaskQueue` with a circuit breaker that opens after a call without an answer.
 
-    All calls of a backend count, those of the relay as well. A creation is always tried: who
-    enqueues wants to know. To delete or to run a task is refused while the breaker is open.
+    All calls of a backend count, including those of the relay. `create` and `acreate` always make
+    the call, because the caller needs the result. `delete` and `run` raise while the breaker is
+    open.
 
     Args:
-        clock: the time, aware.
+        queue: the queue to call.
+        clock: returns the time, as an aware datetime.
     """
 
     def __init__(self, queue: TaskQueue, *, clock: Callable[[], datetime]) -> None:
@@ -30,7 +35,7 @@ class GuardedTaskQueue:
 
     @property
     def is_silent(self) -> bool:
-        """Whether a call would only wait for the same silence."""
+        """Whether the breaker is open, so that a call would probably get no answer either."""
         return self._breaker.is_open(self._clock())
 
     def create(self, request: TaskRequest, *, timeout: float) -> None:
@@ -38,7 +43,7 @@ class GuardedTaskQueue:
         with self._noting():
             self._queue.create(request, timeout=timeout)
 
-    async def acreate(self, request: TaskRequest, *, timeout: float) -> None:  # noqa: ASYNC109 - the port's word
+    async def acreate(self, request: TaskRequest, *, timeout: float) -> None:  # noqa: ASYNC109 - the port's signature
         """See `TaskQueue.acreate`."""
         with self._noting():
             await self._queue.acreate(request, timeout=timeout)
@@ -60,10 +65,13 @@ class GuardedTaskQueue:
 
     @contextmanager
     def _noting(self, refusal: type[ControlError] | None = None) -> Iterator[None]:
-        """Around a call: who waits for it in vain has waited for the others.
+        """A context for one call. It opens or closes the breaker according to the result.
+
+        Args:
+            refusal: the error to raise if the breaker is open; None to make the call anyway.
 
         Raises:
-            ControlError: of the class `refusal`, where there is one and the breaker is open.
+            ControlError: `refusal`, because the breaker is open.
         """
         if refusal is not None and self.is_silent:
             raise refusal(_SILENT, unanswered=True)

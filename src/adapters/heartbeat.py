@@ -1,4 +1,4 @@
-"""Doing something again and again while something else goes on, on one thread for all of it."""
+"""Periodic calls while other work runs. One thread makes all of them."""
 
 import logging
 import threading
@@ -11,13 +11,19 @@ import attrs
 logger = logging.getLogger("django_tasks_cloud_tasks")
 
 
-_SOONER = 8  # as many tries in the time of one interval
-_LONGEST_WAIT = 1.0  # seconds before a beat that failed is tried again
+_SOONER = 8  # a failed call is repeated after the interval divided by this number
+_LONGEST_WAIT = 1.0  # seconds; the longest wait before a failed call is repeated
 
 
 @attrs.define(eq=False)
 class Beat:
-    """One thing to do again and again: what, every how many seconds, and when next."""
+    """A periodic call.
+
+    Attributes:
+        call: the function to call.
+        interval: seconds between two calls.
+        due: the time of the next call, by `time.monotonic`.
+    """
 
     call: Callable[[], None]
     interval: float
@@ -25,15 +31,15 @@ class Beat:
 
 
 class Heartbeat:
-    """Calls what it is given at intervals, as long as it is wanted.
+    """Makes periodic calls on one thread.
 
-    Its thread starts with the first beat. A call is expected to be short; what it raises is
-    logged, and it is called again sooner than at its interval. A forked child needs a heartbeat
-    of its own.
+    The thread starts with the first beat. The calls should be short, because they run one after
+    another. An exception of a call is logged, and the call is repeated before its interval is over.
+    A forked child needs its own instance.
 
     Args:
-        idle: called by its thread when there is nothing more to call, to give back what the calls
-            have left open.
+        idle: called on the thread when there are no more beats. It closes the resources that the
+            calls left open.
     """
 
     def __init__(self, idle: Callable[[], None] = lambda: None) -> None:
@@ -44,9 +50,14 @@ class Heartbeat:
 
     @contextmanager
     def every(self, seconds: float, call: Callable[[], None]) -> Iterator[Beat]:
-        """Call every so many seconds while inside, for the first time after as many.
+        """Return a context manager. While its body runs, `call` is called periodically.
 
-        A call that is under way when this is left ends by itself.
+        The first call comes after one interval. Leaving the body does not wait for a call that is
+        in progress.
+
+        Args:
+            seconds: the interval.
+            call: the function to call.
         """
         beat = Beat(call, seconds, time.monotonic() + seconds)
         with self._changed:
@@ -63,7 +74,7 @@ class Heartbeat:
                 self._changed.notify()
 
     def hurry(self, beat: Beat) -> None:
-        """Call it as soon as possible, and then at its intervals again."""
+        """Make the next call of a beat as soon as possible. Its interval starts again then."""
         with self._changed:
             beat.due = 0.0
             self._changed.notify()
@@ -77,25 +88,31 @@ class Heartbeat:
             try:
                 call()
             except BaseException:
-                # Nothing that one of them raises may end the others.
+                # An exception of one call must not end the calls of the other beats.
                 if beat is None:
-                    logger.exception("The connections of the heartbeat could not be closed.")
+                    logger.exception(
+                        "Closing the database connections of the heartbeat thread failed."
+                    )
                 else:
                     soon = self._sooner(beat)
-                    logger.exception("A heartbeat failed; it is tried again in %.2g s.", soon)
+                    logger.exception("A heartbeat failed. It is repeated in %.2g s.", soon)
 
     def _sooner(self, beat: Beat) -> float:
-        """Have a beat come before its interval is over; in how many seconds."""
+        """Schedule the next call of a beat before its interval is over.
+
+        Returns:
+            The wait, in seconds.
+        """
         soon = min(beat.interval / _SOONER, _LONGEST_WAIT)
         with self._changed:
             beat.due = min(beat.due, time.monotonic() + soon)
         return soon
 
     def _next(self, *, wait: bool) -> Beat | None:
-        """Wait for the next beat that is due; its next time is set already.
+        """Wait until a beat is due, set the time of its next call, and return it.
 
         Args:
-            wait: also for one to begin; otherwise None where there is none.
+            wait: whether to wait for a new beat if there are none; otherwise return None then.
         """
         with self._changed:
             while True:

@@ -1,4 +1,4 @@
-"""Ports held in memory, for tests: tasks and records are kept, tokens are made on the spot."""
+"""Implementations of the ports in memory, for tests."""
 
 import base64
 import json
@@ -30,28 +30,32 @@ logger = logging.getLogger("django_tasks_cloud_tasks")
 
 
 class MemoryTaskQueue:
-    """`TaskQueue` that keeps the requests, oldest first."""
+    """A `TaskQueue` that stores the requests and delivers nothing.
+
+    Attributes:
+        requests: the stored requests, oldest first.
+    """
 
     def __init__(self) -> None:
         self.requests: list[TaskRequest] = []
 
     def create(self, request: TaskRequest, *, timeout: float) -> None:  # noqa: ARG002 - the port's signature
-        """Keep the request."""
+        """Store the request."""
         self.requests.append(request)
 
-    async def acreate(self, request: TaskRequest, *, timeout: float) -> None:  # noqa: ASYNC109 - the port's word
-        """Keep the request."""
+    async def acreate(self, request: TaskRequest, *, timeout: float) -> None:  # noqa: ASYNC109 - the port's signature
+        """Store the request."""
         self.create(request, timeout=timeout)
 
-    def delete(self, queue: QueueName, task_id: str, *, timeout: float) -> bool:  # noqa: ARG002 - likewise
-        """Forget the request; whether it was there."""
+    def delete(self, queue: QueueName, task_id: str, *, timeout: float) -> bool:  # noqa: ARG002 - the port's signature
+        """Remove the request, and return whether it was stored."""
         kept = [r for r in self.requests if (r.queue, r.task_id) != (queue, task_id)]
         found = len(kept) < len(self.requests)
         self.requests[:] = kept
         return found
 
-    def run(self, queue: QueueName, task_id: str, *, timeout: float) -> bool:  # noqa: ARG002 - likewise
-        """Take the request's schedule time away; whether it was there."""
+    def run(self, queue: QueueName, task_id: str, *, timeout: float) -> bool:  # noqa: ARG002 - the port's signature
+        """Remove the schedule time of the request, and return whether the request is stored."""
         for index, request in enumerate(self.requests):
             if (request.queue, request.task_id) == (queue, task_id):
                 self.requests[index] = attrs.evolve(request, schedule_time=None)
@@ -64,7 +68,7 @@ class MemoryTaskQueue:
 
 
 class MemoryResultStore:
-    """`ResultStore` in a dictionary. One transaction at a time, which others wait for."""
+    """A `ResultStore` in a dictionary. Only one transaction runs at a time. Other threads wait."""
 
     def __init__(self) -> None:
         self._records: dict[str, TaskRecord] = {}
@@ -186,28 +190,34 @@ class MemoryResultStore:
         try:
             call()
         except Exception:
-            logger.exception("What was to happen after a commit failed.")
+            logger.exception(
+                "A function that was registered with on_commit failed. The commit itself succeeded."
+            )
 
     def insist[R](self, call: Callable[[], R], go_on: Callable[[], bool]) -> R:  # noqa: ARG002 - the port's signature
-        """See `ResultStore.insist`: the store is never away."""
+        """See `ResultStore.insist`. This store is always available, so one call is enough."""
         return call()
 
     def rest(self) -> None:
-        """See `ResultStore.rest`: a thread holds nothing."""
+        """See `ResultStore.rest`. This store has no connections, so it does nothing."""
 
     def release(self) -> None:
-        """See `ResultStore.release`: a thread holds nothing."""
+        """See `ResultStore.release`. This store has no connections, so it does nothing."""
 
 
 class MemoryTokens:
-    """Issues tokens in the form of Google's, and a `TokenVerifier` that knows its own ones."""
+    """A `TokenVerifier` that issues tokens like those of Google, and accepts only its own tokens.
+
+    Args:
+        time: returns the time, in seconds since the epoch.
+    """
 
     def __init__(self, *, time: Callable[[], float]) -> None:
         self._time = time
         self._issued: dict[str, Claims] = {}
 
     def issue(self, oidc: OidcIdentity) -> str:
-        """A token for that account and audience, good for an hour."""
+        """Return a token for a service account and an audience. Its `exp` is in an hour."""
         now = int(self._time())
         claims = {
             "iss": "https://accounts.google.com",
@@ -226,7 +236,7 @@ class MemoryTokens:
         return token
 
     def verify(self, token: str, *, may_wait: bool) -> Claims:  # noqa: ARG002 - the port's signature
-        """See `TokenVerifier.verify`: it never waits."""
+        """See `TokenVerifier.verify`. It never waits."""
         claims = self._issued.get(token)
         if claims is None:
             raise InvalidTokenError("the token was not issued in this test")

@@ -1,7 +1,8 @@
-"""Google Cloud's metadata server over HTTP.
+"""The client of Google Cloud's metadata server.
 
-Off Google Cloud its name does not resolve, or the connection hangs. So the first question is
-asked from a thread that can be left behind, and where there can be none, silence is remembered.
+Outside Google Cloud, the name of the server does not resolve, or the connection hangs. So each
+request runs in a thread with a timeout. If the process does not seem to run on Google Cloud, the
+first request without a response means that there is no metadata server. This result is kept.
 """
 
 import http.client
@@ -22,17 +23,21 @@ from .timeouts import call_with_timeout
 DEFAULT_HOST = "metadata.google.internal"
 _PREFIX = "/computeMetadata/v1/"
 _FLAVOR = ("Metadata-Flavor", "Google")
-_LONGEST_VALUE = 65_536
+_LONGEST_VALUE = 65_536  # bytes
 _OK, _NOT_FOUND = 200, 404
-_PAUSE = 5.0  # seconds before a server that did not give a value is asked for it again
-_PRODUCT = Path("/sys/class/dmi/id/product_name")  # what the machine says it is, on Linux
+_PAUSE = 5.0  # seconds before a failed request for a value is repeated
+_PRODUCT = Path("/sys/class/dmi/id/product_name")  # the product name of the machine, on Linux
 
 
 def found[R](finding: Finding[R], metadata: MetadataServer) -> R:
-    """What a finding comes to, asking that server.
+    """Run a finding with the values of a metadata server, and return its result.
+
+    Args:
+        finding: the generator from `core.detection`. It yields requests for values.
+        metadata: the server that answers these requests.
 
     Raises:
-        ConfigurationError: what the finding raises, or the server is there and does not answer.
+        ConfigurationError: the finding raises it, or there is a server that returns no valid value.
     """
     try:
         step = next(finding)
@@ -45,27 +50,29 @@ def found[R](finding: Finding[R], metadata: MetadataServer) -> R:
 
 
 class NoMetadataServer:
-    """For a machine that is known to be off Google Cloud."""
+    """A `MetadataServer` for a machine outside Google Cloud. It has no values."""
 
     is_absent = True
 
     def get(self, path: str, is_valid: Callable[[str], bool] = bool) -> str | None:  # noqa: ARG002 - the port's signature
-        """None, always."""
+        """Return None."""
         return None
 
 
 class HttpMetadataServer:
-    """`MetadataServer` over HTTP. Values are kept for the life of the process.
+    """A `MetadataServer` over HTTP. Values are cached for the lifetime of the process.
 
-    What is no value is not: a server that is silent, errs, or answers with something else for a
-    moment is asked again a little later. An app that forgot its identity for a network hiccup
-    would create tasks that nobody accepts.
+    A failure is cached for only 5 seconds. Then the next call of `get` makes the request again.
+    Otherwise a short network error would leave the app without its identity, and the app would
+    create tasks whose deliveries are refused.
 
     Args:
-        host: where it is, with a port if it is not 80.
-        expected: whether there is one, or may be one: then its silence is an error. Otherwise the
-            first silence says that there is none; a server that has answered once is there.
-        budget: seconds that silence may cost.
+        host: the host of the server, with the port if it is not 80.
+        expected: whether there is or may be a server. If True, a request without a response is an
+            error. If False, it means that there is no server, unless the server has answered
+            before.
+        budget: seconds to wait for a response.
+        clock: returns a monotonic time, in seconds.
     """
 
     def __init__(
@@ -94,7 +101,7 @@ class HttpMetadataServer:
         """See `MetadataServer.get`.
 
         Raises:
-            ConfigurationError: there is a server, and it does not answer, or not with a value.
+            ConfigurationError: there is a server, and it returns no response or no valid value.
         """
         with self._lock:
             if path in self._values:
@@ -115,8 +122,11 @@ class HttpMetadataServer:
             )
 
     def _ask(self, path: str, is_valid: Callable[[str], bool] = bool) -> "_Miss | None":
-        """Ask for a value and keep it; or why there is none now. None as well if no server is."""
-        # Resolving a name cannot be bounded in time; waiting for it can.
+        """Request a value and cache it. If that fails, return the reason.
+
+        None means that the value is cached, or that there is no server.
+        """
+        # A name lookup has no timeout of its own.
         answer = call_with_timeout(self._budget, partial(_fetch, self._host, path, self._budget))
         if answer is None and not self._is_there:
             self.is_absent = True
@@ -128,16 +138,22 @@ class HttpMetadataServer:
         if answer.status == _NOT_FOUND:
             return _Miss(until, None)
         if answer.status != _OK:
-            return _Miss(until, f"answered {answer.status} when it was asked for {path}")
+            return _Miss(until, f"answered the request for {path} with status {answer.status}")
         if not is_valid(answer.value):
-            return _Miss(until, f"answered {answer.value[:100]!r} when it was asked for {path}")
+            shown = answer.value[:100]
+            return _Miss(until, f"answered the request for {path} with the invalid value {shown!r}")
         self._values[path] = answer.value
         return None
 
 
 @attrs.frozen
 class _Miss:
-    """Until when a value is not asked for again, and what was wrong; None if it has none."""
+    """A failed request for a value.
+
+    Attributes:
+        until: the time before which the request is not repeated.
+        trouble: the error; None if the server does not have the value.
+    """
 
     until: float
     trouble: str | None
@@ -145,21 +161,21 @@ class _Miss:
 
 @attrs.frozen
 class _Answer:
-    """What the server said."""
+    """The response of the server."""
 
     status: int
     value: str
 
 
 def _fetch(host: str, path: str, timeout: float) -> _Answer | None:
-    """The server's answer; None if there is no server, or what is there is none."""
+    """Return the response; None if there is no response, or it is not from a metadata server."""
     try:
         connection = http.client.HTTPConnection(host, timeout=timeout)
         try:
             connection.request("GET", _PREFIX + path, headers=dict([_FLAVOR]))
             response = connection.getresponse()
             if response.getheader(_FLAVOR[0]) != _FLAVOR[1]:
-                return None  # Something else listens there: a captive portal, a proxy.
+                return None  # This is another server, for example a captive portal or a proxy.
             text = response.read(_LONGEST_VALUE).decode("utf-8", "replace")
             return _Answer(response.status, text.strip())
         finally:
@@ -171,10 +187,12 @@ def _fetch(host: str, path: str, timeout: float) -> _Answer | None:
 def metadata_server(
     environ: Mapping[str, str], product: Path = _PRODUCT
 ) -> HttpMetadataServer | NoMetadataServer:
-    """The metadata server that the environment tells of.
+    """Return the metadata server for an environment.
 
     Args:
-        product: the file in which Linux keeps what the machine says it is.
+        environ: the environment variables. `NO_GCE_CHECK=true` means that there is no server, and
+            `GCE_METADATA_HOST` is the host of the server.
+        product: the file in which Linux keeps the product name of the machine.
     """
     if environ.get("NO_GCE_CHECK", "").lower() == "true":
         return NoMetadataServer()
@@ -187,11 +205,14 @@ def metadata_server(
 
 
 def _may_be_google_cloud(environ: Mapping[str, str], product: Path) -> bool:
-    """Whether this may be Compute Engine or GKE, so that silence proves nothing."""
+    """Return whether this may be Compute Engine or GKE.
+
+    Then a request without a response does not prove that there is no metadata server.
+    """
     if environ.get("GCE_METADATA_HOST"):
         return True
     try:
         return product.read_text().strip().startswith("Google")
     except (OSError, ValueError):
-        # A sandbox hides it: then only a pod may be one of GKE's.
+        # A sandbox can hide the file. Then only a Kubernetes pod may run on Google Cloud.
         return "KUBERNETES_SERVICE_HOST" in environ

@@ -1,14 +1,20 @@
-"""Waiting that ends: for calls whose own time-outs do not cover everything they do."""
+"""A timeout for calls whose own timeouts do not cover the whole call."""
 
 import threading
 from collections.abc import Callable
 
 
 def call_with_timeout[T](seconds: float, call: Callable[[], T]) -> T | None:
-    """What `call` returns, or None if that takes longer: then its thread is left behind.
+    """Call `call` in a thread, and return its result; None if it does not end in time.
+
+    After a timeout the daemon thread continues, and its result is ignored.
+
+    Args:
+        seconds: the timeout.
+        call: the function to call.
 
     Raises:
-        Exception: whatever `call` raises in time.
+        Exception: the exception that `call` raises before the timeout.
     """
     results: list[T] = []
     errors: list[Exception] = []

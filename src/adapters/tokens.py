@@ -1,7 +1,7 @@
-"""Verification of OIDC tokens by google-auth, with certificates that are kept.
+"""Verification of OIDC tokens by google-auth, with a cache of certificates.
 
-google-auth fetches the certificates for every token it verifies; here they are fetched once and
-kept for as long as their answer allows, so that verification costs no request.
+google-auth fetches the certificates again for every token. This module caches them for as long as
+the `Cache-Control` header of the response allows. So most verifications need no request.
 """
 
 import base64
@@ -26,12 +26,12 @@ logger = logging.getLogger(__name__)
 
 GOOGLE_CERTIFICATES = "https://www.googleapis.com/oauth2/v1/certs"
 
-_CLOCK_SKEW = 10  # seconds by which the clocks of issuer and site may differ
-_LAST_MOMENT = 253_402_300_799  # seconds since the epoch, of the year 9999
-_FETCH_TIMEOUT = 5.0  # seconds in all
-_REFRESH_INTERVAL = 60.0  # seconds between fetches that an unknown key id or a failure causes
-_FIRST_RETRY = 1.0  # seconds after a failure with nothing in hand; doubled by each that follows
-_SHORTEST_LIFETIME = 60.0  # seconds, whatever the answer allows: no fetch for each delivery
+_CLOCK_SKEW = 10  # seconds by which the clocks of the issuer and the site may differ
+_LAST_MOMENT = 253_402_300_799  # the end of the year 9999, in seconds since the epoch
+_FETCH_TIMEOUT = 5.0  # seconds for the whole request
+_REFRESH_INTERVAL = 60.0  # seconds between fetches because of an unknown key id or a failure
+_FIRST_RETRY = 1.0  # seconds after a failure with an empty cache; each further failure doubles it
+_SHORTEST_LIFETIME = 60.0  # seconds; a shorter max-age would cause a fetch for each delivery
 _DEFAULT_LIFETIME = 3600.0
 _MAX_AGE = re.compile(r"max-age=(\d{1,9})")
 _OK = 200
@@ -41,17 +41,25 @@ type Certificates = Mapping[str, str]
 
 @attrs.frozen
 class FetchedCertificates:
-    """Certificates in PEM by key id, and for how many seconds they are good."""
+    """The certificates of an issuer.
+
+    Attributes:
+        certificates: certificates in PEM format by key id.
+        lifetime: the seconds for which they may be cached.
+    """
 
     certificates: Certificates
     lifetime: float
 
 
 class CertificateStore:
-    """The certificates of an issuer, fetched when they are needed and not in hand.
+    """A cache of the certificates of an issuer. It fetches them when they are needed.
+
+    All threads of a process can share an instance.
 
     Args:
-        fetch: gets them; any exception counts as a failure of the network.
+        fetch: fetches the certificates. Any exception counts as a failed fetch.
+        clock: returns a monotonic time, in seconds.
     """
 
     def __init__(
@@ -74,19 +82,23 @@ class CertificateStore:
         self._lock = threading.Lock()
 
     def ready(self, key_id: str | None) -> bool:
-        """Whether `certificates` will answer without a request."""
+        """Return whether `certificates` returns without a request."""
         now = self._clock()
         in_hand = now < self._good_until and (key_id is None or key_id in self._certificates)
         return in_hand or now < self._refresh_after
 
     def certificates(self, key_id: str | None) -> Certificates:
-        """The certificates to check a token of that key with; empty if none could be had.
+        """Return the certificates for a token with this key id, by key id; empty if there are none.
 
-        They are fetched again when they are over age or lack the key, but at most once a
-        minute, so that rubbish cannot make the site ask. A failure leaves the old ones in use;
-        while there are none, the next try comes after 1, 2, 4 seconds and so on.
+        They are fetched again if they are too old or do not contain the key. An unknown key id or a
+        failed fetch causes at most one fetch per minute, so that invalid tokens cannot cause many
+        requests. If a fetch fails, the cached certificates stay in use. While the cache is empty, a
+        failed fetch is repeated after 1, 2, 4 seconds and so on, up to 60 seconds.
+
+        Args:
+            key_id: the `kid` of the token; None for any key.
         """
-        # Whoever has old certificates goes on with them while another thread fetches.
+        # If the cache is not empty, a thread does not wait for the fetch of another thread.
         if not self.ready(key_id) and self._lock.acquire(blocking=not self._certificates):
             try:
                 if not self.ready(key_id):
@@ -100,12 +112,14 @@ class CertificateStore:
             fetched = self._fetch()
         except Exception:
             logger.exception(
-                "Certificates for identity tokens could not be fetched; %s.",
-                "the cached ones stay in use" if self._certificates else "tokens are refused",
+                "Fetching the certificates for OIDC tokens failed: %s.",
+                "the cached ones stay in use"
+                if self._certificates
+                else "deliveries with a token are refused until a fetch succeeds",
             )
             wait = _REFRESH_INTERVAL
             if not self._certificates:
-                # Every delivery is refused, and uses up an attempt of its queue.
+                # Without certificates every delivery is refused and costs an attempt of its task.
                 wait = min(_FIRST_RETRY * 2**self._failures, _REFRESH_INTERVAL)
                 self._failures += 1
             self._refresh_after = self._clock() + wait
@@ -113,20 +127,23 @@ class CertificateStore:
         self._failures = 0
         now = self._clock()
         if now < self._good_until:
-            # They were good, and a key was unknown: rubbish, perhaps, which may ask once a minute.
+            # The cache was still valid, so an unknown key id caused this fetch. The token may be
+            # invalid. So the next unknown key id causes a fetch only after a minute.
             self._refresh_after = now + _REFRESH_INTERVAL
         self._certificates = fetched.certificates
         self._good_until = now + max(fetched.lifetime, _SHORTEST_LIFETIME)
 
 
 def fetch_certificates(url: str, *, proxied: bool = True) -> FetchedCertificates:
-    """Get certificates by HTTP, in the form of Google's `/oauth2/v1/certs`.
+    """Fetch certificates over HTTP, in the format of Google's `/oauth2/v1/certs`.
 
     Args:
-        proxied: whether a proxy of the environment is used; an emulator is never behind one.
+        url: the URL of the certificates.
+        proxied: whether to use the proxy in the environment. An emulator is never behind a proxy.
 
     Raises:
-        OSError, ValueError, google.auth.exceptions.TransportError: no answer, or no certificates.
+        OSError, ValueError, google.auth.exceptions.TransportError: there is no response, or the
+            response contains no certificates.
     """
     import google.auth.transport.requests
     import requests
@@ -134,23 +151,29 @@ def fetch_certificates(url: str, *, proxied: bool = True) -> FetchedCertificates
     session = requests.Session()
     session.trust_env = proxied
     request = google.auth.transport.requests.Request(session)
-    # Its time-out is for each read; a server that drips must not hold requests for longer.
+    # The timeout of requests applies to each read. `call_with_timeout` limits the whole request,
+    # because a slow server could send one byte at a time.
     response = call_with_timeout(_FETCH_TIMEOUT, partial(request, url, timeout=_FETCH_TIMEOUT))
     if response is None:
         raise OSError(f"{url} did not answer within {_FETCH_TIMEOUT:g} s")
     if response.status != _OK:
-        raise OSError(f"{url} answered {response.status}")
+        raise OSError(f"{url} answered with the status {response.status}")
     certificates = json.loads(response.data)
     if not isinstance(certificates, dict) or not all(
         isinstance(pem, str) for pem in certificates.values()
     ):
-        raise ValueError(f"{url} answered with something that is not a map of certificates")
+        raise ValueError(f"{url} did not answer with a JSON object of certificates by key id")
     age = _MAX_AGE.search(response.headers.get("cache-control", ""))
     return FetchedCertificates(certificates, float(age.group(1)) if age else _DEFAULT_LIFETIME)
 
 
 class GoogleTokenVerifier:
-    """`TokenVerifier` on google-auth's `jwt.decode`."""
+    """A `TokenVerifier` that uses `jwt.decode` of google-auth.
+
+    Args:
+        store: the certificates of the issuer.
+        time: returns the time, in seconds since the epoch.
+    """
 
     def __init__(self, store: CertificateStore, *, time: Callable[[], float] = time.time) -> None:
         self._store = store
@@ -161,7 +184,7 @@ class GoogleTokenVerifier:
         key_id = _key_id(token)
         is_imported = "google.auth.jwt" in sys.modules
         if not may_wait and not (is_imported and self._store.ready(key_id)):
-            return None  # The first import takes as long as a request.
+            return None  # The first import can take as long as a request.
         from google.auth import jwt
 
         certificates = self._store.certificates(key_id)
@@ -177,14 +200,18 @@ class GoogleTokenVerifier:
                 ),
             )
         except Exception as error:
-            # google-auth lets what a hostile token makes of the standard library through
-            # (TypeError for an exp that is a list, say); whatever it is, the token is bad.
+            # A malicious token can cause other exceptions than those of google-auth, for example
+            # TypeError if `exp` is a list. Every exception means that the token is invalid.
             raise InvalidTokenError(f"the token is not valid: {_reason(error)}") from error
         self._check_times(claims)
         return claims
 
     def _check_times(self, claims: Claims) -> None:
-        """What google-auth leaves out: `nbf`, and times that are none (NaN, infinity)."""
+        """Make the checks that google-auth omits: `nbf`, and numbers that are not times.
+
+        Raises:
+            InvalidTokenError: a check fails.
+        """
         for name in ("iat", "exp", "nbf"):
             moment = claims.get(name, 0)
             if not isinstance(moment, int | float) or not 0 <= moment <= _LAST_MOMENT:
@@ -194,21 +221,24 @@ class GoogleTokenVerifier:
 
 
 def _reason(error: Exception) -> str:
-    """What google-auth says, unless it may quote the token."""
+    """Return the message of google-auth, or a general message if that could contain the token."""
     said = str(error)
-    return said[:200] if said.startswith("Token ") else "its signature or its form is wrong"
+    return said[:200] if said.startswith("Token ") else "its signature or its format is wrong"
 
 
 def _key_id(token: str) -> str:
     key_id = _key_id_of_header(token.partition(".")[0])
     if key_id is None:
-        raise InvalidTokenError("the token's header names no key")
+        raise InvalidTokenError("the token's header contains no key id")
     return key_id
 
 
 @lru_cache(maxsize=64)
 def _key_id_of_header(encoded: str) -> str | None:
-    """The `kid` of a token's header: the same few characters for all tokens of a key."""
+    """Return the `kid` in a token's header; None without one.
+
+    All tokens with the same key have the same header, so the result is cached.
+    """
     try:
         header = json.loads(base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)))
         key_id = header["kid"]

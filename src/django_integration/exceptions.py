@@ -1,21 +1,21 @@
-"""The text of exceptions, which may do anything when they are looked at."""
+"""Texts of exceptions. Formatting an exception can raise, because it calls the exception's code."""
 
 import traceback
 
 
 def message_of(error: BaseException) -> str:
-    """The message of an exception, whatever its own `__str__` does."""
+    """Return the message of an exception; an empty text if its `__str__` raises."""
     try:
         return str.__str__(str(error))
-    except BaseException:  # noqa: BLE001 - its class says enough
+    except BaseException:  # noqa: BLE001 - callers can use the class instead
         return ""
 
 
 def traceback_of(error: BaseException) -> str:
-    """The traceback, or as much as can be told of an exception that cannot be formatted."""
+    """Return the traceback of an exception; only the frames and the class if formatting raises."""
     try:
         return "".join(traceback.format_exception(error))
-    except BaseException as fault:  # noqa: BLE001 - an exception may do anything when it is looked at
+    except BaseException as fault:  # noqa: BLE001 - `__str__` of an exception can raise anything
         frames = "".join(traceback.format_tb(error.__traceback__))
         kind, fault_kind = type(error).__qualname__, type(fault).__qualname__
-        return f"Traceback:\n{frames}{kind} (telling more of it raised {fault_kind})\n"
+        return f"Traceback:\n{frames}{kind} (formatting this exception raised {fault_kind})\n"

@@ -1,6 +1,6 @@
-"""Moments between the core, where they are aware, and a site, which may keep naive ones.
+"""Conversions of times. The core uses aware datetimes. A site with `USE_TZ` off uses naive ones.
 
-Naive moments are in the site's own time zone, `TIME_ZONE`, whichever is activated for a user.
+Naive datetimes are in the time zone of the setting `TIME_ZONE`, even if another one is activated.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def to_site(moment: datetime | None) -> datetime | None: ...
 
 
 def to_site(moment: datetime | None) -> datetime | None:
-    """An aware moment as the site keeps and shows them: with USE_TZ off they are naive."""
+    """Convert an aware datetime for the site. It becomes naive if `USE_TZ` is off. None stays."""
     return (
         moment
         if moment is None or settings.USE_TZ
@@ -34,7 +34,7 @@ def to_site(moment: datetime | None) -> datetime | None:
 
 
 def from_site(moment: datetime | None) -> datetime | None:
-    """The site's moment, aware: a naive one is in the site's default time zone."""
+    """Convert a datetime of the site to an aware one. An aware datetime or None stays as it is."""
     if moment is None or timezone.is_aware(moment):
         return moment
     return timezone.make_aware(moment, timezone.get_default_timezone())

@@ -1,9 +1,10 @@
-"""What a task leaves on the database connections of its thread, and how an attempt ends on them.
+"""Transactions that a task leaves open on the database connections of its thread.
 
-A function may leave a transaction open: `set_autocommit(False)`, a raw BEGIN, an `atomic()` that
-it never leaves. Django would undo that work with the connection, after the answer. Here a function
-that returns has its work committed, and only then is told to have succeeded; one that raises has
-it rolled back. Either way the next user of the connection finds it as it was.
+A function can leave a transaction open with `set_autocommit(False)`, a raw BEGIN, or an `atomic()`
+block that it does not exit. Django would roll back this work after the response, when it closes the
+connection. This module commits the work if the function returns, before the task is reported as
+successful. It rolls the work back if the function raises. In both cases the connection is then in
+its initial state again.
 """
 
 from __future__ import annotations
@@ -19,69 +20,80 @@ from ..core.errors import UncommittedWorkError
 
 logger = logging.getLogger("django_tasks_cloud_tasks")
 
-# Of libpq's PGTransactionStatusType; 0 is idle, 4 a connection that is gone.
+# Values of PGTransactionStatusType in libpq. 0 means idle, 4 means a lost connection.
 _ACTIVE, _IN_TRANSACTION, _IN_ERROR = 1, 2, 3
 _OPEN = {_ACTIVE, _IN_TRANSACTION, _IN_ERROR}
 
-# The attribute of a driver's connection that tells its status.
+# The attribute of a driver's connection that contains its transaction status.
 _STATUS = {"postgresql": "info", "sqlite": "in_transaction", "mysql": "server_status"}
 
 
 def open_transactions() -> frozenset[str]:
-    """The aliases of this thread's connections that are in a transaction of Django's now.
+    """Return the aliases of this thread's connections that are in an `atomic()` block now.
 
-    Those are the caller's, and not a task's to end: a test may run in one.
+    These blocks belong to the caller, for example to a TestCase. A task must not end them.
     """
     return frozenset(c.alias for c in _connections() if c.in_atomic_block)
 
 
 def commit_leftovers(callers: Collection[str]) -> None:
-    """Commit what the function that has just returned left uncommitted.
+    """Commit the transactions that a function left open before it returned.
 
     Args:
-        callers: what `open_transactions` told before the function ran.
+        callers: the result of `open_transactions` from before the function ran.
 
     Raises:
-        UncommittedWorkError: a transaction is broken, and cannot be committed.
-        django.db.Error: the database refuses the commit, or is away.
+        UncommittedWorkError: a transaction is broken and cannot be committed.
+        django.db.Error: the database refuses the commit, or cannot be reached.
     """
     for connection in _connections():
         if connection.alias in callers or not _is_open(connection):
             continue
         if not _always_open(connection):
             logger.warning(
-                "A task left a transaction open on the database %r; it is committed now. Use "
-                "transaction.atomic(), or commit before the task returns.",
+                "A task returned and left a transaction open on the database %r. The transaction "
+                "is committed now. Use transaction.atomic(), or commit before the task returns.",
                 connection.alias,
             )
         _commit(connection)
 
 
 def roll_back_leftovers(callers: Collection[str]) -> None:
-    """Undo what the function that has just raised left uncommitted."""
+    """Roll back the transactions that a function left open before it raised.
+
+    Args:
+        callers: the result of `open_transactions` from before the function ran.
+    """
     for connection in _connections():
         if connection.alias not in callers and _is_open(connection):
             _reset(connection)
 
 
 def awaited_transactions(database: str | None = None) -> list[str]:
-    """The aliases of the transactions that work begun in this thread now belongs to.
+    """Return the aliases of the databases whose transactions are open in this thread.
 
     Args:
-        database: the alias of the one that is meant; None for all that are open.
+        database: the only alias to check; None for all databases.
     """
     if database is not None:
         return [database] if _is_in_transaction(connections[database]) else []
     connected = _connections()
-    # A transaction that a TestCase put around a test is never committed; Django's helpers for tests
-    # call what waits for that of the default database.
+    # The transaction that a TestCase opens around a test is never committed. For the default
+    # database, Django's `captureOnCommitCallbacks` calls the functions that wait for its commit.
     waiting = [c.alias for c in connected if _is_in_transaction(c) and not _is_of_a_test(c)]
     is_default = [c.alias for c in connected if c.alias == DEFAULT_DB_ALIAS and c.in_atomic_block]
     return waiting or is_default
 
 
 def after_commit(awaited: Sequence[str], call: Callable[[], None]) -> None:
-    """Call once those transactions are committed; a rollback of any of them drops the call."""
+    """Call `call` when the transactions of all these databases are committed.
+
+    If one of them is rolled back, `call` is not called.
+
+    Args:
+        awaited: the aliases of the databases; empty to call immediately.
+        call: the function to call.
+    """
     if awaited:
         rest = partial(after_commit, awaited[1:], call)
         transaction.on_commit(rest, using=awaited[0], robust=True)
@@ -90,7 +102,7 @@ def after_commit(awaited: Sequence[str], call: Callable[[], None]) -> None:
 
 
 def _is_in_transaction(connection: BaseDatabaseWrapper) -> bool:
-    """Whether Django has this connection in a transaction, by a block or by hand."""
+    """Return whether the connection is in an `atomic()` block, or autocommit is off."""
     by_hand = connection.connection is not None and not connection.autocommit
     return connection.in_atomic_block or by_hand
 
@@ -101,17 +113,21 @@ def _is_of_a_test(connection: BaseDatabaseWrapper) -> bool:
 
 
 def commit_own(connection: BaseDatabaseWrapper) -> None:
-    """Commit what a store has written, where the connection does not do that by itself."""
+    """Commit the writes of a result store, if the connection does not commit automatically."""
     if not connection.in_atomic_block and _is_open(connection):
         _commit(connection)
 
 
 def renew(alias: str) -> None:
-    """Have the next query of this thread make a connection that nobody has used before."""
+    """Close a connection of this thread, so that its next query opens a new one.
+
+    In an `atomic()` block this does nothing.
+    """
     connection = connections[alias]
     if not connection.in_atomic_block:
         connection.close()
-        # Not `close` alone: wrappers and settings of the session may be what is wrong.
+        # Also delete Django's connection object. A task may have added execute wrappers to it that
+        # cause the error.
         if connection.connection is None:
             del connections[alias]
 
@@ -121,7 +137,7 @@ def _connections() -> list[BaseDatabaseWrapper]:
 
 
 def _is_open(connection: BaseDatabaseWrapper) -> bool:
-    """Whether something on the connection is not committed."""
+    """Return whether a transaction is open on the connection."""
     if connection.connection is None and not connection.in_atomic_block:
         return False
     return (
@@ -132,14 +148,17 @@ def _is_open(connection: BaseDatabaseWrapper) -> bool:
 
 
 def _always_open(connection: BaseDatabaseWrapper) -> bool:
-    """Whether every statement opens a transaction, by the site's settings or for all we know."""
+    """Return whether the connection is expected to have an open transaction after any statement.
+
+    This is so if the settings turn autocommit off, or if the status of the driver is unknown.
+    """
     return not connection.settings_dict["AUTOCOMMIT"] or not hasattr(
         connection.connection, _STATUS.get(connection.vendor, "")
     )
 
 
 def _status(connection: BaseDatabaseWrapper) -> int:
-    """The driver's transaction status, in libpq's numbers; of an unknown driver, in transaction."""
+    """Return libpq's number of the transaction status; for an unknown driver, in transaction."""
     driver = connection.connection
     found = getattr(driver, _STATUS.get(connection.vendor, ""), None)
     match connection.vendor:
@@ -159,8 +178,9 @@ def _commit(connection: BaseDatabaseWrapper) -> None:
     if broken or _status(connection) == _IN_ERROR:
         _reset(connection)
         raise UncommittedWorkError(
-            f"The task left a broken transaction open on the database {connection.alias!r}: its "
-            "work there is undone. Commit before the task returns, or use transaction.atomic()."
+            f"The task left a broken transaction open on the database {connection.alias!r}. Its "
+            "work in this transaction is rolled back. Use transaction.atomic(), or commit before "
+            "the task returns."
         )
     try:
         with connection.wrap_database_errors:
@@ -175,13 +195,14 @@ def _commit(connection: BaseDatabaseWrapper) -> None:
 
 
 def _reset(connection: BaseDatabaseWrapper, *, keep: bool = False) -> None:
-    """Make the connection as Django made it, without what is not committed.
+    """Put the connection into its initial state, and roll back its open transaction.
 
     Args:
-        keep: whether the connection itself is sound, and need not be made anew.
+        connection: the connection.
+        keep: whether to skip the rollback, because the transaction was committed.
     """
     if connection.closed_in_transaction:
-        connection.connection = None  # It is closed already.
+        connection.connection = None  # The connection is already closed.
     connection.in_atomic_block = False
     connection.savepoint_ids = []
     connection.atomic_blocks = []
@@ -197,5 +218,8 @@ def _reset(connection: BaseDatabaseWrapper, *, keep: bool = False) -> None:
         if connection.connection is not None and connection.autocommit is not wanted:
             connection.set_autocommit(wanted)
     except Exception:
-        logger.exception("The connection to %r is dropped.", connection.alias)
+        logger.exception(
+            "Resetting the connection to the database %r failed. The connection is closed.",
+            connection.alias,
+        )
         connection.close()

@@ -7,8 +7,8 @@ if __name__ == "__main__":
         from .command_line import main
     except ImportError as error:
         sys.exit(
-            f"The emulator needs the extra [emulator] ({error.name} is missing): "
-            "pip install 'django-tasks-cloud-tasks[emulator]'"
+            f"The emulator needs the extra [emulator], because {error.name} is missing. Run: pip "
+            "install 'django-tasks-cloud-tasks[emulator]'"
         )
     except KeyboardInterrupt:
         sys.exit(0)

@@ -1,4 +1,4 @@
-"""An emulator in a thread, for tests and programs that are not asynchronous."""
+"""An emulator in a thread, for tests and for programs that do not use asyncio."""
 
 import asyncio
 import threading
@@ -12,12 +12,16 @@ class BackgroundEmulator:
     """A context manager that runs an emulator on an event loop in a thread.
 
     Args:
-        make: is called on that loop and makes the emulator.
+        make: a function that creates the emulator. It is called on the event loop.
         host: the address to listen on.
-        port: the port to listen on; 0 for a free one.
+        port: the port to listen on; 0 chooses a free port.
 
     Attributes:
         address: HOST:PORT, set when the emulator has started.
+        emulator: the emulator, set when it has started.
+
+    Raises:
+        OSError: on entering the context, the address is in use or does not exist.
     """
 
     address: str
@@ -53,7 +57,11 @@ class BackgroundEmulator:
         self._loop.close()
 
     def call[T](self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the emulator's loop, and wait for its result."""
+        """Run a coroutine on the emulator's loop, wait for it, and return its result.
+
+        Raises:
+            Exception: any exception of the coroutine.
+        """
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     async def _start(self) -> None:

@@ -1,4 +1,4 @@
-"""The emulator's clocks: the machine's clock, which can be moved forward, and a manual clock."""
+"""The clocks of the emulator: a system clock that can be moved forward, and a manual clock."""
 
 import time
 from datetime import UTC, datetime
@@ -7,28 +7,28 @@ from typing import Protocol
 from .state.limits import SECOND
 
 LATEST = round(datetime(2262, 1, 1, tzinfo=UTC).timestamp()) * SECOND
-"""The last time that a clock is moved to. Nanoseconds since the epoch fit into 64 bits until April
-2262, and tasks are scheduled up to a month ahead."""
+"""The latest time to which `advance` moves a clock. A time must fit into 64 bits, so the limit is
+April 2262. Tasks are scheduled up to a month ahead."""
 
 
 class Clock(Protocol):
-    """Tells the time, in nanoseconds since the epoch."""
+    """A clock. All times are nanoseconds since the epoch."""
 
     def now(self) -> int:
-        """The time."""
+        """Return the current time."""
 
     def move_to(self, moment: int) -> None:
-        """Move forward to that time. An earlier time changes nothing."""
+        """Move the clock forward to `moment`. An earlier time changes nothing."""
 
 
 class SystemClock:
-    """The machine's clock, plus the time by which it was moved forward."""
+    """The clock of the machine, plus the time by which `move_to` moved it forward."""
 
     def __init__(self) -> None:
         self._ahead = 0
 
     def now(self) -> int:
-        """The time."""
+        """See `Clock`."""
         return time.time_ns() + self._ahead
 
     def move_to(self, moment: int) -> None:
@@ -37,13 +37,17 @@ class SystemClock:
 
 
 class ManualClock:
-    """A clock that stands still until it is moved."""
+    """A clock that only `move_to` changes.
+
+    Args:
+        start: the first time, in nanoseconds since the epoch; None for the time of the machine.
+    """
 
     def __init__(self, start: int | None = None) -> None:
         self._now = time.time_ns() if start is None else start
 
     def now(self) -> int:
-        """The time."""
+        """See `Clock`."""
         return self._now
 
     def move_to(self, moment: int) -> None:

@@ -21,24 +21,24 @@ from .ways_out.chaos import Chaos
 from .ways_out.identity import GOOGLE_ISSUER
 
 _HIGHEST_PORT = 65535
-_SILENCE = 60.0  # seconds until the same error is printed again
-_USAGE_ERROR = 2  # exit code for errors that the caller has to correct
+_SILENCE = 60.0  # seconds before the same error is printed again
+_USAGE_ERROR = 2  # the exit code when the arguments or the environment must be corrected
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the emulator's arguments."""
+    """Add the arguments of the emulator to `parser`."""
     parser.add_argument(
         "--host",
         default="localhost",
-        help="address to listen on (default: %(default)s, which only this machine reaches)",
+        help="address to listen on (default: %(default)s, which only this machine can reach)",
     )
     parser.add_argument(
         "--allowed-host",
         action="append",
         default=[],
         metavar="NAME",
-        help="another name by which clients reach it, such as that of a container; may be given "
-        "repeatedly",
+        help="an additional host name that clients use, for example the name of a container; can "
+        "be repeated",
     )
     parser.add_argument(
         "--port", type=int, default=8123, help="port to listen on (default: %(default)s)"
@@ -48,13 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="a queue that exists from the start: projects/P/locations/L/queues/Q; may be given "
-        "repeatedly",
+        help="a queue to create at the start: projects/P/locations/L/queues/Q; can be repeated",
     )
     parser.add_argument(
         "--auto-create-queues",
         action="store_true",
-        help="create a queue when a task for it arrives, instead of refusing the task",
+        help="create a missing queue when a task for it arrives; without this option the task is "
+        "refused",
     )
     parser.add_argument(
         "--state",
@@ -68,19 +68,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const="",
         metavar="SPEC",
         help="inject faults: seed=7,duplicate=0.1,drop=0.1,refuse=0.05,delay=0.2,longest_delay=1; "
-        f"names that are left out have their defaults ({Chaos()})",
+        f"omitted names have their default values ({Chaos()})",
     )
     parser.add_argument(
         "--oidc-issuer",
         default=GOOGLE_ISSUER,
         metavar="URL",
-        help="issuer of identity tokens (default: %(default)s, as in production)",
+        help="the issuer of OIDC tokens (default: %(default)s, as in production)",
     )
     parser.add_argument(
         "--log-format",
         choices=["text", "json"],
         default="text",
-        help="one event a line, for people or as JSON (default: %(default)s)",
+        help="format of the log, with one event per line: text or JSON (default: %(default)s)",
     )
 
 
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m django_tasks_cloud_tasks.emulator",
         description="A Cloud Tasks emulator: gRPC API, dispatch over HTTP, OIDC tokens.",
-        epilog="Clients of this package find it through CLOUD_TASKS_EMULATOR_HOST=HOST:PORT.",
+        epilog="Set CLOUD_TASKS_EMULATOR_HOST=HOST:PORT so that this package uses the emulator.",
     )
     add_arguments(parser)
     options = parser.parse_args(arguments)
@@ -109,9 +109,13 @@ def run(
     log_format: str = "text",
     **_: object,
 ) -> int:
-    """Run the emulator until Ctrl-C or SIGTERM, and return the exit code."""
+    """Run the emulator until Ctrl-C or SIGTERM, and return the exit code.
+
+    The arguments are those of `add_arguments`. Additional keyword arguments are ignored, because
+    `manage.py` passes its own.
+    """
     if not 0 <= port <= _HIGHEST_PORT:
-        return _fail(f"{port} is not a port: ports go from 0 to {_HIGHEST_PORT}.")
+        return _fail(f"--port {port} is not a port. Use a number from 0 to {_HIGHEST_PORT}.")
     try:
         queues = {str(QueueName.parse(name)) for name in queue}
         emulator = Emulator(
@@ -126,7 +130,7 @@ def run(
     except (InvalidNameError, ConfigurationError) as error:
         return _fail(str(error))
     if isinstance(sys.stdout, TextIOWrapper):
-        # A URL may contain characters that the output's encoding lacks.
+        # A URL may contain characters that the encoding of the output does not have.
         sys.stdout.reconfigure(errors="backslashreplace")
     say = _silent if log_format == "json" else _say
     try:
@@ -134,14 +138,14 @@ def run(
     except _CannotListenError as error:
         return _fail(f"Cannot listen on {host}:{port}: {error}. Choose another --port or --host.")
     except KeyboardInterrupt:
-        pass  # Ctrl-C raises this where the loop cannot handle signals.
+        pass  # Ctrl-C raises this on platforms where the loop cannot handle signals.
     finally:
         _end_output()
     return 0
 
 
 class _CannotListenError(Exception):
-    """The address is taken or does not exist."""
+    """The address is in use or does not exist."""
 
 
 async def _serve(emulator: Emulator, host: str, port: int, say: Callable[[str], None]) -> None:
@@ -158,21 +162,24 @@ async def _serve(emulator: Emulator, host: str, port: int, say: Callable[[str], 
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     if say is _silent:
         emulator.log("emulator started", address=address)
-    say(f"Cloud Tasks emulator on {address}. Point clients at it with:")
+    say(f"The Cloud Tasks emulator listens on {address}. Set this variable for its clients:")
     say(f"    export CLOUD_TASKS_EMULATOR_HOST={address}")
     say(f"Dashboard: http://{address}/")
     for queue in emulator.service.queues():
         say(f"Queue {queue.name}")
-    say("Ctrl-C ends it.")
+    say("Press Ctrl-C to stop the emulator.")
     try:
         await stop.wait()
     finally:
         await emulator.stop()
-    say("Ended.")
+    say("The emulator has stopped.")
 
 
 class _LoopErrors:
-    """Prints the operating system errors of the event loop, each as one line, once a minute."""
+    """The exception handler of the event loop.
+
+    It prints an operating system error as one line. It prints the same error at most once a minute.
+    """
 
     def __init__(self) -> None:
         self._printed: dict[str, float] = {}
@@ -198,7 +205,10 @@ def _print_text(event: str, facts: dict[str, object]) -> None:
 
 
 def _on_one_line(value: object) -> str:
-    """A value as text without line breaks or invisible characters, which a URL may contain."""
+    """Return a value as text, with line breaks and other nonprintable characters escaped.
+
+    A URL may contain such characters.
+    """
     text = str(value)
     if text.isprintable():
         return text
@@ -210,11 +220,11 @@ def _print_json(event: str, facts: dict[str, object]) -> None:
 
 
 def _silent(_: str) -> None:
-    """Print nothing, because every line of the output is a JSON event."""
+    """Print nothing, because with `--log-format json` every line of the output is an event."""
 
 
 class _Output:
-    """Prints lines. When the standard output cannot be written, the emulator keeps running."""
+    """A function that prints lines. If writing to the standard output fails, it does not raise."""
 
     def __init__(self) -> None:
         self._refuses = False
@@ -226,7 +236,11 @@ class _Output:
             pass  # The reader has exited (`| head`).
         except OSError as error:
             if not self._refuses:
-                print(f"The output cannot be written: {error}.", file=sys.stderr, flush=True)
+                print(
+                    f"Writing to the standard output failed: {error}. The emulator continues.",
+                    file=sys.stderr,
+                    flush=True,
+                )
             self._refuses = True
         else:
             self._refuses = False
@@ -236,7 +250,11 @@ _say = _Output()
 
 
 def _end_output() -> None:
-    """Flush the output. An error here must not become an error when the interpreter exits."""
+    """Flush the output.
+
+    If that fails, redirect it to the null device. Otherwise the interpreter would report the error
+    when it exits.
+    """
     try:
         sys.stdout.flush()
     except OSError:

@@ -1,4 +1,4 @@
-"""The errors of the API, with the texts that were recorded from production."""
+"""The errors of the API. Their texts were recorded from production."""
 
 from enum import Enum
 
@@ -6,7 +6,7 @@ import attrs
 
 
 class Status(Enum):
-    """The canonical codes that the API uses, with their numbers in gRPC."""
+    """The canonical codes that the API uses. The values are the numbers of gRPC."""
 
     INVALID_ARGUMENT = 3
     NOT_FOUND = 5
@@ -39,14 +39,20 @@ _HTTP_STATUS = {
 
 @attrs.frozen
 class Help:
-    """A link that is part of an error."""
+    """A link to the documentation, as part of an error."""
 
     description: str
     url: str
 
 
 class ApiError(Exception):
-    """The API refuses a request: a status, a message and sometimes a link to the documentation."""
+    """The API refuses a request.
+
+    Args:
+        status: the canonical code.
+        message: the text of the error.
+        help: a link to the documentation, or None.
+    """
 
     def __init__(self, status: Status, message: str, help: Help | None = None) -> None:  # noqa: A002 - google.rpc.Help
         self.status = status
@@ -59,12 +65,12 @@ _REFERENCE = "https://cloud.google.com/tasks/docs/reference/rest/v2/projects.loc
 
 
 def invalid(message: str) -> ApiError:
-    """The API does not accept an argument."""
+    """The error for an invalid argument."""
     return ApiError(Status.INVALID_ARGUMENT, message)
 
 
 def invalid_queue_name() -> ApiError:
-    """A queue name has the wrong form."""
+    """The error for a queue name with the wrong format."""
     return ApiError(
         Status.INVALID_ARGUMENT,
         "Queue name must be formatted: "
@@ -74,7 +80,7 @@ def invalid_queue_name() -> ApiError:
 
 
 def invalid_task_name() -> ApiError:
-    """A task name has the wrong form."""
+    """The error for a task name with the wrong format."""
     return invalid(
         "Task name must be formatted: "
         '"projects/<PROJECT_ID>/locations/<LOCATION_ID>/queues/<QUEUE_ID>/tasks/<TASK_ID>".'
@@ -82,7 +88,10 @@ def invalid_task_name() -> ApiError:
 
 
 def invalid_task_id(task_id: str) -> ApiError:
-    """A task id has invalid characters or is too long. The message shows a limited part of it."""
+    """The error for a task id with invalid characters or an invalid length.
+
+    The message contains at most the first 501 characters of the id.
+    """
     return ApiError(
         Status.INVALID_ARGUMENT,
         f'Task ID "{task_id[:501]}" can contain only letters ([A-Za-z]), numbers ([0-9]), '
@@ -92,7 +101,7 @@ def invalid_task_id(task_id: str) -> ApiError:
 
 
 def no_queue() -> ApiError:
-    """The queue does not exist."""
+    """The error for a queue that does not exist."""
     return ApiError(
         Status.NOT_FOUND,
         "Queue does not exist. If you just created the queue, wait at least a minute for the "
@@ -101,12 +110,12 @@ def no_queue() -> ApiError:
 
 
 def not_found() -> ApiError:
-    """Nothing with that name exists."""
+    """The error for a name under which nothing exists."""
     return ApiError(Status.NOT_FOUND, "Requested entity was not found.")
 
 
 def task_gone() -> ApiError:
-    """The task existed until recently."""
+    """The error for a removed task whose name is still reserved."""
     return ApiError(
         Status.NOT_FOUND,
         "The task no longer exists, though a task with this name existed recently. The task "
@@ -115,5 +124,5 @@ def task_gone() -> ApiError:
 
 
 def unavailable(message: str) -> ApiError:
-    """The emulator cannot process the request now. The client may retry."""
+    """The error for a request that the emulator cannot process now. The client may retry."""
     return ApiError(Status.UNAVAILABLE, message)

@@ -1,4 +1,4 @@
-"""Dispatching attempts when they are due, by the emulator's clock."""
+"""The scheduler: it dispatches attempts when they are due by the emulator's clock."""
 
 import asyncio
 import logging
@@ -19,12 +19,12 @@ from .ways_out.dispatcher import Dispatcher, Response
 logger = logging.getLogger(__name__)
 
 _LONGEST_TIMER = 60.0  # seconds
-_RETRY = 1.0  # seconds until the next try after the journal refused a dispatch
-_REMEMBERED = 10_000  # latest attempts that ended
+_RETRY = 1.0  # seconds until the next dispatch after the journal refused one
+_REMEMBERED = 10_000  # finished attempts that are kept for tests and the dashboard
 
 
 class EventLog(Protocol):
-    """Logs an event with its facts."""
+    """A function that logs an event: its name, and its facts as keyword arguments."""
 
     def __call__(self, event: str, **facts: object) -> None: ...
 
@@ -32,17 +32,20 @@ class EventLog(Protocol):
 class Scheduler:
     """Makes attempts when they are due, and moves the clock.
 
-    It is the `Driver` of the API's methods. Its methods run on the event loop of the emulator.
+    It implements `Driver` for the methods of the API. Call its methods on the event loop of the
+    emulator.
 
     Args:
-        log: is called with every event.
-        issue_token: makes the token of an attempt.
-        app_engine: where App Engine tasks go, HOST:PORT; None for nowhere.
-        chaos: the faults that attempts meet.
-        in_turns: as for `Emulator`.
+        service: the queues and tasks.
+        clock: the source of the time.
+        log: called with every event.
+        issue_token: returns the token for an attempt.
+        app_engine: HOST:PORT or URL for App Engine tasks; with None their attempts fail.
+        chaos: the faults to inject into attempts; None for no faults.
+        in_turns: see `Emulator`.
 
     Attributes:
-        finished: the latest attempts that ended, oldest first.
+        finished: the latest finished attempts, oldest first.
     """
 
     def __init__(
@@ -71,13 +74,13 @@ class Scheduler:
         self._stopping = False
 
     def start(self) -> None:
-        """Dispatch what is due already, for example what a storage brought."""
+        """Begin to dispatch. Tasks that are already due are dispatched, also restored ones."""
         self._dispatcher = Dispatcher(self._issue_token, self._app_engine)
         for queue in self._service.queues():
             self.touched(queue.name)
 
     def stop(self) -> None:
-        """Dispatch nothing from now on; attempts that are under way run on."""
+        """Stop dispatching. Attempts in progress continue."""
         self._stopping = True
         for timer in self._timers.values():
             timer.cancel()
@@ -89,21 +92,22 @@ class Scheduler:
     # Dispatching
 
     def now(self) -> int:
-        """The time, in nanoseconds since the epoch."""
+        """See `Driver`."""
         return self._clock.now()
 
     def touched(self, queue: str) -> None:
-        """Dispatch what is due in the queue, and set its timer."""
-        # When the journal refuses, it has logged that. What is due stays due and is tried again.
+        """See `Driver`. It also sets the timer of the queue."""
+        # If the journal refuses, it has logged the error. The tasks stay due, and a timer calls
+        # this method again.
         with suppress(ApiError):
             self._dispatch(queue)
 
     def log(self, event: str, **facts: object) -> None:
-        """Log an event."""
+        """See `Driver`."""
         self._log(event, **facts)
 
     def _dispatch(self, queue: str) -> None:
-        """Dispatch what is due in the queue, and set its timer for the next event.
+        """Dispatch the due tasks of the queue, and set its timer for the next event.
 
         Raises:
             ApiError: the journal refuses.
@@ -123,28 +127,28 @@ class Scheduler:
             raise
         when = self._service.next_event(queue, now)
         if when is not None and not isinstance(self._clock, ManualClock):
-            # The loop's clock stops while a computer sleeps, so a long wait is split into short
-            # ones.
+            # The clock of the loop stops while the computer sleeps. So a long wait is split into
+            # short waits.
             wait = min(max(0, when - now) / SECOND, _LONGEST_TIMER)
             self._timers[queue] = loop.call_later(wait, self.touched, queue)
 
-    # Attempts under way
+    # Attempts in progress
 
     def begin(self, attempt: Attempt) -> None:
-        """Make the attempt."""
+        """See `Driver`. It does not wait for the response."""
         delivery = asyncio.get_running_loop().create_task(self._deliver(attempt))
         self._deliveries[delivery] = attempt
         delivery.add_done_callback(self._deliveries.pop)
 
     async def break_off(self) -> None:
-        """Cancel the attempts that are under way."""
+        """Cancel the attempts in progress, and wait until they have ended."""
         deliveries = list(self._deliveries)
         for delivery in deliveries:
             delivery.cancel()
         await asyncio.gather(*deliveries, return_exceptions=True)
 
     async def settle(self) -> None:
-        """Wait until no attempt is under way."""
+        """Wait until no attempt is in progress."""
         async with self._waiting():
             while self._deliveries:
                 await asyncio.wait(set(self._deliveries))
@@ -157,8 +161,12 @@ class Scheduler:
             )
             response = await self._send(attempt, number)
         except Exception:
-            # An unexpected exception of the HTTP client ends the attempt, but not the task.
-            logger.exception("An attempt at %s broke", attempt.task.name)
+            # An unexpected exception of the HTTP client fails the attempt, and the task is retried.
+            logger.exception(
+                "The attempt %d of the task %s failed with an unexpected exception.",
+                number,
+                attempt.task.name,
+            )
             response = Response(AttemptResult.NO_CONNECTION)
         now, result = self._clock.now(), response.result
         self._service.finish(attempt, result, now, response.retry_after)
@@ -181,7 +189,7 @@ class Scheduler:
         self.touched(attempt.queue.name)
 
     async def _send(self, attempt: Attempt, number: int) -> Response:
-        """Make an attempt, with the fault that `chaos` injects into it."""
+        """Make an attempt with the fault that `chaos` injects into it, and return the response."""
         if self.chaos is None:
             return await self._call(attempt)
         fault = self.chaos.fault_for(attempt.task.name, number)
@@ -195,7 +203,7 @@ class Scheduler:
         return Response(AttemptResult.TIMEOUT, detail="chaos") if fault.drop else first
 
     async def _call(self, attempt: Attempt) -> Response:
-        """Call the app, when it is this attempt's turn."""
+        """Send the request of an attempt. With `in_turns`, wait first until it may begin."""
         if not self._in_turns:
             return await self._dispatcher.send(attempt)
         async with self._turn:
@@ -204,7 +212,7 @@ class Scheduler:
 
     @asynccontextmanager
     async def _waiting(self) -> AsyncIterator[None]:
-        """Let attempts `in_turns` begin while the caller waits for them."""
+        """A context in which attempts may begin although `in_turns` is set."""
         self._awaited.set()
         try:
             yield
@@ -214,10 +222,16 @@ class Scheduler:
     # Moving the clock
 
     async def advance(self, seconds: float) -> None:
-        """Move the clock on. What becomes due in between is dispatched in order and completed.
+        """Move the clock forward.
+
+        Attempts that become due are dispatched in the order of their times. The method returns
+        when they have ended.
+
+        Args:
+            seconds: how far to move the clock.
 
         Raises:
-            ApiError: INVALID_ARGUMENT beyond the clock's last moment. UNAVAILABLE when the journal
+            ApiError: INVALID_ARGUMENT for a time after `LATEST`. UNAVAILABLE if the journal
                 refuses a dispatch; the clock then stays at the time of that dispatch.
         """
         async with self._waiting():
@@ -228,7 +242,7 @@ class Scheduler:
         clock = self._clock
         target = clock.now() + round(seconds * SECOND)
         if target > LATEST:
-            raise invalid("The clock cannot be moved on beyond the year 2261.")
+            raise invalid("The clock cannot be moved beyond the year 2261.")
         while True:
             await self._done(clock.now())
             events = [
@@ -248,7 +262,7 @@ class Scheduler:
         await self._done(target)
 
     async def _done(self, moment: int) -> None:
-        """Wait for the attempts that were due, or began, at that moment or earlier."""
+        """Wait for the attempts that were due or began at `moment` or earlier."""
         while pending := {
             delivery
             for delivery, attempt in self._deliveries.items()
@@ -258,6 +272,6 @@ class Scheduler:
 
 
 def _address(attempt: Attempt) -> str:
-    """What an attempt calls, for the log."""
+    """The URL or path that an attempt calls, for the log."""
     target = attempt.target()
     return target.url if isinstance(target, HttpTarget) else target.relative_uri

@@ -1,4 +1,4 @@
-"""The emulator put together: one port for everything that comes in, and a scheduler behind it."""
+"""The emulator: a server on one port for gRPC and HTTP/1.1, and a scheduler that dispatches."""
 
 import asyncio
 import logging
@@ -33,10 +33,13 @@ logger = logging.getLogger(__name__)
 
 
 def _on_one_line(record: logging.LogRecord) -> bool:
-    """Log what a client caused as one line. Log the emulator's own errors in full."""
+    """A logging filter that shortens errors that clients cause to one line.
+
+    Errors of the emulator itself keep their tracebacks.
+    """
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, HttpProcessingError | ClientError | OSError):
-        record.msg, record.args = "A request over HTTP/1.1 broke: %.300r", (error,)
+        record.msg, record.args = "A client's HTTP/1.1 request failed: %.300r", (error,)
         record.exc_info = None
         record.levelno, record.levelname = logging.WARNING, "WARNING"
     return True
@@ -46,34 +49,40 @@ _http_logger = logging.getLogger(f"{__name__}.http")
 _http_logger.addFilter(_on_one_line)
 
 type Log = Callable[[str, dict[str, object]], None]
-"""Takes an event and its facts."""
+"""A function that logs an event: its name, and its facts by name."""
 
-_SHUTDOWN_TIMEOUT = 0.1  # seconds; clients see that the server ends, and connect again later
+_SHUTDOWN_TIMEOUT = 0.1  # seconds; clients notice the closed connection and connect again later
 
-_LONGEST_LINGERING = 10.0  # seconds to read on what a client sends after its response
+_LONGEST_LINGERING = 10.0  # seconds to read the rest of a request after its response was sent
 
 
 class Emulator:
-    """A Cloud Tasks on one port. Make, start and stop it on the same event loop.
+    """A Cloud Tasks emulator on one port. Create, start and stop it on the same event loop.
 
     Args:
-        clock: where the time comes from; a `ManualClock` moves only in `advance`.
-        queues: names of queues that exist from the start.
-        create_queues: whether creating a task creates its queue.
-        log: is called with every event.
-        app_engine: where App Engine tasks go, HOST:PORT; None for the environment's
+        clock: the source of the time; None for the system clock. A `ManualClock` moves only in
+            `advance`.
+        queues: full names of the queues to create at the start.
+        create_queues: whether creating a task also creates its queue if that does not exist.
+        log: called with every event.
+        app_engine: HOST:PORT or URL for App Engine tasks; None for the environment variable
             `APP_ENGINE_EMULATOR_HOST`.
-        chaos: the faults that attempts meet.
-        storage: keeps queues and tasks after the emulator ends.
-        issuer: the `iss` of identity tokens.
-        allowed_hosts: names under which requests may reach the emulator, in addition to those of
-            loopback and the address that it listens on.
-        idle_timeout: seconds after which an idle connection is dropped.
-        in_turns: whether attempts are made one at a time, and only while a caller waits for them
-            in `settle` or `advance`: for tests whose threads share a database connection.
+        chaos: the faults to inject into attempts; None for no faults.
+        storage: keeps queues and tasks in a file; None to keep them in memory only.
+        issuer: the `iss` claim of OIDC tokens.
+        allowed_hosts: additional host names that requests may use. The names of loopback and the
+            address that the emulator listens on are always allowed.
+        idle_timeout: seconds after which an idle connection is closed.
+        in_turns: whether to make attempts one at a time, and only while a caller waits in `settle`
+            or `advance`. Tests whose threads share a database connection need this.
 
     Attributes:
-        finished: the latest attempts that ended, oldest first.
+        service: the queues and tasks.
+        finished: the latest finished attempts, oldest first.
+        changes: set when an event was logged. The dashboards wait for it.
+
+    Raises:
+        ConfigurationError: the storage cannot be read, or a queue cannot be created.
     """
 
     def __init__(
@@ -101,13 +110,15 @@ class Emulator:
             new_id=lambda: str(uuid4().int)[:20], create_queues=create_queues, journal=storage
         )
         if storage:
-            # A clock that was moved on must not start before what is stored.
+            # Moving the clock forward may have put the stored times ahead of the system clock.
             self._clock.move_to(storage.latest())
             storage.restore(self.service, self._clock.now())
         try:
             self._make_initial_queues()
         except ApiError as error:
-            raise ConfigurationError(f"The queues cannot be made: {error.message}") from error
+            raise ConfigurationError(
+                f"The initial queues cannot be created: {error.message}"
+            ) from error
         self._issuer = TokenIssuer(time=time, issuer=issuer)
         self._scheduler = Scheduler(
             self.service,
@@ -132,10 +143,14 @@ class Emulator:
     # Start and stop
 
     async def start(self, host: str, port: int) -> int:
-        """Listen, and return the port; with port 0 a free one is chosen.
+        """Listen, begin to dispatch, and return the port.
+
+        Args:
+            host: the address to listen on.
+            port: the port to listen on; 0 chooses a free port.
 
         Raises:
-            OSError: the address is taken or does not exist.
+            OSError: the address is in use or does not exist.
         """
         loop = asyncio.get_running_loop()
         hosts = AllowedHosts(host, self._allowed_hosts)
@@ -158,18 +173,18 @@ class Emulator:
         return int(self._server.sockets[0].getsockname()[1])
 
     async def stop(self) -> None:
-        """Stop listening, cancel the attempts under way, and close every connection."""
+        """Stop listening, cancel the attempts in progress, and close all connections."""
         self._scheduler.stop()
         self._server.close()
-        # Connections are closed first, because their clients could start more attempts.
+        # Close the connections first, because their clients could start more attempts.
         for connection in list(self._connections):
             connection.close()
         await self._scheduler.break_off()
         await self._runner.cleanup()
         await self._scheduler.close()
         if self._storage:
-            # Without this, tasks that are done would be dispatched again after the next start. A
-            # journal that refuses has logged that already.
+            # Without this call, the next start would dispatch finished tasks again. If the journal
+            # refuses, it has already logged the error.
             with suppress(ApiError):
                 self.service.catch_up()
             self._storage.close()
@@ -187,7 +202,7 @@ class Emulator:
         assert server is not None  # noqa: S101 - set up in `start`
         return server()
 
-    # What pages and tests see and do
+    # Controls for the web pages and for tests
 
     def log(self, event: str, **facts: object) -> None:
         """Log an event, and notify the dashboards."""
@@ -195,8 +210,8 @@ class Emulator:
         if self._log:
             try:
                 self._log(event, facts)
-            except Exception as error:  # noqa: BLE001 - the event has happened, logged or not
-                logger.error("The event %r was not told: %r", event, error)  # noqa: TRY400 - one line
+            except Exception as error:  # noqa: BLE001 - a failed log must not stop a delivery
+                logger.error("Logging the event %r failed: %r", event, error)  # noqa: TRY400 - one line
 
     def overview(self, queue: str | None) -> dict[str, Any]:
         """See `Controls`."""
@@ -211,7 +226,7 @@ class Emulator:
         await self._scheduler.advance(seconds)
 
     async def settle(self) -> None:
-        """Wait until no attempt is under way."""
+        """Wait until no attempt is in progress."""
         await self._scheduler.settle()
 
     async def reset(self) -> None:
@@ -223,12 +238,12 @@ class Emulator:
         self.log("emulator reset")
 
     def touched(self, queue: str) -> None:
-        """Dispatch what is due in the queue, because something in it changed."""
+        """Dispatch the due tasks of a queue. Call this after a change of the queue."""
         self._scheduler.touched(queue)
 
     @property
     def chaos(self) -> Chaos | None:
-        """The faults that attempts meet."""
+        """The faults to inject into attempts; None for no faults."""
         return self._scheduler.chaos
 
     @chaos.setter

@@ -1,7 +1,8 @@
-"""The state file: queues and tasks in SQLite, which the next emulator reads.
+"""The state file: queues and tasks in a SQLite database. The next start of the emulator reads it.
 
-Every change is written before the call that made it is answered. It survives when the process is
-killed at any moment. It may be lost when the machine loses power, because nothing is synced.
+The emulator writes every change before it answers the call that made the change. A written change
+survives if the process is killed. It may be lost if the machine loses power, because the file is
+not synced to the disk.
 """
 
 import logging
@@ -40,7 +41,8 @@ CREATE TABLE IF NOT EXISTS tombstones (name TEXT PRIMARY KEY, until INTEGER NOT 
 PRAGMA user_version = 1;
 """
 _VERSION = 1
-# Names that are still taken tell when their tasks and queues went.
+# A name is reserved from the removal of its task or queue until `until`. So the time of the removal
+# is `until` minus the length of the reservation.
 _LATEST = """
 SELECT max(moment) FROM (
     SELECT max(create_time) AS moment FROM tasks
@@ -51,10 +53,14 @@ SELECT max(moment) FROM (
 
 
 class Storage:
-    """`Journal` on a SQLite file.
+    """A `Journal` that writes to a SQLite file.
+
+    Args:
+        path: the file. It is created if it does not exist.
 
     Raises:
-        ConfigurationError: the file is not a state file, or cannot be read or written.
+        ConfigurationError: the file is not a state file of this version, another emulator uses it,
+            or it cannot be read or written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -77,8 +83,8 @@ class Storage:
 
     def _prepare(self) -> None:
         execute = self._database.execute
-        # The lock is held while the emulator runs. Two emulators on one file would deliver every
-        # task twice.
+        # The lock is held while the emulator runs, because two emulators on one file would deliver
+        # every task twice.
         execute("PRAGMA locking_mode=EXCLUSIVE")
         execute("PRAGMA journal_mode=WAL")
         execute("PRAGMA synchronous=OFF")
@@ -87,14 +93,22 @@ class Storage:
         (version,) = execute("PRAGMA user_version").fetchone()
         (tables,) = execute("SELECT count(*) FROM sqlite_master").fetchone()
         if version not in {0, _VERSION} or (tables and not version):
-            raise self._unusable("it is another program's, or another version's")
+            raise self._unusable("another program or another version of the emulator wrote it")
         self._database.executescript(_SCHEMA)
 
     def _unusable(self, why: object) -> ConfigurationError:
-        return ConfigurationError(f"The state file {self._path} cannot be used: {why}.")
+        return ConfigurationError(
+            f"The state file {self._path} cannot be used: {why}. Choose another --state file."
+        )
 
     def latest(self) -> int:
-        """The latest time of which the file tells. The clock must not start earlier."""
+        """The latest time of an event in the file, in nanoseconds since the epoch; 0 for none.
+
+        The clock must not start earlier.
+
+        Raises:
+            ConfigurationError: the file is damaged.
+        """
         with self._reading():
             (latest,) = self._database.execute(
                 _LATEST, [TASK_TOMBSTONE, QUEUE_TOMBSTONE]
@@ -102,7 +116,15 @@ class Storage:
             return _whole(latest or 0)
 
     def restore(self, service: Service, now: int) -> None:
-        """Fill a new service with what the file holds."""
+        """Add the queues, tasks and reserved names in the file to a new service.
+
+        Args:
+            service: a service without queues.
+            now: the time, in nanoseconds since the epoch.
+
+        Raises:
+            ConfigurationError: the file is damaged.
+        """
         with self._reading():
             for name, until in self._database.execute("SELECT name, until FROM deleted_queues"):
                 service.restore_deleted_queue(name, _whole(until))
@@ -124,16 +146,13 @@ class Storage:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """Turn every error of reading the file into one error.
-
-        Raises:
-            ConfigurationError: the file is damaged.
-        """
+        """A context that converts every error of reading the file to `ConfigurationError`."""
         try:
             yield
         except (sqlite3.Error, DecodeError, ApiError, LookupError, TypeError, ValueError) as error:
             raise ConfigurationError(
-                f"The state file {self._path} cannot be read: {error}. Delete it to begin anew."
+                f"The state file {self._path} cannot be read: {error}. Delete the file to start "
+                "with an empty state."
             ) from error
 
     def close(self) -> None:
@@ -155,9 +174,9 @@ class Storage:
             self._database.execute("DELETE FROM queues WHERE name = ?", [name])
             self._database.execute("REPLACE INTO deleted_queues VALUES (?, ?)", [name, until])
             for table in ("tasks", "tombstones"):
-                # All names that begin with `{name}/tasks/`: "0" is the character after "/".
+                # This selects the names that start with `{name}/tasks/`: "0" follows "/" in ASCII.
                 self._database.execute(
-                    f"DELETE FROM {table} WHERE name >= ? AND name < ?",  # noqa: S608 - tables of ours
+                    f"DELETE FROM {table} WHERE name >= ? AND name < ?",  # noqa: S608 - constant table names
                     [f"{name}/tasks/", f"{name}/tasks0"],
                 )
 
@@ -187,11 +206,11 @@ class Storage:
         """See `Journal`."""
         with self.together():
             for table in ("queues", "deleted_queues", "tasks", "tombstones"):
-                self._database.execute(f"DELETE FROM {table}")  # noqa: S608 - tables of ours
+                self._database.execute(f"DELETE FROM {table}")  # noqa: S608 - constant table names
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """See `Journal`. This also holds when the process is killed."""
+        """See `Journal`. The guarantee also holds if the process is killed."""
         if self._database.in_transaction:
             yield
             return
@@ -206,20 +225,28 @@ class Storage:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Refuse a change that cannot be written, for example because the disk is full.
+        """A context that refuses a change if writing it fails, for example on a full disk.
 
-        One line is logged when writing begins to fail, and one when it succeeds again.
+        It logs one line at the first failure, and one line when writing succeeds again.
+
+        Raises:
+            ApiError: UNAVAILABLE, the change was not written.
         """
         try:
             yield
         except sqlite3.Error as error:
             if not self._refuses:
                 self._refuses = True
-                logger.error("The state file %s cannot be written: %s", self._path, error)  # noqa: TRY400 - one line
+                logger.error(  # noqa: TRY400 - one line
+                    "Writing to the state file %s failed: %s. Requests that change queues or tasks "
+                    "are refused until writing succeeds.",
+                    self._path,
+                    error,
+                )
             raise unavailable(f"The state file cannot be written: {error}.") from error
         if self._refuses:
             self._refuses = False
-            logger.warning("The state file %s can be written again.", self._path)
+            logger.warning("Writing to the state file %s succeeds again.", self._path)
 
 
 def _read(
@@ -250,7 +277,7 @@ def _read(
     )
     if first_dispatch is not None:
         task.first_attempt = AttemptRecord(_whole(first_dispatch), first_dispatch)
-        # An attempt that was under way when the emulator ended had no response.
+        # An attempt that was in progress when the emulator ended counts as one without a response.
         dispatched = message.last_attempt.dispatch_time
         task.last_attempt = AttemptRecord(
             schedule_time,
@@ -262,7 +289,7 @@ def _read(
 
 
 def _whole(value: object) -> int:
-    """A whole number from a column. SQLite does not enforce the type of a column."""
+    """Check that a column contains an integer. SQLite does not enforce the type of a column."""
     if not isinstance(value, int):
-        raise TypeError(f"{value!r} is not a whole number")
+        raise TypeError(f"{value!r} is not an integer")
     return value

@@ -34,7 +34,7 @@ def emulator() -> Iterator[BackgroundEmulator]:
 
 @pytest.fixture(params=["grpc", "rest"])
 def client(request: pytest.FixtureRequest, emulator: BackgroundEmulator) -> Iterator[Any]:
-    """The official client, over each wire."""
+    """The official client, over gRPC and over REST."""
     if request.param == "rest":
         anonymous = AnonymousCredentials()  # type: ignore[no-untyped-call]
         transport = CloudTasksRestTransport(
@@ -49,7 +49,7 @@ def client(request: pytest.FixtureRequest, emulator: BackgroundEmulator) -> Iter
 
 @pytest.fixture
 def grpc_client(emulator: BackgroundEmulator) -> Iterator[Any]:
-    """The client over gRPC only, for values that neither a URL nor JSON can hold."""
+    """The client over gRPC only, for values that neither a URL nor JSON can represent."""
     with grpc.insecure_channel(emulator.address) as channel:
         yield client_over(channel)
 
@@ -107,7 +107,7 @@ def database(request: pytest.FixtureRequest, django_db_blocker: DjangoDbBlocker)
 
 @pytest.fixture
 def browser() -> Iterator[webdriver.Chrome]:
-    """A real browser; its log must have no errors at the end."""
+    """A real browser. The fixture fails if the log of the browser contains errors."""
     program, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (program and driver):
         if os.environ.get("REQUIRE_BROWSER"):

@@ -11,10 +11,10 @@ PATHS = {"sync": "/cloudtasks/execute/", "async": "/async/cloudtasks/execute/"}
 
 
 def body_of(task_path: str, *args: object, **more: object) -> bytes:
-    """The body of a delivery that calls this task with these arguments.
+    """Return the body of a delivery that calls this task with these arguments.
 
     Args:
-        more: further fields, or other values of these.
+        more: additional fields. They replace fields with the same name.
     """
     document = {"task_id": "an-id", "task_path": task_path, "args": args, "kwargs": {}, **more}
     return json.dumps(document).encode()
@@ -23,7 +23,7 @@ def body_of(task_path: str, *args: object, **more: object) -> bytes:
 def post_signed(
     path: str, body: bytes, signature: str | None = None, headers: dict[str, str] | None = None
 ) -> HttpResponse:
-    """POST the body with that signature; None is the right one."""
+    """POST the body with this signature; None means the valid signature."""
     signed = {"X-Django-Tasks-Signature": sign(body) if signature is None else signature}
     response: Any = Client().post(
         path, data=body, content_type="application/json", headers={**signed, **(headers or {})}

@@ -17,7 +17,7 @@ LOOPBACK = ["--host", "127.0.0.1"]
 
 @contextmanager
 def emulator_program(*arguments: str, command: list[str] = MODULE) -> Iterator[tuple[Any, str]]:
-    """Start the emulator and wait until it listens; yields the process and its address."""
+    """Start the emulator and wait until it listens. It yields the process and its address."""
     with subprocess.Popen(
         [*command, *LOOPBACK, "--port", "0", *arguments],
         stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Calls of the Cloud Tasks API over gRPC: the official client, and frames written by hand."""
+"""Calls of the Cloud Tasks API over gRPC, with the official client or with hand-written frames."""
 
 from typing import Any
 
@@ -14,13 +14,13 @@ def client_over(channel: grpc.Channel) -> Any:
 
 
 def framed(request: Any) -> bytes:
-    """The message as gRPC frames it in the body of a call."""
+    """Return the message with the prefix that gRPC puts before it in the body of a call."""
     message: bytes = type(request).serialize(request)
     return b"\0" + len(message).to_bytes(4) + message
 
 
 def send_call(connection: H2Connection, stream: int, method: str, message: bytes) -> None:
-    """Write a call of that method of Cloud Tasks, as a client does."""
+    """Write the frames of a call of this Cloud Tasks method, as a client does."""
     headers = {
         ":method": "POST",
         ":path": f"/google.cloud.tasks.v2.CloudTasks/{method}",

@@ -1,4 +1,4 @@
-"""HTTP requests to a server, each over a connection of its own, and bare connections to it."""
+"""HTTP requests to a server, each over a new connection, and bare TCP connections."""
 
 import http.client
 import json
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 
 class Answer(NamedTuple):
-    """What the server answered."""
+    """The response of the server."""
 
     status: int
     body: bytes
@@ -30,12 +30,12 @@ def ask(address: str, method: str, path: str, body: bytes = b"", **headers: str)
 
 
 def post(address: str, path: str, document: object = None, **headers: str) -> Answer:
-    """POST this document as JSON; None is an empty body."""
+    """POST this document as JSON; None means an empty body."""
     body = b"" if document is None else json.dumps(document).encode()
     return ask(address, "POST", path, body, **headers)
 
 
 def connect(address: str, timeout: float = 20) -> socket.socket:
-    """A TCP connection to HOST:PORT."""
+    """Open a TCP connection to HOST:PORT."""
     host, _, port = address.rpartition(":")
     return socket.create_connection((host, int(port)), timeout=timeout)

@@ -1,4 +1,4 @@
-"""HTTP servers on this machine that tests send tasks and questions to."""
+"""HTTP servers on this machine that receive tasks and other requests from tests."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -7,17 +7,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class QuietRequestHandler(BaseHTTPRequestHandler):
-    """Writes no log."""
+    """A request handler that logs nothing."""
 
     def log_message(self, *_: object) -> None:
-        """Write nothing."""
+        """Log nothing."""
 
     def read_body(self) -> bytes:
-        """The whole body of the request."""
+        """Read the whole body of the request."""
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
     def answer(self, status: int) -> None:
-        """Answer with that status and an empty body."""
+        """Answer with this status and an empty body."""
         self.send_response(status)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -25,7 +25,7 @@ class QuietRequestHandler(BaseHTTPRequestHandler):
 
 @contextmanager
 def http_server(requests: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """Serve with that class of request handlers; yields HOST:PORT."""
+    """A context in which a server with this class of request handlers runs. It yields HOST:PORT."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), requests)
     thread = threading.Thread(target=server.serve_forever, args=[0.01])
     thread.start()
@@ -44,15 +44,15 @@ def handler(
     calls: list[None] | None = None,
     bodies: list[bytes] | None = None,
 ) -> Iterator[tuple[str, threading.Event]]:
-    """A handler of tasks that answers each with `status`.
+    """A context in which a server answers each task with `status`.
 
     Args:
-        hold: answers wait for this event.
-        calls: gets an entry for each call.
-        bodies: gets the body of each call.
+        hold: the server waits for this event before each answer.
+        calls: the server appends an entry for each call.
+        bodies: the server appends the body of each call.
 
     Yields:
-        its URL, and an event that the first call sets.
+        The URL of the server, and an event that the first call sets.
     """
     called = threading.Event()
 
@@ -77,7 +77,7 @@ def handler(
 
 
 class Recorder:
-    """A handler of tasks that answers with one status after the other, and keeps the requests."""
+    """A task handler that stores the requests, and answers with one status after the other."""
 
     def __init__(self) -> None:
         self.address = ""
@@ -87,10 +87,10 @@ class Recorder:
 
 @contextmanager
 def recorder(statuses: Sequence[int | None]) -> Iterator[Recorder]:
-    """Record the requests, and answer the first with the first status, and so on.
+    """A context in which a server stores the requests, and answers with these statuses in order.
 
     Args:
-        statuses: None stands for a request that is not answered.
+        statuses: the statuses; None means that the request gets no answer.
     """
     made = Recorder()
     leave = threading.Event()

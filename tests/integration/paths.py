@@ -1,4 +1,4 @@
-"""Where the project is: programs that tests start run in this folder."""
+"""The root folder of the project. Programs that the tests start run in this folder."""
 
 from pathlib import Path
 

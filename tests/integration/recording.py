@@ -1,4 +1,4 @@
-"""A site that records its tasks; the test controls the queue, the store and the clock."""
+"""A site that records its tasks. The test controls the queue, the store and the clock."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ START = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
 class Queue(MemoryTaskQueue):
-    """Keeps requests, or raises `down`; creates only one task of each name."""
+    """A queue that stores requests, or raises `down`. It creates only one task with each name."""
 
     down: Exception | BaseException | None = None
 
@@ -50,7 +50,7 @@ class Queue(MemoryTaskQueue):
 
 @attrs.define
 class Site:
-    """The site under test, and how a test acts on it."""
+    """The site under test, and the actions of a test on it."""
 
     queue: Queue
     store: ResultStore
@@ -58,22 +58,22 @@ class Site:
     now: datetime = START
 
     def wait(self, seconds: float) -> None:
-        """Move the clock of leases and of the relay."""
+        """Move the clock forward that leases and the relay use."""
         self.now += timedelta(seconds=seconds)
 
     def record(self, task_id: str) -> TaskRecord:
-        """The current record of that task."""
+        """Return the current record of this task."""
         record = self.store.get(task_id)
         assert record is not None
         return record
 
     def deliver(self, task_id: str = "", *, retry: int = 0) -> tuple[int, dict[str, Any]]:
-        """Deliver the Cloud Task of that id, or the only one; returns status and document."""
+        """Deliver the Cloud Task with this id, or the only one. Return status and document."""
         response = self.post(task_id, retry=retry)
         return response.status_code, json.loads(response.content)
 
     def post(self, task_id: str = "", *, retry: int = 0) -> HttpResponse:
-        """Deliver as `deliver` does; returns the complete answer."""
+        """Deliver like `deliver`, and return the whole response."""
         (request,) = [r for r in self.queue.requests if not task_id or r.task_id == task_id]
         return self.post_body(request.body, retry=retry)
 
@@ -83,7 +83,7 @@ class Site:
 
 
 def payload(task_id: str, *, task: str = "does", recorded: bool = False) -> bytes:
-    """The body of a task that this site did not enqueue."""
+    """Return the body of a task that this site did not enqueue."""
     return TaskPayload(
         task_id=task_id,
         task_path=f"tests.recorded_tasks.{task}",
@@ -96,10 +96,10 @@ def payload(task_id: str, *, task: str = "does", recorded: bool = False) -> byte
 
 @contextmanager
 def recording(*, database: str | None = None, **options: object) -> Iterator[Site]:
-    """The site, with its records in memory or in that database.
+    """A context with the site. It keeps its records in memory or in a database.
 
     Args:
-        options: more OPTIONS of the backend that records.
+        options: additional OPTIONS of the backend that keeps records.
     """
     queue = Queue()
     store: ResultStore = (
@@ -121,13 +121,13 @@ def recording(*, database: str | None = None, **options: object) -> Iterator[Sit
 
 
 def relay() -> tuple[int, int]:
-    """Relay once; returns how many tasks were sent, and how many could not be sent."""
+    """Run the relay once. Return how many tasks it sent, and how many it could not send."""
     done = relay_batch(recording_backends())
     return done.sent, done.failed
 
 
 def enqueue_and_die(site: Site, count: int = 1) -> None:
-    """Enqueue tasks whose process dies before it sends them, and wait until the relay is due."""
+    """Enqueue tasks whose process dies before it sends them. Then wait until they are due."""
     site.queue.down = SystemExit()
     for number in range(count):
         with pytest.raises(SystemExit):
@@ -137,12 +137,12 @@ def enqueue_and_die(site: Site, count: int = 1) -> None:
 
 
 def fail(*_: object) -> None:
-    """Fail as a task with a fault does."""
+    """Raise an exception, as a task with a fault does."""
     raise ValueError("no such order")
 
 
 def dies() -> None:
-    """End the attempt as the death of its process does: nothing after it runs."""
+    """End the attempt as if its process died. No code runs after it."""
     raise KeyboardInterrupt
 
 
@@ -150,7 +150,7 @@ def dies() -> None:
 def hearing(
     *signals: Signal, of: Callable[[TaskResult[..., Any]], object]
 ) -> Iterator[list[object]]:
-    """Collect `of(result)` for each result that these signals send inside the block."""
+    """Collect `of(result)` for each result that these signals send in the context."""
     told: list[object] = []
 
     def hear(task_result: TaskResult[..., Any], **_: object) -> None:
@@ -166,7 +166,7 @@ def hearing(
 
 
 def before_replacing(site: Site, monkeypatch: pytest.MonkeyPatch, act: Any) -> None:
-    """Call `act` once, just before the next change of a record is written."""
+    """Call `act` once, immediately before the next change of a record is written."""
     replace = site.store.replace
 
     def replace_later(seen: TaskRecord, then: TaskRecord) -> bool:

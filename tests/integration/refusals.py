@@ -14,7 +14,7 @@ START = 1_767_225_600 * SECOND
 
 
 def refused(call: Callable[[], object]) -> dict[str, Any]:
-    """Status, message and details of the error, in the same form for gRPC and REST."""
+    """Return status, message and details of the error, in the same form for gRPC and REST."""
     with pytest.raises(GoogleAPICallError) as raised:
         call()
     error = raised.value

@@ -1,4 +1,4 @@
-"""Tasks that run in a thread of their own until the test lets them end, in real time."""
+"""Tasks that run in their own thread, in real time, until the test ends them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ PATIENCE = 30  # seconds that a test waits for anything
 
 
 def soon(condition: Callable[[], object]) -> None:
-    """Ask until the condition holds: a database does not tell when a row changes."""
+    """Poll until the condition is true. A database does not report changes of a row."""
     until = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < until, "it never came"
 
 
 class Running:
-    """A task that runs in a thread of its own until `end` is called."""
+    """A task that runs in its own thread until `end` is called."""
 
     def __init__(self, site: Site, pool: ThreadPoolExecutor, task: Any) -> None:
         self.site = site
@@ -47,18 +47,18 @@ class Running:
         return "first"
 
     def end(self) -> tuple[int, dict[str, Any]]:
-        """Let the task end; the status and the document that its delivery was answered with."""
+        """End the task. Return the status and the document of the response to its delivery."""
         self.let_go.set()
         return self.answer.result(PATIENCE)
 
 
 def lease_of(site: Site, running: Running) -> datetime | None:
-    """When the lease of the running task expires."""
+    """Return the time at which the lease of the running task expires."""
     return site.record(running.result.id).claim.expires_at
 
 
 def clients(database: str) -> int:
-    """How many connections PostgreSQL has besides this thread's own."""
+    """Return the number of connections to PostgreSQL, without the connection of this thread."""
     with connections[database].cursor() as cursor:
         cursor.execute(
             "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"

@@ -7,5 +7,5 @@ QUEUE_NAME = QueueName("p", "l", "q")
 
 
 def task_request(task_id: str = "an-id", url: str = "http://127.0.0.1:1/") -> TaskRequest:
-    """A request for a task of that id and URL."""
+    """Return a request for a task with this id and URL."""
     return TaskRequest(queue=QUEUE_NAME, task_id=task_id, url=url, headers={}, body=b"{}")

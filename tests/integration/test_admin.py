@@ -39,7 +39,7 @@ def site() -> Iterator[Site]:
 
 
 def person(*permissions: str) -> Client:
-    """A client of a logged-in user with these permissions on recorded tasks."""
+    """Return a client with a logged-in user who has these permissions on recorded tasks."""
     user = User.objects.create_user("ada", is_staff=True)
     for name in permissions:
         user.user_permissions.add(Permission.objects.get(codename=f"{name}_storedtask"))
@@ -54,7 +54,7 @@ def chief() -> Client:
 
 
 def shown(client: Client, query: str = "") -> list[str]:
-    """The ids in the list."""
+    """Return the ids in the list."""
     response = client.get(LIST + query)
     assert response.status_code == 200, response
     return re.findall(r"storedtask/(\w+)/change/", response.content.decode())

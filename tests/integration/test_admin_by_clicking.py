@@ -1,4 +1,4 @@
-"""The admin in a real browser; the site sends its tasks to the emulator."""
+"""The admin in a real browser. The site sends its tasks to the emulator."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class Admin:
-    """The pages of the admin as a person uses them."""
+    """The pages of the admin, with the actions of a user."""
 
     def __init__(self, browser: webdriver.Chrome, url: str) -> None:
         self.browser = browser
@@ -39,7 +39,7 @@ class Admin:
         self.follow("Tasks")
 
     def rows(self) -> list[list[str]]:
-        """The rows of the list: id, task, queue, status and attempts."""
+        """Return the rows of the list: id, task, queue, status and attempts."""
         script = (
             "return [...document.querySelectorAll('#result_list tbody tr')]"
             ".map(row => [...row.querySelectorAll('th, td')].slice(1, 6).map(c => c.textContent))"
@@ -55,7 +55,7 @@ class Admin:
         self.leave(lambda: self.browser.find_element(By.XPATH, path).click())
 
     def leave(self, act: Any) -> None:
-        """Do something that opens another page, and wait for the page."""
+        """Do an action that opens another page, and wait for the page."""
         before = self.browser.find_element(By.TAG_NAME, "html")
         act()
         wait = WebDriverWait(self.browser, 30, poll_frequency=0.05)

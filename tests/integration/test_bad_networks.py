@@ -59,7 +59,7 @@ def tasks_of(emulator: BackgroundEmulator) -> list[str]:
 
 
 class Proxy:
-    """Forwards bytes, and can lose everything on the connections that are open."""
+    """A proxy that forwards bytes. It can also lose all bytes on the open connections."""
 
     def __init__(self, target: str) -> None:
         host, _, port = target.rpartition(":")
@@ -73,7 +73,7 @@ class Proxy:
         self._thread.start()
 
     def swallow(self) -> None:
-        """Keep the open connections, and forward nothing more on them."""
+        """Keep the open connections, but forward no more bytes on them."""
         self._swallowed.update(range(self.connections))
 
     def _accept(self) -> None:
@@ -161,7 +161,7 @@ def test_threads_that_share_a_connection_that_loses_everything_all_create_their_
 
 @attrs.define
 class Answers:
-    """A gRPC server that answers with the errors in `fail`, and then creates tasks."""
+    """A gRPC server that first answers with the errors in `fail`, and then creates tasks."""
 
     fail: list[Callable[[grpc.ServicerContext], None]] = attrs.field(factory=list)
     calls: int = 0
@@ -276,7 +276,7 @@ def test_a_cancellation_without_an_answer_is_marked_as_unanswered(
 
 
 class Http2:
-    """Breaks off the first calls, and answers the later ones with success."""
+    """A server that resets the first calls, and answers the later calls with success."""
 
     def __init__(self, break_off: Callable[[H2Connection, int], None], times: int) -> None:
         self._break_off, self._times = break_off, times

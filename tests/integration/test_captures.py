@@ -44,7 +44,7 @@ def create_task(**task: Any) -> Call:
 
 
 def after(*calls: Call) -> Call:
-    """The last of these calls, after the others have succeeded."""
+    """Return a function that makes these calls in order, and returns the result of the last."""
 
     def run(client: Any) -> object:
         for call in calls[:-1]:

@@ -30,7 +30,7 @@ def found(
     environ: dict[str, str] | None = None,
     **settings: Any,
 ) -> list[str]:
-    """The ids of the messages about a backend with these options."""
+    """Return the ids of the check messages for a backend with these options."""
     backend = {"BACKEND": "django_tasks_cloud_tasks.CloudTasksBackend", "OPTIONS": options}
     queues = {"QUEUES": settings.pop("QUEUES")} if "QUEUES" in settings else {}
     runtime = Runtime(environ=environ or {}, make_metadata=lambda _: NoMetadataServer())
@@ -262,12 +262,12 @@ def test_results_without_the_app_are_told_before_anything_is_enqueued() -> None:
 
 
 def refuse_all(get_response: Callable[[HttpRequest], HttpResponse]) -> object:
-    """A middleware of a site that is closed for maintenance."""
+    """A middleware that answers every request with 503, as during maintenance."""
     return lambda request: HttpResponse("closed", status=503)
 
 
 def read_all(get_response: Callable[[HttpRequest], HttpResponse]) -> object:
-    """A middleware that looks at bodies."""
+    """A middleware that reads the body of every request."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         assert request.body
@@ -277,7 +277,7 @@ def read_all(get_response: Callable[[HttpRequest], HttpResponse]) -> object:
 
 
 def break_all(get_response: Callable[[HttpRequest], HttpResponse]) -> object:
-    """A middleware that breaks on the way back."""
+    """A middleware that raises after the view has returned."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         get_response(request)
@@ -292,7 +292,7 @@ SECURITY = "django.middleware.security.SecurityMiddleware"
 
 
 def told(options: dict[str, Any] | None = None, **settings: Any) -> list[tuple[str, str]]:
-    """Message and hint of what would stop a delivery."""
+    """Return the messages and hints about the causes that prevent a delivery."""
     backend = {
         "BACKEND": "django_tasks_cloud_tasks.CloudTasksBackend",
         "OPTIONS": GOOD | (options or {}),
@@ -396,7 +396,7 @@ def test_a_delivery_that_is_tried_leaves_no_trace(caplog: pytest.LogCaptureFixtu
 
 
 def closed_with_200(get_response: Callable[[HttpRequest], HttpResponse]) -> object:
-    """A middleware of a site that is closed, and says so with the wrong status."""
+    """A middleware that answers every request with 200 instead of the view."""
     return lambda request: HttpResponse("closed")
 
 
@@ -408,7 +408,7 @@ def test_a_middleware_that_answers_200_loses_tasks_and_is_told() -> None:
 
 
 def loopback_only(get_response: Callable[[HttpRequest], HttpResponse]) -> object:
-    """A middleware that lets this machine in, and nobody else."""
+    """A middleware that accepts only requests from this machine."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         address = request.META["REMOTE_ADDR"]
@@ -418,7 +418,7 @@ def loopback_only(get_response: Callable[[HttpRequest], HttpResponse]) -> object
 
 
 def office_only(get_response: Callable[[HttpRequest], HttpResponse]) -> object:
-    """A middleware that lets an office in, by what the proxy says."""
+    """A middleware that accepts only requests with an allowed address in X-Forwarded-For."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         address = request.META.get("HTTP_X_FORWARDED_FOR", "127.0.0.1")
@@ -428,7 +428,7 @@ def office_only(get_response: Callable[[HttpRequest], HttpResponse]) -> object:
 
 
 def no_tokens(get_response: Callable[[HttpRequest], HttpResponse]) -> object:
-    """A middleware that takes each token for one of its own."""
+    """A middleware that refuses requests with a token, because it expects its own tokens."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         return HttpResponse(status=401 if "HTTP_AUTHORIZATION" in request.META else 200)
@@ -437,7 +437,7 @@ def no_tokens(get_response: Callable[[HttpRequest], HttpResponse]) -> object:
 
 
 def json_only(get_response: Callable[[HttpRequest], HttpResponse]) -> object:
-    """A middleware that looks into bodies and answers."""
+    """A middleware that parses the JSON of requests and responses."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         assert json.loads(request.body)["task_path"]
@@ -449,7 +449,7 @@ def json_only(get_response: Callable[[HttpRequest], HttpResponse]) -> object:
 
 
 def of_asgi(get_response: Callable[[HttpRequest], Awaitable[HttpResponse]]) -> object:
-    """A middleware for ASGI alone."""
+    """A middleware that works only under ASGI."""
 
     async def middleware(request: HttpRequest) -> HttpResponse:
         assert request.scope["type"] == "http"  # type: ignore[attr-defined]  # a request over ASGI
@@ -462,17 +462,17 @@ of_asgi.async_capable, of_asgi.sync_capable = True, False  # type: ignore[attr-d
 
 
 def names_tenant(get_response: Callable[[HttpRequest], HttpResponse]) -> object:
-    """A middleware that others need, and that refuses."""
+    """A middleware that refuses every request. `needs_tenant` depends on it."""
     return lambda request: HttpResponse(status=405)
 
 
 def needs_tenant(get_response: Callable[[HttpRequest], HttpResponse]) -> object:
-    """A middleware that needs another."""
+    """A middleware that needs an attribute that another middleware sets."""
     return lambda request: get_response(request.tenant)
 
 
 class RefusingView(ExecuteTaskView):
-    """A view of the site's own that refuses before it executes."""
+    """A view of the site that refuses a delivery before it executes the task."""
 
     def post(self, request: HttpRequest) -> HttpResponse:
         return HttpResponse(status=403)

@@ -1,4 +1,4 @@
-"""The one mapping between the leaves of a record and the columns of its table."""
+"""The mapping between the fields of a record and the columns of its table."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -23,7 +23,7 @@ from tests.integration.refusals import LOCATION, QUEUE, START
 
 
 class Page:
-    """The dashboard as a person sees and uses it."""
+    """The page of the dashboard, with the actions of a user."""
 
     def __init__(self, browser: webdriver.Chrome) -> None:
         self.browser = browser
@@ -40,7 +40,7 @@ class Page:
         WebDriverWait(self.browser, 30, poll_frequency=0.05).until(lambda _: condition())
 
     def click(self, label: str) -> None:
-        """Press the button with that name; the page may replace its buttons at any time."""
+        """Press the button with this name. The page may replace its buttons at any time."""
         script = (
             "const found = document.querySelector(`[aria-label='${arguments[0]}']`);"
             "if (found) found.click(); return !!found"

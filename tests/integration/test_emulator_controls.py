@@ -1,4 +1,4 @@
-"""What a test controls: the clock, the reset, chaos and the state file."""
+"""The controls of the emulator: the clock, the reset, chaos and the state file."""
 
 import json
 import os
@@ -314,7 +314,7 @@ def test_an_emulator_refuses_a_state_file_that_another_program_uses(tmp_path: Pa
     with sqlite3.connect(tmp_path / "django") as database:
         database.execute("CREATE TABLE auth_user (id INTEGER)")
     database.close()
-    with pytest.raises(ConfigurationError, match="another program's"):
+    with pytest.raises(ConfigurationError, match="another program or another version"):
         Storage(tmp_path / "django")
 
 

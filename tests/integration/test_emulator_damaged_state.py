@@ -1,4 +1,4 @@
-"""A damaged state file causes one sentence and exit code 2, wherever the damage is."""
+"""With a damaged state file, the emulator prints one error and exits with the code 2."""
 
 import sqlite3
 import subprocess
@@ -17,7 +17,7 @@ from tests.integration.refusals import QUEUE, START
 
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
-    """A state file with a queue and two tasks; no emulator has it open."""
+    """A state file with a queue and two tasks. No emulator has it open."""
     storage = Storage(tmp_path / "state")
     service = Emulator(clock=ManualClock(START), storage=storage, queues=[QUEUE]).service
     for task_id in ("a", "b"):
@@ -30,7 +30,7 @@ def state(tmp_path: Path) -> Path:
 
 
 def start_on(state: Path) -> None:
-    """Start an emulator: it must report the damage and end before it listens."""
+    """Start an emulator. It must report the damage and exit before it listens."""
     done = subprocess.run(
         [*MODULE, *LOOPBACK, "--port", "0", "--state", str(state)],
         check=False,

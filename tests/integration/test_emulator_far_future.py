@@ -1,4 +1,4 @@
-"""The clock is not moved to times that cannot be stored or shown."""
+"""The emulator refuses to move its clock to a time that it cannot store or show."""
 
 from datetime import UTC, datetime
 from pathlib import Path

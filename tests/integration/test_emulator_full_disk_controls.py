@@ -1,4 +1,4 @@
-"""The emulator's clock, its reset and its end while the state file cannot be written."""
+"""The clock, the reset and the stop of the emulator while the state file cannot be written."""
 
 import resource
 import sqlite3

@@ -46,7 +46,7 @@ def test_the_emulator_delivers_logs_each_event_in_one_line_and_ends_immediately(
         rf"\d\d:\d\d:\d\d\.\d\d\d  attempt finished  task={QUEUE}/tasks/\d+  attempt=1  answer=200",
         lines[6],
     )
-    assert rest == "Ended.\n"
+    assert rest == "The emulator has stopped.\n"
 
 
 def test_the_emulator_ends_immediately_while_an_attempt_and_a_connection_are_open() -> None:
@@ -67,7 +67,7 @@ def test_the_emulator_ends_immediately_while_an_attempt_and_a_connection_are_ope
     ("arguments", "sentence"),
     [
         (["--queue", "default"], "'default' is not a queue name: write projects/PROJECT/"),
-        (["--port", "70000"], "70000 is not a port: ports go"),
+        (["--port", "70000"], "--port 70000 is not a port. Use a number"),
     ],
 )
 def test_an_invalid_argument_is_reported_in_one_sentence_with_exit_code_2(

@@ -1,4 +1,4 @@
-"""Faults of clients and a lack of descriptors cause no tracebacks in the log."""
+"""Errors of clients and a lack of file descriptors cause no tracebacks in the log."""
 
 import http.client
 import resource

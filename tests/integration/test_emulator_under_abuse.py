@@ -55,7 +55,7 @@ def test_a_page_under_another_host_name_is_refused(
     for host in (f"evil.example:{port}", "evil.example"):
         headers = {"Host": host, "Origin": f"http://{host}"}
         status, body = ask(emulator.address, method, path, b"{}", **headers)
-        assert (status, b"does not answer under the name" in body) == (403, True)
+        assert (status, b"does not answer requests with the host name" in body) == (403, True)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "app.localhost"])
@@ -105,7 +105,7 @@ def fill(client: Any, count: int = 20) -> None:
 
 @pytest.fixture
 def growth() -> Callable[[], int]:
-    """How many bytes the memory of this process has grown since the start of the test."""
+    """Return the growth of this process's memory since the start of the test, in bytes."""
 
     def resident() -> int:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -116,7 +116,7 @@ def growth() -> Callable[[], int]:
 
 
 def send_until_full(raw: socket.socket, data: bytes, most: int) -> int:
-    """Send until the other side accepts no more; returns the number of bytes sent."""
+    """Send until the other side accepts no more bytes. Return the number of bytes sent."""
     raw.setblocking(False)
     sent = 0
     raw.settimeout(1.0)
@@ -262,7 +262,7 @@ def test_a_url_cannot_forge_a_line_of_the_log() -> None:
 
 
 def limit(storage: Storage, room: int) -> None:
-    """Limit the state file to `room` more pages than it has."""
+    """Limit the state file to `room` more pages than it has now."""
     (pages,) = storage._database.execute("PRAGMA page_count").fetchone()
     storage._database.execute(f"PRAGMA max_page_count = {pages + room}")
 

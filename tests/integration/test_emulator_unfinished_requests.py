@@ -1,4 +1,4 @@
-"""Incomplete requests are dropped, whichever part has arrived."""
+"""The emulator drops incomplete requests, regardless of the part that has arrived."""
 
 import socket
 import threading
@@ -57,7 +57,7 @@ def test_an_unfinished_call_is_dropped_although_its_connection_is_alive() -> Non
     ):
 
         def ping() -> None:
-            """Ping several times in each idle time, until the test has ended or waited too long."""
+            """Send several pings per idle timeout, until the test has ended or waited too long."""
             for _ in range(round(PATIENCE / (IDLE / 5))):
                 try:
                     raw.sendall(b"\0\0\x08\x06\0\0\0\0\0" + b"12345678")

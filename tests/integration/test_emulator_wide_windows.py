@@ -1,4 +1,4 @@
-"""A gRPC client that announces an unlimited window for answers, and reads none of them."""
+"""A gRPC client that announces an unlimited flow control window, and reads no responses."""
 
 from base64 import b64encode
 from pathlib import Path
@@ -17,7 +17,7 @@ AT_FIRST = 65_535  # bytes of the initial window
 
 
 def peak(process_id: int) -> int:
-    """The largest memory use of a process, in bytes."""
+    """Return the peak memory use of a process, in bytes."""
     status = Path(f"/proc/{process_id}/status").read_text()
     (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024

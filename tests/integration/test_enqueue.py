@@ -323,7 +323,7 @@ def test_a_task_is_enqueued_immediately_by_default(cloud_tasks: CapturedTasks) -
 
 
 class Failing(grpc.GenericRpcHandler):
-    """A server whose CreateTask answers with the next of `answers`; None creates the task."""
+    """A server whose CreateTask answers with the next of `answers`. None creates the task."""
 
     def __init__(self) -> None:
         self.answers: list[grpc.StatusCode | None] = []
@@ -364,7 +364,7 @@ def failing() -> Iterator[Failing]:
 
 
 def both_ways(call: Callable[[Any], Any]) -> list[Any]:
-    """Call with `enqueue`, and with `aenqueue` in a loop of its own."""
+    """Call with `enqueue`, and with `aenqueue` in a new event loop."""
     return [call(tasks.add.enqueue), call(lambda *a: asyncio.run(tasks.add.aenqueue(*a)))]
 
 
@@ -440,7 +440,7 @@ def test_the_error_for_a_missing_queue_says_how_to_create_it() -> None:
 
 
 class Elapsing:
-    """A clock that moves only when something sleeps."""
+    """A clock that only sleeping moves forward."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -593,7 +593,7 @@ def test_the_body_of_a_task_has_the_wire_format(cloud_tasks: CapturedTasks) -> N
 
 
 def _send() -> None:
-    """A function whose task has another name."""
+    """A function whose task has a different name."""
 
 
 send = task(_send)
@@ -603,7 +603,7 @@ class Letters:
     @staticmethod
     @task
     def post() -> None:
-        """A task that is part of a class."""
+        """A task that is an attribute of a class."""
 
 
 def logged(declared: Any) -> Any:

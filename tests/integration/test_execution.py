@@ -1,4 +1,4 @@
-"""The endpoint: authorization, execution and answers. Both views pass the same tests."""
+"""The endpoint: authorization, execution and responses. Both views pass the same tests."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Child processes enqueue, whatever their parent held when it forked."""
+"""Forked children can enqueue, even if their parent held a lock when it forked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Input and tasks that must not stop the endpoint, bypass its authorization, or go unlogged."""
+"""Hostile input and tasks. They must not stop the endpoint or bypass its authorization.
+
+The endpoint logs them.
+"""
 
 import asyncio
 import json
@@ -25,7 +28,7 @@ STATUSES = {200, 400, 401, 403, 404, 405, 500}
 
 @pytest.fixture(autouse=True)
 def _captured(cloud_tasks: CapturedTasks) -> None:
-    """Use the fixture, so that nothing outside of the test is called."""
+    """Use the fixture, so that the test calls no external system."""
 
 
 def post(

@@ -1,4 +1,4 @@
-"""Leases between real threads and real connections, on every database, in real time."""
+"""Leases with real threads and real connections, on every database, in real time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.records import changed
 
 @pytest.fixture
 def site(database: str) -> Iterator[Site]:
-    """A site with the real time and leases of one second."""
+    """A site with the real clock and leases of one second."""
     DURING.clear()
     with recording(database=database, LEASE=1) as made:
         get_runtime().clock = lambda: datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""The metadata server: one on this machine that answers, fails, hangs or sends malformed data."""
+"""The client of the metadata server. A local server answers, fails, hangs or sends bad data."""
 
 import socket
 import threading
@@ -28,7 +28,7 @@ FLAVOR = b"Metadata-Flavor: Google\r\n"
 
 @contextmanager
 def answering(answer: Callable[[BaseHTTPRequestHandler], bytes]) -> Iterator[tuple[str, list[str]]]:
-    """A server that writes `answer` for every request; yields HOST:PORT and the paths asked."""
+    """A server that answers every request with `answer`. It yields HOST:PORT and the paths."""
     asked: list[str] = []
 
     class Requests(QuietRequestHandler):
@@ -43,7 +43,7 @@ def answering(answer: Callable[[BaseHTTPRequestHandler], bytes]) -> Iterator[tup
 
 @contextmanager
 def hanging() -> Iterator[str]:
-    """A server that accepts connections and answers nothing."""
+    """A server that accepts connections, but sends no response."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 

@@ -1,4 +1,4 @@
-"""Tasks that take this package's context also run under the backends of Django."""
+"""Tasks that use this package's context also run with the backends of Django."""
 
 from __future__ import annotations
 

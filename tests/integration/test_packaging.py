@@ -1,4 +1,4 @@
-"""The distributions: built, installed into an empty environment, and used there."""
+"""The distributions. The tests build them, install them into an empty environment, and use them."""
 
 import os
 import subprocess
@@ -33,7 +33,7 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Wheel and source distribution, built from the tracked files."""
+    """The wheel and the source distribution, built from the tracked files."""
     source = tmp_path_factory.mktemp("source")
     tracked = run("git", "ls-files", "-z", cwd=ROOT).split("\0")
     for name in filter(None, tracked):

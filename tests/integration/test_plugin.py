@@ -1,4 +1,4 @@
-"""The pytest fixtures of the package, used as its users use them."""
+"""The pytest fixtures of the package, used as in the tests of a site."""
 
 from typing import Any
 
@@ -176,4 +176,5 @@ def test_the_error_for_a_missing_static_url_names_the_setting(
     )
     result = pytester.runpytest_subprocess("-q", "-p", "no:cacheprovider")
     result.assert_outcomes(errors=1)
-    assert "Set it in the settings of the tests, for example to '/static/'" in result.stdout.str()
+    said = result.stdout.str()
+    assert "Set STATIC_URL in the settings of the tests, for example to '/static/'" in said

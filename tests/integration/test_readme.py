@@ -1,4 +1,4 @@
-"""The README, followed to the letter: a new project, its settings, a real server, the emulator."""
+"""The steps of the README in a new project, with its settings, a real server and the emulator."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def free_port() -> int:
 
 
 class Project:
-    """A new Django project with the README's files."""
+    """A new Django project with the files of the README."""
 
     def __init__(self, folder: Path, settings: list[str]) -> None:
         self.folder = folder
@@ -96,7 +96,7 @@ class Project:
 
     @contextmanager
     def up(self) -> Iterator[IO[str]]:
-        """Emulator and site; yields what the emulator says."""
+        """A context in which emulator and site run. It yields the output of the emulator."""
         emulator = (
             *("cloudtasks_emulator", "--auto-create-queues"),
             *("--host", "127.0.0.1", "--port", str(self.emulator_port)),
@@ -104,7 +104,7 @@ class Project:
         site = ("runserver", "--noreload", f"127.0.0.1:{self.site_port}")
         with self.running(*emulator) as said, self.running(*site):
             for line in said:
-                if line.startswith("Ctrl-C"):
+                if line.startswith("Press Ctrl-C"):
                     break
             until = time.monotonic() + 60
             while True:

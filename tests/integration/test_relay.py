@@ -1,4 +1,4 @@
-"""The endpoint and the command of the relay, and the command that prunes."""
+"""The URL and the command of the relay, and the command that prunes records."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_refused_tasks_do_not_delay_the_others(site: Site) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(site.queue, "create", refuse_one)
-        with pytest.raises(CommandError, match="did not take: 1"):
+        with pytest.raises(CommandError, match="did not accept: 1"):
             run("cloudtasks_relay", "--once")
     assert len(site.queue.requests) == 249
 
@@ -103,7 +103,7 @@ def test_running_tasks_do_not_hide_waiting_tasks(site: Site) -> None:
         changed(record, payload__task_id="waits", redelivery__sent=False, relay__at=soon)
     )
     site.wait(2)
-    assert "Sent: 1. Not taken: 0." in run("cloudtasks_relay", "--once")
+    assert "Sent: 1. Not accepted: 0." in run("cloudtasks_relay", "--once")
 
 
 def test_the_endpoint_refuses_a_caller_without_proof(site: Site) -> None:
@@ -169,7 +169,8 @@ def run(*arguments: str) -> str:
 def test_the_command_with_once_relays_and_ends(site: Site) -> None:
     enqueue_and_die(site, 150)
     assert (
-        run("cloudtasks_relay", "--once") == "Sent: 100. Not taken: 0.\nSent: 50. Not taken: 0.\n"
+        run("cloudtasks_relay", "--once")
+        == "Sent: 100. Not accepted: 0.\nSent: 50. Not accepted: 0.\n"
     )
     assert run("cloudtasks_relay", "--once") == "Nothing is due.\n"
 
@@ -180,8 +181,8 @@ def test_the_command_reports_tasks_that_wait_after_failures(site: Site) -> None:
     with pytest.raises(CommandError):
         run("cloudtasks_relay", "--once")
     assert run("cloudtasks_relay", "--once") == (
-        "Nothing is due.\nTasks that wait after failures: 2. The next try is at "
-        "2026-11-22 12:01:01 UTC. The reason of the first is: The queue does not exist\n"
+        "Nothing is due.\nTasks that wait after failures: 2. The next attempt is at "
+        "2026-11-22 12:01:01 UTC. The error of its task is: The queue does not exist\n"
     )
 
 
@@ -230,7 +231,7 @@ def test_an_invalid_interval_is_refused(site: Site, interval: str) -> None:
 def test_the_command_ends_with_an_error_if_tasks_are_refused(site: Site) -> None:
     enqueue_and_die(site)
     site.queue.down = QueueNotFoundError("The queue does not exist")
-    with pytest.raises(CommandError, match=r"did not take: 1\. The log says why"):
+    with pytest.raises(CommandError, match=r"did not accept: 1\. The log contains the"):
         run("cloudtasks_relay", "--once")
 
 
@@ -240,7 +241,7 @@ def test_the_command_ends_with_an_error_if_tasks_are_refused(site: Site) -> None
 def test_the_commands_require_a_store(command: list[str]) -> None:
     with (
         override_settings(TASKS={"default": settings.TASKS["default"]}),
-        pytest.raises(CommandError, match="set RESULTS to 'database'"),
+        pytest.raises(CommandError, match="Set RESULTS to 'database'"),
     ):
         run(*command)
 
@@ -287,7 +288,9 @@ def test_the_relay_runs_until_a_signal_stops_it(tmp_path: Path) -> None:
         ) as relaying:
             assert relaying.stdout is not None
             try:
-                assert relaying.stdout.readline() == "The relay runs. Ctrl-C ends it.\n"
+                assert relaying.stdout.readline() == (
+                    "The relay is running. Press Ctrl-C to stop it.\n"
+                )
                 # The relay waits for the time that a creation may take; here that is almost none.
                 died = subprocess.run(
                     [sys.executable, "-c", dies],
@@ -296,7 +299,7 @@ def test_the_relay_runs_until_a_signal_stops_it(tmp_path: Path) -> None:
                     cwd=ROOT,
                 )
                 assert died.returncode == 9
-                assert relaying.stdout.readline() == "Sent: 1. Not taken: 0.\n"
+                assert relaying.stdout.readline() == "Sent: 1. Not accepted: 0.\n"
                 relaying.send_signal(signal.SIGTERM)
                 assert relaying.wait(20) == 0
             finally:
@@ -306,7 +309,7 @@ def test_the_relay_runs_until_a_signal_stops_it(tmp_path: Path) -> None:
 
 
 def program_lines(program: Any) -> Iterator[str]:
-    """The lines of the emulator up to the first delivery."""
+    """Return the lines of the emulator up to the first delivery."""
     for line in program.stdout:
         yield line
         if "attempt started" in line:

@@ -1,4 +1,4 @@
-"""The contract of `ResultStore`, kept by every store: in memory, on SQLite, PostgreSQL, MariaDB."""
+"""The contract of `ResultStore`, for every store: in memory, on SQLite, PostgreSQL and MariaDB."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -48,7 +48,7 @@ def store(
 
 
 def record(task_id: str = "one", **more: object) -> TaskRecord:
-    """A record of a task; `claim__token` is the leaf `claim.token`."""
+    """Return a record of a task; `claim__token` means the field `claim.token`."""
     payload = TaskPayload(
         task_id=task_id,
         task_path="tests.tasks.add",
@@ -62,7 +62,7 @@ def record(task_id: str = "one", **more: object) -> TaskRecord:
 
 
 def full_record() -> TaskRecord:
-    """A record with something in every field, and what databases stumble over."""
+    """Return a record with a value in every field. Some databases cannot store some of them."""
     strange = "NUL \x00, surrogate \ud800, \N{SNOWMAN}, %s"
     return record(
         payload__task_path="tests.tasks.other",
@@ -191,7 +191,7 @@ def test_what_others_changed_meanwhile_stays(store: ResultStore) -> None:
 
 
 def race[R](store: ResultStore, runners: int, run: Callable[[int], R]) -> list[R]:
-    """What each of several threads got out of `run`, all let loose at once."""
+    """Call `run` in several threads at the same time, and return all results."""
     ready = threading.Barrier(runners)
 
     def one(number: int) -> R:

@@ -1,4 +1,4 @@
-"""Tasks with databases that are unavailable, locked, or short of connections."""
+"""Tasks with a database that is unavailable, locked, or has too few connections."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.recorded_tasks import DURING
 
 @contextmanager
 def site_on(database: str, **options: object) -> Iterator[Site]:
-    """A site in real time."""
+    """A site with the real clock."""
     DURING.clear()
     with recording(database=database, **options) as made:
         get_runtime().clock = lambda: datetime.now(UTC)
@@ -50,7 +50,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 
 def go_away(database: str) -> Callable[[], None]:
-    """End all connections and refuse new ones; returns a function that accepts them again."""
+    """End all connections and refuse new ones. Return a function that accepts them again."""
     folder = Path(connections[database].settings_dict["HOST"])
     socket = next(path for path in folder.glob(".s.PGSQL.*") if path.suffix != ".lock")
     with pytest.raises(OperationalError), connections[database].cursor() as cursor:
@@ -126,7 +126,7 @@ def test_a_task_whose_end_cannot_be_written_is_delivered_again(
 
 
 async def deliver_over_asgi(site: Site, body: bytes) -> dict[str, Any]:
-    """POST through the ASGI handler of Django, in a thread of its own as a server does."""
+    """POST through the ASGI handler of Django in its own thread, as a server does."""
     answered: dict[str, Any] = {}
     sent = asyncio.Event()
 
@@ -196,7 +196,7 @@ def test_waiting_coroutine_tasks_hold_no_connection(database: str) -> None:
 
 @pytest.fixture
 def pooled(postgres_cluster: str, django_db_blocker: DjangoDbBlocker) -> Iterator[str]:
-    """The PostgreSQL cluster through a pool of two connections."""
+    """The alias of the PostgreSQL cluster, with a pool of two connections."""
     entry = dict(connections.settings[postgres_cluster])
     entry["OPTIONS"] = {"pool": {"min_size": 1, "max_size": 2, "timeout": 20}}
     with django_db_blocker.unblock(), databases.reachable("pooled", entry):

@@ -1,4 +1,4 @@
-"""Both views under real servers: gunicorn and uvicorn, fed by the emulator."""
+"""Both views under real servers, gunicorn and uvicorn. The emulator delivers the tasks."""
 
 import os
 import re
@@ -35,7 +35,7 @@ UVICORN = ["uvicorn", "tests.asgi:application", "--host", "127.0.0.1", "--port",
 def serving(
     command: list[str], log: Path, *, settings: str = "tests.settings", **environ: str
 ) -> Iterator[str]:
-    """Start a server and wait until it listens; yields its URL."""
+    """Start a server and wait until it listens. It yields the URL of the server."""
     with subprocess.Popen(
         [sys.executable, "-m", *command],
         stderr=subprocess.PIPE,

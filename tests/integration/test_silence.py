@@ -1,4 +1,4 @@
-"""Cloud Tasks does not answer: after one time-out the next calls do not wait again."""
+"""If Cloud Tasks does not answer, the calls after the first timeout do not wait again."""
 
 from __future__ import annotations
 

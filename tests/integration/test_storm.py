@@ -1,25 +1,37 @@
-"""Everything that can die dies, again and again, and nothing is lost, doubled or wrong.
+"""A stress test that kills all processes repeatedly. No task may be lost, doubled or wrong.
 
-Orders are placed in transactions, some of which are rolled back, and their tasks go into queues of
-endless, three, and one attempt; some leave transactions open. Meanwhile SIGKILL hits the workers of
-gunicorn, the relays, the process that places the orders, and the emulator, which is away for a
-moment then; the site closes for seconds, the database crashes or is shut down and starts again
-(SQLite: is locked for a while), and the emulator delivers twice, drops answers, refuses and delays.
-On PostgreSQL each worker has a pool with fewer connections than threads where the seed is even, and
-no pool where it is odd.
+In the first phase, a process places orders in transactions. Each order enqueues a task. The test
+causes these failures meanwhile:
 
-Then nobody is killed any more. Whenever nobody runs and Cloud Tasks has nothing left, time is moved
-on to where the relay looks next, on its clock and on the emulator's, so that what a queue gave up
-is looked at a day and a month later. The emulator goes on with its trouble: from a new seed after
-each move, as the same seed would refuse a task that is sent again under its name every time. At the
-end every record is final; every committed order's task has succeeded, or its queue of few attempts
-gave it up after an error; what an atomic task did is there exactly once if it has succeeded, and
-not at all otherwise; every result is right, and nothing ran that was rolled back. The functions
-write a journal in a file as well, and it must agree with the records, attempt by attempt.
+- Some transactions are rolled back, and some tasks leave transactions open.
+- SIGKILL hits the workers of gunicorn, the relays, the process that places the orders, and the
+  emulator. The emulator starts again after a short time.
+- The site is closed for some seconds.
+- The database crashes or is shut down, and starts again. SQLite is locked for a while.
+- The emulator delivers tasks twice, drops responses, refuses and delays deliveries.
+- The queues allow one, three or an unlimited number of attempts.
+- On PostgreSQL with an even seed, each worker has a pool with fewer connections than threads.
 
-STORM_SEED=7 repeats the decisions of a run (not its timing: that is the machine's),
-STORM_ORDERS=1000 makes it a longer one, and STORM_OF=few,closing leaves out all but those of
-`tests.storm.ingredients`, to tell failures apart.
+In the second phase, the test kills no processes. If no task runs and the emulator has no tasks, the
+test moves the clocks of the relay and the emulator to the next time at which the relay checks a
+record. If a queue has given up a task, these times are a day and a month later. The faults of the
+emulator continue, with a new seed after each move. With the same seed, the emulator would refuse a
+task every time that the relay sends it again with the same name.
+
+At the end the test checks the following:
+
+- Every record is final.
+- The task of every committed order has succeeded, or a queue with few attempts has given it up
+  after an error. No task of a rolled back order ran.
+- The effects of an atomic task exist exactly once if it succeeded, and not at all otherwise.
+- Every result is correct.
+- The tasks write a journal in a file. It agrees with the records of all attempts.
+
+Three environment variables control a run:
+
+- STORM_SEED=7 repeats the decisions of a run. It does not repeat the timing.
+- STORM_ORDERS=1000 makes the run longer.
+- STORM_OF=few,closing includes only these parts of `tests.storm.ingredients`.
 """
 
 from __future__ import annotations
@@ -77,7 +89,7 @@ TOGETHER = timedelta(minutes=30)  # what the relay looks at within that, it look
 
 
 class Program:
-    """A program that is killed and started again."""
+    """A program that the test kills and starts again."""
 
     process: subprocess.Popen[bytes] | None = None
 
@@ -103,7 +115,7 @@ class Program:
 
 
 class Emulator(Program):
-    """The emulator, with a memory that outlives it, on the port that it got at first."""
+    """The emulator. It keeps its state in a file, and always uses the port of its first start."""
 
     def begin(self, folder: Path, seed: int | None) -> str:
         self.state = ["--state", str(folder / "emulator")]
@@ -128,14 +140,14 @@ class Emulator(Program):
         return [*self.state, "--chaos", f"seed={self.seed},{rates}"]
 
     def reseed(self) -> None:
-        """From here on it makes other trouble than before for the same attempt."""
+        """Restart the emulator with the next seed, so that the same attempt gets other faults."""
         if self.seed is not None:
             self.end()
             self.seed += 1
             self.again()
 
     def tasks(self) -> int:
-        """How many it has left to deliver."""
+        """Return the number of tasks in its queues."""
         with self.client() as client:
             return sum(
                 len(list(client.list_tasks(parent=f"{LOCATION}/queues/{queue}")))
@@ -143,13 +155,13 @@ class Emulator(Program):
             )
 
     def move_to(self, moment: datetime) -> None:
-        """Move its clock on, which began anew with the machine's if it was started again."""
+        """Move its clock forward to `moment`. After a restart, the clock may be behind."""
         with self.client():
             now = self._clock()
         self._clock(advance=max(0.0, moment.timestamp() - now))
 
     def _clock(self, **change: float) -> float:
-        """Its time, after the change if there is one."""
+        """Change its clock if there is a change, and return its time."""
         request = urllib.request.Request(
             f"http://{self.address}/emulator/clock",
             json.dumps(change).encode() if change else None,
@@ -176,7 +188,7 @@ class Emulator(Program):
 
 
 class Site(Program):
-    """gunicorn, which can close and open again."""
+    """The site in gunicorn. The test can close it and open it again."""
 
     def open(self, address: str) -> None:
         self.start()
@@ -191,7 +203,7 @@ class Site(Program):
             time.sleep(0.05)  # nothing tells that it listens but that it does
 
     def close(self) -> None:
-        """End the master and its workers, at once."""
+        """Kill the master and its workers."""
         workers = [] if self.ended else self.workers()
         self.end()
         for worker in workers:
@@ -205,7 +217,7 @@ class Site(Program):
 
 
 def lasting_port() -> int:
-    """A free port that no connection is given by chance while the site is closed."""
+    """Return a free port outside the range from which the system assigns ports to connections."""
     while True:
         port = random.randrange(20_000, 32_000)
         with socket.socket() as taken, suppress(OSError):
@@ -214,7 +226,7 @@ def lasting_port() -> int:
 
 
 class Storm:
-    """The site, its emulator, its relays, its customers, and what befalls them."""
+    """The site, the emulator, the relays and the process that places orders, and their failures."""
 
     def __init__(self, database: str, folder: Path, seed: int, orders: int) -> None:
         self.database = database
@@ -233,7 +245,7 @@ class Storm:
 
     @contextmanager
     def gathering(self) -> Iterator[None]:
-        """Everything is up."""
+        """A context in which all programs run."""
         entry = {
             name: str(value) if name == "NAME" else value
             for name, value in connections.settings[self.database].items()
@@ -290,7 +302,7 @@ class Storm:
             yield
 
     def rage(self) -> None:
-        """Until enough is ordered, and everybody was hit, kill one and then another."""
+        """Cause failures until there are enough orders and every kind of failure happened."""
         deck: list[str] = []
         while self._is_too_little() or self.killed.total() < len(self.victims):
             if self.enqueuer.ended:
@@ -324,7 +336,10 @@ class Storm:
         self.enqueuer.end()
 
     def _is_too_little(self) -> bool:
-        """Whether too few orders are committed, or a kind is missing, for all one can tell."""
+        """Return whether too few orders are committed, or a kind is missing.
+
+        If the database is unavailable, return True.
+        """
         try:
             orders = Tally(Order.objects.using(self.database).values_list("kind", flat=True))
         except (OperationalError, InterfaceError):
@@ -346,9 +361,9 @@ class Storm:
             time.sleep(self.draw.uniform(0.0, 3.0))  # likewise
 
     def settle(self) -> None:
-        """Wait until every task has ended, moving the time on whenever nothing goes on.
+        """Wait until every task has ended. Move the clocks forward whenever nothing runs.
 
-        If that takes too long, the judgement tells what has not ended.
+        After a timeout this returns too. `judge` then reports the tasks that have not ended.
         """
         self.calm_since = time.monotonic()
         while True:
@@ -369,7 +384,7 @@ class Storm:
                 self._move_on(max(min(looks) - now, self.ahead) + TOGETHER)
 
     def _move_on(self, ahead: timedelta) -> None:
-        """Have a relay look at what is due then, on the emulator's clock as well."""
+        """Move the emulator's clock forward, and run a relay whose clock is ahead by the same."""
         self.jumps += 1
         self.ahead = ahead
         self.emulator.reseed()
@@ -382,7 +397,7 @@ class Storm:
         return list(StoredTask.objects.using(self.database))
 
     def judge(self) -> list[str]:
-        """Hold the ends against the orders and the journal; what is wrong."""
+        """Compare the records with the orders, the effects and the journal. Return the faults."""
         orders = {order.task_id: order for order in Order.objects.using(self.database)}
         rows = {row.task_id: row for row in self._rows()}
         marks = Tally(Mark.objects.using(self.database).values_list("name", flat=True))
@@ -416,7 +431,7 @@ class Storm:
         return wrong + [f"nobody ordered: {kind}" for kind in unordered]
 
     def _faults(self, order: Order, row: StoredTask, effects: int) -> Iterator[str]:
-        """What is wrong with a task that was ordered, and had its effect so many times."""
+        """Return the faults in the record of an ordered task with this number of effects."""
         good = is_good(row)
         if not row.record.final:
             yield "lost"
@@ -436,7 +451,7 @@ class Storm:
             yield f"doubled, {effects} times"
 
     def _false_reasons(self, order: Order, row: StoredTask) -> Iterator[str]:
-        """What is wrong with the errors that the record of a task gives."""
+        """Return the faults in the errors of a record."""
         made, errors = row.record.worker_ids, errors_of(row)
         reasons = [path for path, _ in errors]
         if row.record.final and not is_good(row) and reasons[-1:] in ([], [WORKER_LOST]):
@@ -450,11 +465,10 @@ class Storm:
             yield f"misreported or hindered, {', '.join(unexpected)}"
 
     def _lies(self, order: Order, row: StoredTask, events: Attempts) -> Iterator[str]:
-        """Where the record of a task and the journal of its attempts do not agree.
+        """Return the differences between the record of a task and the journal of its attempts.
 
-        A runner that was killed is silent from then on, so the journal may lack an event that the
-        record implies only where the record says that the runner was lost, or where the database
-        failed before the function began.
+        A killed runner writes no more events. So the journal may lack an event only if the record
+        says that the runner was lost, or if the database failed before the function began.
         """
         made, errors = row.record.worker_ids, errors_of(row)
         for number in set(events) - set(range(1, len(made) + 1)):
@@ -480,16 +494,16 @@ class Storm:
                 yield f"misreported, attempt {number} returned, and not {path}"
 
     def _answered(self) -> set[str]:
-        """The ids of the tasks that the site told Cloud Tasks to remove."""
+        """Return the ids of the tasks for which the site answered with success."""
         log = (self.folder / "emulator.log").read_text(errors="replace")
         return set(re.findall(r"attempt finished +task=\S+/tasks/([0-9a-f]+)\S* .*answer=2", log))
 
     def _nobody_dies(self) -> bool:
-        """Whether a lease can only be lost by the library's own fault."""
+        """Return whether this storm kills nothing, so that only a bug can cause a lost lease."""
         return not {"kills", "closing", "database"} & self.ingredients
 
     def report(self) -> str:
-        """What happened, in numbers."""
+        """Return a summary of the run in numbers."""
         rows, orders = self._rows(), list(Order.objects.using(self.database))
         effects = Mark.objects.using(self.database).count()
         errors = Tally(path.rpartition(".")[2] for row in rows for path, _ in errors_of(row))
@@ -544,24 +558,24 @@ def test_a_storm(
 
 
 def counts(things: Iterable[str]) -> str:
-    """How many there are of each."""
+    """Return how many times each text occurs."""
     return ", ".join(f"{count} {thing}" for thing, count in Tally(things).most_common()) or "none"
 
 
 def counted(events: Attempts) -> dict[int, dict[str, int]]:
-    """How often each attempt told of each event."""
+    """Return how many times the journal contains each event, by attempt."""
     return {n: {event: len(at) for event, at in said.items() if at} for n, said in events.items()}
 
 
 def lease_end(text: str) -> float:
-    """When the lease of a lost runner was over, as its error tells."""
+    """Return the end of a lost runner's lease, in seconds since the epoch, from its error."""
     found = re.search(r"Its lease ended at (\S+ \S+), and it had reported nothing", text)
     assert found, text
     return datetime.fromisoformat(found[1]).timestamp()
 
 
 def errors_of(row: StoredTask) -> list[tuple[str, str]]:
-    """Class and traceback of each error of a task."""
+    """Return class and traceback of each error of a task."""
     return [(error.exception_class_path, error.traceback) for error in row.record.errors]
 
 
@@ -570,7 +584,7 @@ def is_good(row: StoredTask) -> bool:
 
 
 def told(row: StoredTask) -> str:
-    """What is known of a task."""
+    """Return a description of a record for a fault."""
     errors = [path.rpartition(".")[2] for path, _ in errors_of(row)]
     return (
         f"{row.status}, final {row.record.final}, {row.attempt_count} attempts, "

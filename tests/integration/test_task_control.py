@@ -1,4 +1,4 @@
-"""Deleting tasks and running them now over gRPC, as cancelling and the admin do."""
+"""Deleting a task and running it now over gRPC. Cancelling and the admin use these calls."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Identity tokens: real keys, real signatures, the certificates of a real emulator."""
+"""OIDC tokens with real keys, real signatures and the certificates of a real emulator."""
 
 import base64
 import json
@@ -33,7 +33,7 @@ TOKEN = OidcToken(email=EMAIL, audience=AUDIENCE)
 
 
 class Signer:
-    """Makes valid and invalid tokens with one key."""
+    """Creates valid and invalid tokens with one key."""
 
     def __init__(self) -> None:
         self.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -70,7 +70,7 @@ SIGNER = Signer()
 
 @pytest.fixture
 def post(settings: Any) -> Iterator[Callable[..., int]]:
-    """POST a task to a site that requires tokens of `SIGNER`; returns the status."""
+    """POST a task to a site that requires tokens of `SIGNER`, and return the status."""
     options = settings.TASKS["default"]["OPTIONS"] | {"OIDC_SERVICE_ACCOUNT_EMAIL": EMAIL}
     settings.TASKS = {"default": settings.TASKS["default"] | {"OPTIONS": options}}
     runtime = Runtime(
@@ -215,7 +215,7 @@ def test_a_token_of_arbitrary_text_is_refused(text: str) -> None:
 
 
 class Certificates:
-    """A source of certificates that counts fetches, can change and can fail; and a clock."""
+    """A source of certificates that counts fetches, can change and can fail. It has a clock."""
 
     def __init__(self) -> None:
         self.fetched = 0

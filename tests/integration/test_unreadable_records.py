@@ -1,4 +1,4 @@
-"""Records that cannot be read or changed: only these are set aside, and the others are sent."""
+"""The relay postpones a record that it cannot read or change, and sends the other tasks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def site(database: str) -> Iterator[Site]:
 
 
 def waiting(site: Site, count: int) -> list[str]:
-    """The ids of tasks whose process died before it sent them, in the order of the relay."""
+    """Enqueue tasks whose process dies before it sends them. Return the ids in relay order."""
     enqueue_and_die(site, count)
     rows = StoredTask.objects.using(database_of(site))
     return list(rows.order_by("relay_at").values_list("pk", flat=True))

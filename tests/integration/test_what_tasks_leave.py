@@ -1,4 +1,4 @@
-"""What a task leaves on its thread affects neither its own end nor the next request."""
+"""A task can leave state on its thread. It affects neither the result nor the next request."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def site(request: pytest.FixtureRequest, database: str) -> Iterator[Site]:
 
 
 def seen_by_others(database: str, look: Callable[[], object]) -> object:
-    """What another connection sees, which is only committed data."""
+    """Return the data that another connection sees, which is only committed data."""
 
     def there() -> object:
         try:

@@ -1,4 +1,7 @@
-"""`python -m tests.storm.enqueuer SEED COUNT`: orders in transactions, some rolled back."""
+"""`python -m tests.storm.enqueuer SEED COUNT`: places orders in transactions.
+
+Some of the transactions are rolled back.
+"""
 
 import random
 import sys
@@ -29,12 +32,12 @@ def main() -> None:
                 regretted = draw.random() < 0.15
                 transaction.set_rollback(regretted)
         except (OperationalError, InterfaceError) as error:
-            # SQLite is busy, or the database has gone: what is committed, its rows tell.
+            # SQLite is busy, or the database is down. The rows show if the order is committed.
             print("busy", error, flush=True)
             connection.close()
         else:
             print("rolled back" if regretted else "ordered", flush=True)
-        time.sleep(draw.random() * 0.03)  # customers do not come all at once
+        time.sleep(draw.random() * 0.03)  # orders do not come all at the same time
 
 
 main()

@@ -1,4 +1,4 @@
-"""What a storm is made of. `STORM_OF=few,closing` leaves out all that is not named."""
+"""The parts of a storm. `STORM_OF=few,closing` runs a storm with only these parts."""
 
 import os
 
@@ -14,7 +14,7 @@ ALL = {
 
 
 def chosen() -> frozenset[str]:
-    """The names of the ingredients of this storm."""
+    """Return the names of the parts of this storm, from `STORM_OF` in the environment."""
     names = os.environ.get("STORM_OF")
     found = frozenset(ALL if names is None else filter(None, names.split(",")))
     assert found <= set(ALL), f"STORM_OF knows {', '.join(ALL)}"

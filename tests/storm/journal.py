@@ -1,7 +1,7 @@
-"""What the functions of the tasks did, told outside the database.
+"""A journal of the attempts, in a file outside the database.
 
-A process adds each line in one write at the end of a file, which is there although the process is
-killed, the database crashes or a transaction is undone.
+A process appends each line with one write. So the line stays in the file if the process is killed,
+the database crashes, or a transaction is rolled back.
 """
 
 import os
@@ -17,14 +17,14 @@ from django_tasks_cloud_tasks import CloudTaskContext
 BEGAN, RETURNED, COMMITTED, RAISED = "began", "returned", "committed", "raised:"  # and the path
 
 type Attempts = dict[int, dict[str, list[float]]]
-"""By the number of the attempt, and the event: when it was told, in seconds since the epoch."""
+"""By the number of the attempt and the event: its times, in seconds since the epoch."""
 
 
 @contextmanager
 def told(context: CloudTaskContext) -> Iterator[None]:
-    """Tell of the attempt that is made inside: that it begins, and that it returns or raises.
+    """Record in the journal that an attempt begins, and that it returns or raises.
 
-    Inside a transaction it tells of the commit as well.
+    In a transaction, the commit is recorded too.
     """
     _tell(context, BEGAN)
     if transaction.get_connection().in_atomic_block:
@@ -47,7 +47,7 @@ def _tell(context: CloudTaskContext, event: str) -> None:
 
 
 def read(path: Path) -> dict[str, Attempts]:
-    """All that was told, by the id of the task."""
+    """Read the journal. The result is by task id."""
     journal: dict[str, Attempts] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for line in path.read_text().splitlines() if path.exists() else ():
         task_id, number, event, moment = line.split()

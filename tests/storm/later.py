@@ -1,4 +1,4 @@
-"""`python -m tests.storm.later SECONDS`: a relay that looks once, with a clock that is ahead."""
+"""`python -m tests.storm.later SECONDS`: runs a relay once, with a clock that is ahead."""
 
 import sys
 from datetime import UTC, datetime, timedelta

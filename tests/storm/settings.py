@@ -1,10 +1,10 @@
-"""The site that stands in the storm; where everything is comes from the environment."""
+"""The settings of the site in the storm. All addresses come from the environment."""
 
 import json
 import os
 
 from tests.mariadb import use_driver
-from tests.settings import *  # noqa: F403 - the same site, but for what follows
+from tests.settings import *  # noqa: F403 - the same site with changes
 
 DATABASES = {"default": json.loads(os.environ["STORM_DATABASE"])}
 if "mysql" in DATABASES["default"]["ENGINE"]:

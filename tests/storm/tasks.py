@@ -1,4 +1,4 @@
-"""Tasks that count, each in its own way."""
+"""The tasks of the storm. Each writes its effect to the database in a different way."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.models import Counter, Mark, Order
 from tests.storm.journal import told
 
 UNDONE = "undone: "
-"""Begins the mark of an attempt that raised: what it left open must not be committed."""
+"""The start of the mark of an attempt that raised. The library must not commit such a mark."""
 
 
 def _count(kind: str, mark: str) -> None:
@@ -42,14 +42,14 @@ def fails_at_first(context: CloudTaskContext, number: int) -> int:
 @task(backend="stored", atomic=True, takes_context=True)
 def outlasts_its_lease(context: CloudTaskContext, number: int) -> int:
     with told(context):
-        time.sleep(2.5)  # what it is about: longer than the lease, before it holds any lock
+        time.sleep(2.5)  # longer than the lease, before the task holds a lock
         _count("outlasts_its_lease", context.task_result.id)
     return number * 2
 
 
 @task(backend="stored", atomic=True, takes_context=True)
 def enqueues_another(context: CloudTaskContext, number: int) -> int:
-    """Exactly one task more, however often this one is tried."""
+    """Enqueue exactly one other task, regardless of the number of attempts."""
     with told(context):
         _count("enqueues_another", context.task_result.id)
         Order.objects.create(task_id=atomic.enqueue(number).id, kind="atomic", number=number)
@@ -57,7 +57,7 @@ def enqueues_another(context: CloudTaskContext, number: int) -> int:
 
 
 def _leave_open(number: int) -> None:
-    """A transaction that nobody ends, made in one way or another."""
+    """Open a transaction and leave it open. The number selects one of three ways."""
     match number % 3:
         case 0:
             transaction.set_autocommit(False)
@@ -70,7 +70,7 @@ def _leave_open(number: int) -> None:
 
 @task(backend="stored", takes_context=True)
 def leaves_open(context: CloudTaskContext, number: int) -> int:
-    """A transaction that is not committed, or no connection at all."""
+    """Return and leave a transaction open, or close the connection."""
     with told(context):
         if number % 4:
             _leave_open(number)
@@ -82,7 +82,7 @@ def leaves_open(context: CloudTaskContext, number: int) -> int:
 
 @task(backend="stored", takes_context=True)
 def fails_open(context: CloudTaskContext, number: int) -> int:
-    """Leaves a transaction open and raises, the first time."""
+    """In the first attempt, leave a transaction open and raise."""
     with told(context):
         if not context.task_result.errors:
             _leave_open(number)
@@ -101,7 +101,7 @@ def plain(context: CloudTaskContext, number: int) -> int:
 
 @task(backend="stored", takes_context=True)
 def fills_the_pool(context: CloudTaskContext, number: int) -> int:
-    """Keeps its connection while it works, for longer than a renewal takes."""
+    """Keep the connection of the pool for longer than the interval of the lease renewals."""
     with told(context):
         Mark.objects.create(name=context.task_result.id)
         time.sleep(1.0)
@@ -125,11 +125,11 @@ MARKING = {plain.name, fails_open.name, fills_the_pool.name, waits.name}
 """The kinds whose effect is committed before they return."""
 
 QUEUES: dict[str, int] = {"default": -1, "few": 3, "one": 1}
-"""The attempts that each queue makes of a task; -1 without end."""
+"""The maximum number of attempts of each queue; -1 for no limit."""
 
 
 def kinds_of(ingredients: Collection[str]) -> dict[str, Any]:
-    """The tasks that a storm of these is made with, by name."""
+    """Return the tasks of a storm with these parts, by name."""
     kinds: list[Any] = [
         *(atomic, fails_at_first, outlasts_its_lease, enqueues_another, plain, waits),
         *((leaves_open, fails_open) if "open" in ingredients else ()),

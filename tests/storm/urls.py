@@ -1,4 +1,4 @@
-"""The endpoint alone."""
+"""The URLs of a site with only the task endpoint."""
 
 from django.urls import include, path
 

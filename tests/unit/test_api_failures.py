@@ -1,4 +1,4 @@
-"""What becomes of a failed creation."""
+"""Decisions after failed calls of the Cloud Tasks API."""
 
 import attrs
 import grpc

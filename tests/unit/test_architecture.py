@@ -1,4 +1,4 @@
-"""Arrows point inwards, and start-up stays light."""
+"""Imports point from the outer layers to the core, and start-up imports no heavy library."""
 
 import ast
 import subprocess
@@ -49,7 +49,7 @@ def modules(room: str) -> list[Path]:
 
 
 def imports(path: Path) -> list[tuple[int, str]]:
-    """Level and module of each import; level 0 is absolute."""
+    """Return level and module of each import. Level 0 means an absolute import."""
     found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -117,9 +117,9 @@ def test_start_up_loads_nothing_heavy(library: str) -> None:
 
 
 def edges() -> dict[str, set[str]]:
-    """The modules of ours that each module imports, at its top or inside a function.
+    """Return the modules of this package that each module imports, at the top or in a function.
 
-    Not what is imported for type checkers only: that is no dependency when it runs.
+    Imports for type checkers only are excluded, because they do not happen at run time.
     """
     names = {module_name(path) for path in PACKAGE.rglob("*.py")}
     found: dict[str, set[str]] = {}

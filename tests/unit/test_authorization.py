@@ -1,4 +1,4 @@
-"""Who may have a task executed."""
+"""The authorization of deliveries."""
 
 import base64
 import json
@@ -40,7 +40,7 @@ GOOD: dict[str, Any] = {
 
 @attrs.define
 class Tokens:
-    """Knows one token, `a.b.c`, and its claims."""
+    """A verifier that accepts one token, `a.b.c`, and returns its claims."""
 
     claims: dict[str, Any] = attrs.field(factory=lambda: dict(GOOD))
 
@@ -51,7 +51,7 @@ class Tokens:
 
 
 def authorize(demanded: Policy, proof: Proof, tokens: Tokens) -> Decision:
-    """The decision, with what it asks for: one signature is known, and these tokens."""
+    """Return the decision. The only valid signature is `signed`, and `tokens` verifies tokens."""
     needed = demand(demanded, proof)
     match needed:
         case NeedsSignature(body, signature):

@@ -1,4 +1,4 @@
-"""What a delivery means for a task that is recorded, or is to be."""
+"""Decisions about a delivery of a task that has, or should have, a record."""
 
 from datetime import UTC, datetime, timedelta
 

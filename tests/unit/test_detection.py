@@ -25,7 +25,7 @@ type Find = Callable[[str | None, Platform], Finding[Detected]]
 
 @attrs.define
 class Metadata:
-    """A metadata server with these values; `asked` lists the requested paths."""
+    """A metadata server with these values. `asked` lists the requested paths."""
 
     values: Mapping[str, str] = attrs.field(factory=dict)
     asked: list[str] = attrs.field(factory=list)
@@ -72,7 +72,7 @@ ENV, METADATA = "in the environment", "of the metadata server"
 
 @attrs.frozen
 class Place:
-    """Where an app runs: what is known of it, and its metadata server."""
+    """A place where an app runs: the facts about it, and its metadata server."""
 
     platform: Platform
     metadata: Metadata

@@ -1,4 +1,4 @@
-"""The host names that the emulator answers to."""
+"""The host names that requests to the emulator may use."""
 
 import pytest
 from django_tasks_cloud_tasks.emulator.ways_in.hosts import AllowedHosts

@@ -1,4 +1,4 @@
-"""A journal that refuses a change, as a full disk does: the change does not happen."""
+"""If the journal refuses a change, as with a full disk, the change does not happen."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ TARGET = HttpTarget(url="http://localhost/")
 
 @attrs.define
 class Disk:
-    """A journal that keeps names, and refuses after `room` more changes."""
+    """A journal that stores names. It refuses changes after `room` more changes."""
 
     room: int = _ENOUGH
     tasks: dict[str, int] = attrs.field(factory=dict)
@@ -85,7 +85,7 @@ def create(service: Service, task_id: str | None, *, after: int = 0, queue: str 
 
 
 def shown(service: Service) -> object:
-    """Everything that a caller can see."""
+    """Return all state that a caller can see."""
     return [
         (
             queue.name,

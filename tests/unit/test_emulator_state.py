@@ -277,7 +277,7 @@ def test_a_queue_remembers_a_limited_number_of_names(monkeypatch: pytest.MonkeyP
 
 
 class AnyOrderOfEvents(RuleBasedStateMachine):
-    """No order of events loses a task or exceeds the limits."""
+    """A test with random events: no order of events loses a task or exceeds the limits."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What becomes of a record: claims, leases, ends, cancelling, the relay's decisions."""
+"""The lifecycle of a record: claims, leases, ends, cancelling, decisions of the relay."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -519,7 +519,7 @@ WHEN = {Situation.LOST: [LATER, NOW + timedelta(days=31)]}
 
 
 def after(event: Event, record: TaskRecord, now: datetime) -> list[TaskRecord | None]:
-    """The records that the event may make of it; None where it is refused."""
+    """Return the possible records after an event; None means that the event is refused."""
     match event:
         case Event.DELIVERED:
             delivered = [

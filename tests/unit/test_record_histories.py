@@ -1,4 +1,4 @@
-"""Everything that can happen to a recorded task, in any order: what must hold whatever did."""
+"""Random histories of a recorded task. The invariants must hold after any order of events."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -195,9 +195,9 @@ class Histories(RuleBasedStateMachine):
 
 
 def is_seen_to(record: TaskRecord) -> bool:
-    """Whether the looks of the relay alone have the task sent, and then looked up or sent again.
+    """Return whether the relay alone sends the task, and then looks it up or sends it again.
 
-    As long as nobody comes: whatever was sent first may be lost.
+    No delivery happens meanwhile. The first Cloud Task may be lost, so the relay must send another.
     """
     sends, now = 0, NOW
     for _ in range(20):

@@ -1,4 +1,4 @@
-"""Building the request, and its size as the service counts it."""
+"""Building the request, and computing its size as the service does."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -102,7 +102,7 @@ def test_an_impossible_queue_name_is_refused() -> None:
 
 
 def as_stored(request: TaskRequest) -> int:
-    """The size of the real message with everything that the service adds."""
+    """Return the size of the real message with all fields that the service adds."""
     task = Task.pb()(
         name=f"{request.queue}/tasks/{request.task_id}",
         http_request={

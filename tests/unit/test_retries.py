@@ -1,4 +1,4 @@
-"""Backoff and the end of retries by the rules of Cloud Tasks."""
+"""The backoff and the end of retries, according to the rules of Cloud Tasks."""
 
 import pytest
 from django_tasks_cloud_tasks.emulator.state.retries import RetryPolicy

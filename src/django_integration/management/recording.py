@@ -1,4 +1,4 @@
-"""What the commands about recorded tasks begin with."""
+"""Shared by the commands for recorded tasks."""
 
 from django.core.management.base import CommandError
 
@@ -7,12 +7,15 @@ from ..registry import recording_backends
 
 
 def demand_recording_backends() -> dict[str, Configuration]:
-    """The configurations of the backends that keep results, by alias.
+    """Return the configurations of the backends that keep results, by alias.
 
     Raises:
-        CommandError: there are none.
+        CommandError: no backend keeps results.
     """
     configurations = recording_backends()
     if not configurations:
-        raise CommandError("No backend keeps results: set RESULTS to 'database' in TASKS.")
+        raise CommandError(
+            "No backend in TASKS keeps results. Set RESULTS to 'database' in the OPTIONS of a "
+            "backend."
+        )
     return configurations

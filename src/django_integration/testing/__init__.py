@@ -1,1 +1,1 @@
-"""For the tests of sites: captured tasks, the emulator, fixtures and test cases."""
+"""Helpers for the tests of sites: captured tasks, the emulator, fixtures and test cases."""

@@ -1,8 +1,8 @@
-"""Tests of sites that enqueue tasks, with any test runner.
+"""Context managers for the tests of sites that enqueue tasks, for any test runner.
 
-`capturing` keeps what is enqueued in memory, and delivers it through the site's own view when told
-to. `emulating` is the real emulator on a free port, with its clock in the test's hand. The fixtures
-of the pytest plugin and the mixins for unittest are these two.
+`capturing` stores the enqueued tasks in memory. The test delivers them to the view of the site.
+`emulating` starts the emulator on a free port, and the test moves its clock. The fixtures of the
+pytest plugin and the mixins for unittest use these two context managers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ...emulator.background import BackgroundEmulator
     from ...emulator.state.model import FinishedAttempt, Task
 
-# For what a site detects in production and its tests do not set.
+# Values that a site detects in production. The environment of the tests overrides them.
 _DEFAULTS = {
     "GOOGLE_CLOUD_PROJECT": "test-project",
     "CLOUD_TASKS_LOCATION": "us-central1",
@@ -39,12 +39,18 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class TaskFailedError(AssertionError):
-    """A delivered task was not answered with success."""
+    """The view did not answer the delivery of a task with success."""
 
 
 @attrs.define(eq=False)
 class CapturedTask:
-    """A task that was enqueued: its request, what it carries, and how often it was delivered."""
+    """A task that a test enqueued.
+
+    Attributes:
+        request: the request to create the task.
+        payload: the decoded body: the path of the function, its arguments and the task's options.
+        attempts: how many times `run` delivered the task.
+    """
 
     request: TaskRequest
     payload: TaskPayload
@@ -60,7 +66,13 @@ class CapturedTask:
 
 @attrs.frozen
 class Delivered:
-    """A delivery: the task, and the view's answer as status and JSON document."""
+    """The result of a delivery.
+
+    Attributes:
+        task: the delivered task.
+        status: the HTTP status of the response.
+        document: the JSON document of the response.
+    """
 
     task: CapturedTask
     status: int
@@ -77,9 +89,9 @@ class CapturedTasks:
 
     @property
     def pending(self) -> list[CapturedTask]:
-        """The tasks that were enqueued and not yet executed with success, oldest first."""
+        """The tasks that wait for their next delivery, oldest first."""
         known = {id(task.request): task for task in self._pending}
-        # A request that was replaced or deleted meanwhile is no longer pending.
+        # The list contains no requests that were replaced or deleted since the last call.
         self._pending[:] = [
             known.get(id(request)) or CapturedTask(request, TaskPayload.decode(request.body))
             for request in self._queue.requests
@@ -87,29 +99,39 @@ class CapturedTasks:
         return self._pending
 
     def run(self, task: CapturedTask, *, check: bool = True) -> Delivered:
-        """Deliver one pending task, now, whatever its schedule time.
+        """Deliver one pending task now, regardless of its schedule time.
+
+        If the status of the response is not 200, the task stays pending. Its next delivery is then
+        its next attempt.
 
         Args:
-            check: whether an answer other than success fails the test; if not, the task stays
-                pending, and its next delivery is its next attempt.
+            task: the task, from `pending`.
+            check: whether to raise if the task did not succeed.
 
         Raises:
-            TaskFailedError: with `check`, the answer was not success.
+            TaskFailedError: `check` is True, and the task did not succeed.
         """
         delivered = self._deliver(task)
-        if delivered.status == 200:  # noqa: PLR2004 - success, on the wire
+        if delivered.status == 200:  # noqa: PLR2004 - the HTTP status of a success
             self._queue.requests.remove(task.request)
         if check and delivered.document.get("status") != "success":
-            raise TaskFailedError(f"{task!r} was answered {delivered.status}: {delivered.document}")
+            raise TaskFailedError(
+                f"The task {task!r} did not succeed. The view answered with the status "
+                f"{delivered.status}: {delivered.document}"
+            )
         return delivered
 
     def run_all(self, *, check: bool = True) -> list[Delivered]:
-        """Deliver every pending task once, and those that they enqueue, in order.
+        """Deliver every pending task once, in order, including tasks that these tasks enqueue.
+
+        Args:
+            check: whether to raise if a task did not succeed.
 
         The next attempt at a task that failed or snoozed stays pending.
 
         Raises:
-            TaskFailedError: with `check`, an answer was not success.
+            TaskFailedError: `check` is True, and a task did not succeed. The tasks after it are
+                not delivered.
         """
         delivered: list[Delivered] = []
         seen: set[str] = set()
@@ -139,7 +161,7 @@ class CapturedTasks:
             data=request.body,
             content_type=content_type,
             headers=headers,
-            secure=True,  # A site that redirects to https shall see the task itself.
+            secure=True,  # Otherwise SECURE_SSL_REDIRECT would redirect the delivery.
         )
         try:
             document = json.loads(response.content)
@@ -150,7 +172,7 @@ class CapturedTasks:
 
 @contextmanager
 def capturing() -> Iterator[CapturedTasks]:
-    """Capture the tasks that are enqueued; nothing is asked over a network."""
+    """Return a context manager that captures the enqueued tasks. It uses no network."""
     from ...adapters.memory import MemoryTaskQueue, MemoryTokens
     from ...adapters.metadata import NoMetadataServer
     from ..runtime import Runtime, use_runtime
@@ -169,14 +191,15 @@ def capturing() -> Iterator[CapturedTasks]:
 class EmulatorInHand:
     """The emulator of a test.
 
-    Its clock stands still, and the site goes by the same clock: what is due now is delivered at
-    once, everything later (schedule times, retries, rates) when the test moves the clock with
-    `advance`. Where the test's database
-    is SQLite in memory, whose one connection all threads share, tasks are delivered one at a time,
-    and only while the test waits in `settle` or `advance`.
+    Its clock moves only in `advance`, and the site uses the same clock. A task that is due is
+    delivered immediately. A later event (a schedule time, a retry, a rate limit) happens when
+    `advance` reaches its time.
+
+    With SQLite in memory, all threads of a test share one connection. Then the emulator delivers
+    one task at a time, and only while the test waits in `settle` or `advance`.
 
     Attributes:
-        address: HOST:PORT, for `CLOUD_TASKS_EMULATOR_HOST` of other programs.
+        address: HOST:PORT, for `CLOUD_TASKS_EMULATOR_HOST` in the environment of other programs.
     """
 
     def __init__(self, background: BackgroundEmulator) -> None:
@@ -185,35 +208,42 @@ class EmulatorInHand:
 
     @property
     def finished(self) -> list[FinishedAttempt]:
-        """The attempts that have ended, oldest first."""
+        """The finished attempts, oldest first. Only the latest 10,000 are kept."""
         return list(self._background.emulator.finished)
 
     def chaos(self, spec: str) -> None:
-        """Make trouble from now on: `seed=7,duplicate=0.5,drop=0.1,refuse=0,delay=0`, for example.
+        """Inject faults into the attempts from now on.
 
-        What is not named has its default; trouble is the same for the same seed and task ids.
+        Args:
+            spec: for example `seed=7,duplicate=0.5,drop=0.1,refuse=0,delay=0`. Missing names have
+                their default values. The same seed and the same task ids give the same faults. See
+                `Chaos` in `emulator.ways_out.chaos`.
 
         Raises:
-            ConfigurationError: that is no trouble.
+            ConfigurationError: a name is unknown, a value is not a number, or it is out of range.
         """
         from ...emulator.ways_out.chaos import Chaos
 
         self._background.emulator.chaos = Chaos.parse(spec)
 
     def reset(self) -> None:
-        """Empty all queues."""
+        """Remove all queues and tasks, and cancel the attempts in progress."""
         self._background.call(self._background.emulator.reset())
 
     def settle(self) -> None:
-        """Wait until everything that is due has been delivered and answered."""
+        """Wait until no attempt is in progress. All tasks that were due are delivered then."""
         self._background.call(self._background.emulator.settle())
 
     def advance(self, seconds: float) -> None:
-        """Move the clock on. What becomes due in between is delivered in order, and answered."""
+        """Move the clock forward by `seconds`.
+
+        Tasks that become due are delivered in the order of their times. The method returns when
+        these attempts have ended.
+        """
         self._background.call(self._background.emulator.advance(seconds))
 
     def waiting(self) -> list[Task]:
-        """The tasks that are still in their queues, of all queues, by schedule time."""
+        """Return the tasks in all queues, sorted by schedule time. Running tasks are included."""
 
         async def collect() -> list[Task]:
             service = self._background.emulator.service
@@ -224,11 +254,16 @@ class EmulatorInHand:
 
 @contextmanager
 def emulating(site: str) -> Iterator[EmulatorInHand]:
-    """An emulator that tasks are enqueued to, and that delivers to the site at that URL.
+    """Return a context manager that runs an emulator.
+
+    The backends of the class `CloudTasksBackend` in TASKS enqueue to it.
+
+    Args:
+        site: the URL of the site to which the emulator delivers, such as that of a live server.
 
     Raises:
-        ConfigurationError: the extra [emulator] is not installed, or Django's live server could not
-            answer.
+        ConfigurationError: the extra [emulator] is not installed, or the setting `STATIC_URL`,
+            which Django's live server needs, is empty.
     """
     try:
         from ...emulator.background import BackgroundEmulator
@@ -236,8 +271,8 @@ def emulating(site: str) -> Iterator[EmulatorInHand]:
         from ...emulator.server import Emulator
     except ImportError as error:
         raise ConfigurationError(
-            f"The emulator needs the extra [emulator] ({error.name} is missing): pip install "
-            "'django-tasks-cloud-tasks[emulator]'"
+            f"The emulator needs the extra [emulator], because {error.name} is missing. Run: pip "
+            "install 'django-tasks-cloud-tasks[emulator]'"
         ) from error
     from django.conf import settings
     from django.db import connections
@@ -248,11 +283,12 @@ def emulating(site: str) -> Iterator[EmulatorInHand]:
 
     if not settings.STATIC_URL:
         raise ConfigurationError(
-            "Django's live server answers every request with an error where STATIC_URL is not set. "
-            "Set it in the settings of the tests, for example to '/static/'."
+            "The setting STATIC_URL is empty. Django's live server then answers every request with "
+            "an error. Set STATIC_URL in the settings of the tests, for example to '/static/'."
         )
-    # The live server's threads and the test share a connection to a database in memory.
     clock = ManualClock()
+    # With a SQLite database in memory, the threads of the live server and the test share one
+    # connection.
     known: Any = connections.all()
     shared = any(c.vendor == "sqlite" and c.is_in_memory_db() for c in known)
     with BackgroundEmulator(

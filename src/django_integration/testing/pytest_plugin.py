@@ -1,4 +1,4 @@
-"""The fixtures for pytest, which finds them by itself."""
+"""The pytest plugin. pytest loads it through an entry point, so that the fixtures are available."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def cloud_tasks() -> Iterator[CapturedTasks]:
-    """Capture the tasks that the test enqueues; `.pending` lists, `.run_all()` executes them."""
+    """Capture the tasks that the test enqueues. `.pending` lists them, `.run_all()` runs them."""
     with capturing() as captured:
         yield captured
 
 
 @pytest.fixture
 def cloud_tasks_emulator(live_server: LiveServer) -> Iterator[EmulatorInHand]:
-    """An emulator that the site enqueues to, and that delivers to pytest-django's `live_server`."""
+    """An emulator for the backends in TASKS. It delivers to pytest-django's `live_server`."""
     with ExitStack() as stack:
         try:
             emulator = stack.enter_context(emulating(live_server.url))

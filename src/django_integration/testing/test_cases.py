@@ -1,4 +1,4 @@
-"""What the fixtures of the pytest plugin are to pytest, for unittest and `manage.py test`."""
+"""Mixins and a test runner for unittest and `manage.py test`."""
 
 from __future__ import annotations
 
@@ -12,34 +12,35 @@ if TYPE_CHECKING:
     from django.test import LiveServerTestCase as _LiveServerTestCase
     from django.test import SimpleTestCase as _TestCase
 else:
-    # The test case among the bases brings what these are.
+    # The other base class of a test case provides the methods of these classes.
     _TestCase = _LiveServerTestCase = object
 
 
 class CloudTasksMixin(_TestCase):
-    """Captures the tasks that each test enqueues; stands before the test case among the bases.
+    """Captures the tasks that each test enqueues. Write this mixin before the test case class.
 
-    With RESULTS the test case is a TransactionTestCase, or its tests use
-    `captureOnCommitCallbacks(execute=True)`: a recorded task is sent after the commit.
+    With RESULTS, a recorded task is sent after the commit. So use a TransactionTestCase, or enqueue
+    in `captureOnCommitCallbacks(execute=True)`.
 
     Attributes:
-        cloud_tasks: what was captured; `.pending` lists, `.run_all()` executes.
+        cloud_tasks: the captured tasks. `.pending` lists them, `.run_all()` runs them.
     """
 
     cloud_tasks: CapturedTasks
 
     def setUp(self) -> None:
-        """Begin to capture."""
+        """Start to capture."""
         super().setUp()
         self.cloud_tasks = self.enterContext(capturing())
 
 
 class CloudTasksEmulatorMixin(_LiveServerTestCase):
-    """Gives each test an emulator that delivers to its live server; stands before
-    LiveServerTestCase among the bases.
+    """Starts an emulator for each test. It delivers to the test's live server.
+
+    Write this mixin before LiveServerTestCase.
 
     Attributes:
-        cloud_tasks_emulator: the emulator, with its clock in the test's hand.
+        cloud_tasks_emulator: the emulator. The test moves its clock.
     """
 
     cloud_tasks_emulator: EmulatorInHand
@@ -48,26 +49,26 @@ class CloudTasksEmulatorMixin(_LiveServerTestCase):
         """Start the emulator.
 
         Raises:
-            TypeError: there is no live server to deliver to.
+            TypeError: the test case has no live server.
         """
         super().setUp()
         if not hasattr(self, "live_server_url"):
             raise TypeError(
-                f"{type(self).__name__} needs a live server: write class {type(self).__name__}"
-                "(CloudTasksEmulatorMixin, LiveServerTestCase)."
+                f"{type(self).__name__} has no live server. Write: class {type(self).__name__}"
+                "(CloudTasksEmulatorMixin, LiveServerTestCase)"
             )
         self.cloud_tasks_emulator = self.enterContext(emulating(self.live_server_url))
 
 
 class CloudTasksTestRunner(DiscoverRunner):
-    """Captures, and forgets, what tests without a mixin enqueue, so that nothing is called.
+    """A test runner that discards the tasks that tests without a mixin enqueue.
 
-    For `TEST_RUNNER` in the settings. Worker processes of `--parallel` inherit it where they are
-    forked.
+    So these tests do not call Cloud Tasks. Set it as `TEST_RUNNER` in the settings. With
+    `--parallel`, it works only if the worker processes are forked.
     """
 
     def run_checks(self, databases: Any) -> None:  # noqa: ANN401 - Django's signature
-        """Run the system checks, with what a site detects in production."""
+        """Run the system checks, with defaults for the values that a site detects in production."""
         with capturing():
             super().run_checks(databases)
 

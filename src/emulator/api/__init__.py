@@ -1,1 +1,1 @@
-"""The methods of the API: a request message in, a response message or an `ApiError` out."""
+"""The methods of the API. They take a request and return a response or raise `ApiError`."""

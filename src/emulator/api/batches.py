@@ -16,7 +16,7 @@ from .driver import Driver
 from .method import Method, cloud_tasks_methods
 
 _LARGEST_CREATION, _LARGEST_DELETION = 100, 1000
-_MOST_OPERATIONS = 500  # kept at a time
+_MOST_OPERATIONS = 500  # operations that are kept
 _ABORTED = 10
 
 
@@ -24,7 +24,12 @@ class Batches:
     """Handles the methods for batches and operations.
 
     Args:
-        create_task: creates the task of a `CreateTaskRequest`.
+        service: the queues and tasks.
+        driver: the program that runs the API.
+        create_task: creates the task of a `CreateTaskRequest`, and returns it.
+
+    Attributes:
+        methods: the methods by gRPC path.
     """
 
     def __init__(
@@ -45,7 +50,7 @@ class Batches:
         }
 
     def reset(self) -> None:
-        """Forget all operations."""
+        """Remove all operations."""
         self._operations.clear()
         self._requests.clear()
 
@@ -91,7 +96,14 @@ class Batches:
     ) -> Message:
         """Process the whole batch now, and return an operation that is done.
 
-        A request id that was used before returns the operation of the first request.
+        If a request with the same request id was made before, return its operation.
+
+        Args:
+            request: the request of the batch.
+            count: the number of items in the batch.
+            act: processes the item with this index. It raises `ApiError` if the item fails.
+            metadata: the metadata message to fill.
+            response: the response message. `act` may add to it.
         """
         location = request.parent.rpartition("/queues/")[0]
         key = (type(request).__name__, request.parent, request.request_id)

@@ -1,4 +1,4 @@
-"""Customer-managed encryption keys (CMEK) of locations. They are kept, but never used."""
+"""Customer-managed encryption keys (CMEK) of locations. They are stored, but have no effect."""
 
 from google.cloud.tasks_v2 import types
 
@@ -16,7 +16,7 @@ class CmekConfigs:
         )
 
     def reset(self) -> None:
-        """Forget all keys."""
+        """Remove all keys."""
         self._keys.clear()
 
     def _get(self, request: Message) -> Message:

@@ -1,4 +1,4 @@
-"""What the API's methods need from the program that runs them."""
+"""The interface of the program that runs the methods of the API."""
 
 from typing import Protocol
 
@@ -6,16 +6,16 @@ from ..state.model import Attempt
 
 
 class Driver(Protocol):
-    """Tells the time, dispatches what the methods changed, and logs."""
+    """Provides the time, dispatches tasks and logs events for the methods of the API."""
 
     def now(self) -> int:
-        """The time, in nanoseconds since the epoch."""
+        """Return the time, in nanoseconds since the epoch."""
 
     def touched(self, queue: str) -> None:
-        """Dispatch what is due in the queue, because something in it changed."""
+        """Dispatch the due tasks of a queue, because the queue or its tasks changed."""
 
     def begin(self, attempt: Attempt) -> None:
-        """Make the attempt."""
+        """Start an attempt."""
 
     def log(self, event: str, **facts: object) -> None:
-        """Log an event."""
+        """Log an event with its facts."""

@@ -1,4 +1,4 @@
-"""IAM policies of queues. They are kept, but never enforced."""
+"""IAM policies of queues. They are stored, but not enforced."""
 
 from uuid import uuid4
 
@@ -24,7 +24,7 @@ class Policies:
         }
 
     def reset(self) -> None:
-        """Forget all policies."""
+        """Remove all policies."""
         self._policies.clear()
 
     def _get(self, request: Message) -> Message:

@@ -1,4 +1,4 @@
-"""Locations of the service. Any name is accepted, and a few are always listed."""
+"""The locations of the service. Any location name is valid. A few locations are always listed."""
 
 import google.cloud.location.locations_pb2 as locations_pb2  # noqa: PLR0402 - a namespace package
 
@@ -7,7 +7,7 @@ from ..messages.wire import Message, location_name
 from ..state.state_machine import Service
 from .method import Method
 
-# A few of the places where the service is.
+# A few locations of the service.
 _LISTED = (
     *("asia-east1", "asia-northeast1", "asia-south1", "australia-southeast1"),
     *("europe-west1", "europe-west3", "southamerica-east1", "us-central1", "us-east1", "us-west1"),

@@ -20,7 +20,12 @@ _CLOUD_TASKS = "/google.cloud.tasks.v2.CloudTasks/"
 
 @attrs.frozen
 class Method:
-    """A method of the API."""
+    """A method of the API.
+
+    Attributes:
+        request: the class of the request message.
+        handle: handles a request message. It returns the response or raises `ApiError`.
+    """
 
     request: MessageClass
     handle: Handler
@@ -29,28 +34,28 @@ class Method:
         """Handle a request and return the response.
 
         Raises:
-            ApiError: the request is refused. An unexpected exception becomes INTERNAL and is
-                logged, so that other calls on the same connection go on.
+            ApiError: the request is refused. An unexpected exception is logged and becomes
+                INTERNAL, so that the connection stays usable for other calls.
         """
         try:
             return self.handle(request)
         except ApiError:
             raise
         except Exception as error:
-            logger.exception("%s failed", type(request).__name__)
+            logger.exception("The handler of %s failed.", type(request).__name__)
             raise ApiError(Status.INTERNAL, "Internal error encountered.") from error
 
 
 def cloud_tasks_path(name: str) -> str:
-    """The gRPC path of a method of the service `CloudTasks`."""
+    """Return the gRPC path of a method of the service `CloudTasks`."""
     return _CLOUD_TASKS + name
 
 
 def cloud_tasks_methods(handlers: Mapping[str, Handler]) -> dict[str, Method]:
-    """Methods of the service `CloudTasks` by gRPC path, from handlers by method name.
+    """Convert handlers by method name of the service `CloudTasks` to methods by gRPC path.
 
-    Older versions of google-cloud-tasks lack the messages of some methods. Those methods are left
-    out.
+    Older versions of google-cloud-tasks do not have the messages of some methods. The result does
+    not contain these methods.
     """
     return {
         cloud_tasks_path(name): Method(request.pb(), handle)

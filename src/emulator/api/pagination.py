@@ -1,4 +1,4 @@
-"""Splitting a list into pages, and the tokens for the next page."""
+"""Pages of a list, and the tokens for the next page."""
 
 import base64
 import json
@@ -10,16 +10,23 @@ _LARGEST_PAGE = 3_500_000  # bytes; clients accept 4 MiB by default
 
 
 class PageToken:
-    """The key of a page's last item. The next page starts after it, even if items were deleted."""
+    """A page token. It contains the key of the last item on the page.
+
+    The next page starts after this key, even if items were deleted.
+    """
 
     @staticmethod
     def write(key: tuple[int | str, ...]) -> str:
-        """The token for the items after `key`."""
+        """Return the token for the items after `key`."""
         return base64.urlsafe_b64encode(json.dumps(key).encode()).decode()
 
     @staticmethod
     def read(token: str) -> tuple[int | str, ...]:
-        """The key in a token. An empty token gives the smallest key."""
+        """Return the key in a token. For an empty token it is the smallest key.
+
+        Raises:
+            ApiError: INVALID_ARGUMENT, the token is invalid.
+        """
         if not token:
             return ()
         try:
@@ -40,14 +47,21 @@ def page[T](
     largest: int,
     weight: Callable[[T], int] = lambda _: 0,
 ) -> tuple[list[T], str]:
-    """One page of a list that is sorted by `key`, and the token for the next page.
+    """Return one page of a list, and the token for the next page.
 
     The token is empty on the last page.
 
     Args:
-        size: the number of items that the client asked for; 0 for `largest`.
-        largest: the largest number of items on a page.
-        weight: size of an item in bytes. A page ends before it exceeds what clients accept.
+        items: the whole list, sorted by `key`.
+        key: returns the key of an item.
+        size: the number of items that the client requests; 0 for `largest`.
+        token: the token of the client; empty for the first page.
+        largest: the maximum number of items on a page.
+        weight: returns the size of an item in bytes. The page ends before its size exceeds the
+            default message limit of gRPC clients.
+
+    Raises:
+        ApiError: INVALID_ARGUMENT, the size or the token is invalid.
     """
     if size < 0:
         raise invalid("The page size cannot be negative.")

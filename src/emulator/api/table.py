@@ -1,4 +1,4 @@
-"""The table of all methods of the API: those of `CloudTasks`, and of the services beside it."""
+"""The table of all methods of the API: those of `CloudTasks`, locations and operations."""
 
 from ..state.state_machine import Service
 from .batches import Batches
@@ -11,10 +11,14 @@ from .tasks import Tasks
 
 
 class Api:
-    """The API on a `Service`.
+    """The API of a `Service`.
+
+    Args:
+        service: the queues and tasks.
+        driver: the program that runs the API.
 
     Attributes:
-        methods: every method, by its gRPC path.
+        methods: all methods by gRPC path.
     """
 
     def __init__(self, service: Service, driver: Driver) -> None:
@@ -32,11 +36,11 @@ class Api:
         )
 
     def has_url(self, queue: str) -> bool:
-        """Whether the queue sets the URL of its tasks."""
+        """Return whether a queue overrides the host of its tasks' URLs."""
         return self._tasks.has_url(queue)
 
     def reset(self) -> None:
-        """Forget everything that the API keeps beside queues and tasks."""
+        """Remove all operations, IAM policies and CMEK configurations."""
         self._batches.reset()
         self._policies.reset()
         self._cmek.reset()

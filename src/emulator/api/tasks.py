@@ -23,7 +23,8 @@ from .method import cloud_tasks_methods
 from .pagination import page
 
 _MOST_TASKS = 1000  # on a page
-_NEARLY_TOO_LARGE = 900_000  # bytes of a request above which the stored form is measured
+# Above this size of a request, in bytes, the size of the stored task is checked.
+_NEARLY_TOO_LARGE = 900_000
 
 
 class Tasks:
@@ -66,7 +67,11 @@ class Tasks:
         return write_task(self.create(request), request.response_view)
 
     def create(self, request: Message) -> Task:
-        """Create the task of a `CreateTaskRequest`."""
+        """Create the task of a `CreateTaskRequest`, and return it.
+
+        Raises:
+            ApiError: the task is invalid or refused.
+        """
         parent, now = queue_name(request.parent), self._driver.now()
         task_id, task = read_task_id(request.task, parent), request.task
         facts: dict[str, Any] = {
@@ -91,7 +96,7 @@ class Tasks:
         return created
 
     def has_url(self, queue: str) -> bool:
-        """Whether the queue sets the URL of its tasks."""
+        """Return whether a queue overrides the host of its tasks' URLs."""
         if not self._service.has_queue(queue):
             return False
         override = self._service.queue(queue).config.override

@@ -1,1 +1,1 @@
-"""Conversions between the protobuf messages of the API and the values of the emulator's state."""
+"""Conversions between the protobuf messages of the API and the objects of the emulator's state."""

@@ -1,4 +1,4 @@
-"""Converting queues from messages to values and back, with the API's validation."""
+"""Converts queues from messages to objects and back, with the validation of the API."""
 
 import math
 from typing import Any
@@ -11,16 +11,20 @@ from ..state.retries import RetryPolicy
 from .targets import read_override, read_routing, write_override, write_routing
 from .wire import Message, QueueMessage, duration, seconds, timestamp
 
-# Older versions of google-cloud-tasks lack the field.
+# Older versions of google-cloud-tasks do not have this field.
 _QUEUE_TARGETS = "http_target" in QueueMessage.DESCRIPTOR.fields_by_name
 _HIGHEST_RATE, _MOST_CONCURRENT = 500, 5000
 
 
 def read_queue(message: Message, *, zero_doublings: bool = False) -> QueueConfig:
-    """The configuration in a queue message.
+    """Return the configuration in a queue message.
 
     Args:
-        zero_doublings: whether a `max_doublings` of 0 is a value; otherwise it means the default.
+        message: the queue message.
+        zero_doublings: whether a `max_doublings` of 0 means 0; otherwise it means the default.
+
+    Raises:
+        ApiError: INVALID_ARGUMENT.
     """
     limits, retries = message.rate_limits, message.retry_config
     rate = limits.max_dispatches_per_second
@@ -59,7 +63,7 @@ def read_queue(message: Message, *, zero_doublings: bool = False) -> QueueConfig
 
 
 def read_retries(message: Message, *, zero_doublings: bool = False) -> RetryPolicy:
-    """The policy in a retry config; `zero_doublings` as for `read_queue`."""
+    """Return the policy in a `RetryConfig` message. See `read_queue` for `zero_doublings`."""
     default = RetryPolicy()
     if message.max_attempts < -1:
         raise invalid("RetryConfig.maxAttempts must be greater or equal to -1.")
@@ -90,7 +94,7 @@ def read_retries(message: Message, *, zero_doublings: bool = False) -> RetryPoli
 
 
 def write_queue(queue: Queue) -> Message:
-    """A queue as the API shows it."""
+    """Return the message for a queue, as the API shows it."""
     config = queue.config
     limits = config.limits
     message = QueueMessage(

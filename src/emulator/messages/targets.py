@@ -1,4 +1,4 @@
-"""Converting targets, tokens, headers and overrides from messages to values and back."""
+"""Converts targets, tokens, headers and overrides from messages to objects and back."""
 
 import re
 from collections.abc import Mapping
@@ -114,7 +114,13 @@ def write_token(token: Token | None, message: Message) -> None:
 
 
 def read_headers(request: Message) -> Mapping[str, str]:
-    """The headers of a task, without those that only the service may set by its reference."""
+    """Return the headers of a task, without those that the API reference reserves for the service.
+
+    The mapping must not be changed.
+
+    Raises:
+        ApiError: INVALID_ARGUMENT, a header is invalid, or the headers are too large.
+    """
     headers = dict(request.headers)
     _check_headers(headers)
     kept = [(k, v) for k, v in headers.items() if not _OWN_HEADERS.match(k)]
@@ -123,7 +129,7 @@ def read_headers(request: Message) -> Mapping[str, str]:
 
 @lru_cache(maxsize=1000)
 def _shared(headers: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
-    """Headers as a mapping. Tasks with equal headers share it, so it must not be changed."""
+    """Return headers as a mapping. Tasks with equal headers share one mapping to save memory."""
     return dict(headers)
 
 

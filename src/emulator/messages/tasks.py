@@ -1,4 +1,4 @@
-"""Converting tasks from messages to values and back, with the API's validation."""
+"""Converts tasks from messages to objects and back, with the validation of the API."""
 
 from sys import intern
 
@@ -42,7 +42,7 @@ from .wire import (
 
 _AttemptMessage = types.Attempt.pb()
 
-# Older versions of google-cloud-tasks lack the field.
+# Older versions of google-cloud-tasks do not have this field.
 _TASK_RETRIES = "retry_config" in TaskMessage.DESCRIPTOR.fields_by_name
 _BODY_METHODS = {"POST", "PUT", "PATCH"}
 _HORIZON = 720 * 3600 * SECOND
@@ -50,9 +50,9 @@ _DEFAULT_DEADLINE = 600 * SECOND
 _SHORTEST_DEADLINE, _LONGEST_DEADLINE = 15 * SECOND, 1800 * SECOND
 _LONGEST_APP_ENGINE_DEADLINE = (24 * 3600 + 15) * SECOND
 _LONGEST_URL = 2083
-_LAST_SECOND = 253_402_300_799  # of the year 9999, where the range of a Timestamp ends
+_LAST_SECOND = 253_402_300_799  # the end of the year 9999, which is the end of Timestamp's range
 
-# The gRPC code and name that the API's `response_status` shows for the HTTP status of an attempt.
+# By the HTTP status of an attempt: the gRPC code and name that the API shows in `response_status`.
 _RPC_CODES = {
     400: (3, "INVALID_ARGUMENT"),
     401: (16, "UNAUTHENTICATED"),
@@ -69,7 +69,15 @@ _UNKNOWN_CODE = (2, "UNKNOWN")
 
 
 def read_task_id(task: Message, parent: str) -> str | None:
-    """The id of a task to create; None if the service chooses one."""
+    """Return the id of a task to create; None if the service chooses the id.
+
+    Args:
+        task: the task message of the request.
+        parent: the full name of the queue.
+
+    Raises:
+        ApiError: INVALID_ARGUMENT, the name is invalid or belongs to another queue.
+    """
     if not task.name:
         return None
     full_name: str = task.name
@@ -85,23 +93,31 @@ def read_task_id(task: Message, parent: str) -> str | None:
 
 
 def check_size(task: Message) -> None:
-    """Refuse a task whose stored form is larger than the service accepts."""
+    """Check the size of a task in its stored form.
+
+    Raises:
+        ApiError: INVALID_ARGUMENT, the task is larger than the service accepts.
+    """
     if task.ByteSize() > MAX_STORED_SIZE:
         raise invalid(f"Task size too large: at most {MAX_STORED_SIZE} bytes are stored.")
 
 
 def read_task_retries(task: Message) -> RetryPolicy | None:
-    """The task's own retry policy, which replaces that of its queue."""
+    """Return the task's own retry policy; None if the policy of its queue applies."""
     if _TASK_RETRIES and task.HasField("retry_config"):
         return read_retries(task.retry_config)
     return None
 
 
 def read_target(task: Message, *, url_needed: bool = True) -> Target:
-    """The target of a task to create.
+    """Return the target of a task to create.
 
     Args:
-        url_needed: whether the task must have a URL, because its queue sets none.
+        task: the task message of the request.
+        url_needed: whether the task must have a URL. False if its queue overrides the host.
+
+    Raises:
+        ApiError: INVALID_ARGUMENT.
     """
     if task.HasField("app_engine_http_request"):
         return _read_app_engine(task.app_engine_http_request)
@@ -118,7 +134,7 @@ def read_target(task: Message, *, url_needed: bool = True) -> Target:
     token = read_token(http)
     if isinstance(token, OidcToken) and not token.audience:
         token = attrs.evolve(token, audience=http.url)
-    # Most tasks of a queue have the same URL, so the text is kept only once.
+    # Most tasks of a queue have the same URL. Interning keeps one copy of the text in memory.
     url = intern(http.url)
     return HttpTarget(
         url=url, method=method, headers=read_headers(http), body=http.body, token=token
@@ -147,7 +163,11 @@ def _read_app_engine(request: Message) -> AppEngineTarget:
 
 
 def read_deadline(task: Message) -> int:
-    """The dispatch deadline of a task to create, in nanoseconds."""
+    """Return the dispatch deadline of a task to create, in nanoseconds.
+
+    Raises:
+        ApiError: INVALID_ARGUMENT, the deadline is out of range.
+    """
     if not task.HasField("dispatch_deadline"):
         return _DEFAULT_DEADLINE
     deadline = task.dispatch_deadline.seconds * SECOND + task.dispatch_deadline.nanos
@@ -160,7 +180,11 @@ def read_deadline(task: Message) -> int:
 
 
 def read_schedule_time(task: Message, now: int) -> int | None:
-    """The schedule time of a task to create; None for now."""
+    """Return the schedule time of a task to create, in nanoseconds since the epoch; None for now.
+
+    Raises:
+        ApiError: INVALID_ARGUMENT, the time is out of range or too far in the future.
+    """
     if not task.HasField("schedule_time"):
         return None
     if not 0 <= task.schedule_time.seconds <= _LAST_SECOND:
@@ -175,11 +199,11 @@ def read_schedule_time(task: Message, now: int) -> int | None:
 
 
 def write_task(task: Task, view: int) -> Message:
-    """A task as the API shows it. Only the FULL view contains the body."""
+    """Return the message for a task, as the API shows it. Only the FULL view contains the body."""
     message = TaskMessage(
         name=task.name,
         schedule_time=timestamp(task.schedule_time),
-        # Production shows it in whole seconds.
+        # Production shows this time in whole seconds.
         create_time=Timestamp(seconds=task.create_time // SECOND),
         dispatch_deadline=Duration(seconds=task.deadline // SECOND, nanos=task.deadline % SECOND),
         dispatch_count=task.dispatch_count,

@@ -1,4 +1,4 @@
-"""What all conversions share: message classes, names of resources, HTTP methods and times."""
+"""Shared by all conversions: message classes, names of resources, HTTP methods and times."""
 
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -12,7 +12,7 @@ from ...core.names import QueueName
 from ..errors import invalid, invalid_queue_name
 from ..state.limits import SECOND
 
-# google-cloud-tasks publishes its messages without types.
+# google-cloud-tasks publishes no types for its messages.
 type Message = Any
 
 TaskMessage = types.Task.pb()
@@ -29,7 +29,11 @@ METHOD_NUMBERS = {name: number for number, name in METHODS.items()}
 
 
 def queue_name(text: str) -> str:
-    """Check that `text` is the name of a queue, and return it."""
+    """Check that `text` is the full name of a queue, and return it.
+
+    Raises:
+        ApiError: INVALID_ARGUMENT.
+    """
     try:
         return str(QueueName.parse(text))
     except InvalidNameError:
@@ -37,7 +41,11 @@ def queue_name(text: str) -> str:
 
 
 def location_name(text: str) -> str:
-    """Check that `text` is the name of a location, and return it."""
+    """Check that `text` is the full name of a location, and return it.
+
+    Raises:
+        ApiError: INVALID_ARGUMENT.
+    """
     match text.split("/"):
         case ["projects", project, "locations", location] if project and location:
             return text
@@ -47,7 +55,7 @@ def location_name(text: str) -> str:
 
 
 def timestamp(moment: int) -> Timestamp:
-    """Nanoseconds since the epoch as a message."""
+    """Convert nanoseconds since the epoch to a message."""
     return Timestamp(seconds=moment // SECOND, nanos=moment % SECOND)
 
 
@@ -61,7 +69,10 @@ def seconds(duration: Duration) -> float:
 
 
 def pacific(moment: Timestamp) -> str:
-    """A time in the time zone of the service's error messages, which has no daylight saving."""
+    """Return a time in ISO format, in the time zone that the service uses in error messages.
+
+    This time zone is UTC-8 without daylight saving time.
+    """
     pacific = timezone(timedelta(hours=-8))
     return (
         (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=moment.seconds))

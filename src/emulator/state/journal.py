@@ -11,29 +11,33 @@ from .model import Queue, Task
 
 
 class Journal(Protocol):
-    """Records every change before it is made."""
+    """Records every change before it is made.
+
+    Every method raises `ApiError` if the change cannot be recorded. Nothing is recorded then. Times
+    are nanoseconds since the epoch.
+    """
 
     def together(self) -> AbstractContextManager[None]:
-        """A context manager: the changes inside are recorded together, or none of them is.
+        """Return a context manager that records the changes inside it as one change.
 
         Raises:
-            ApiError: at the end of the context at the latest, with nothing recorded.
+            ApiError: at the end of the context at the latest. None of the changes is recorded.
         """
 
     def queue_changed(self, queue: Queue) -> None:
-        """A queue is created or changed."""
+        """Record a new queue or a changed queue."""
 
     def queue_deleted(self, name: str, until: int) -> None:
-        """A queue and its tasks are deleted. Its name stays reserved until that time."""
+        """Record that a queue and its tasks are deleted. The name is reserved until `until`."""
 
     def task_changed(self, task: Task) -> None:
-        """A task is created or changed."""
+        """Record a new task or a changed task."""
 
     def task_removed(self, task: Task, until: int) -> None:
-        """A task is removed. Its name stays reserved until that time."""
+        """Record that a task is removed. Its name is reserved until `until`."""
 
     def emptied(self) -> None:
-        """Everything is removed."""
+        """Record that all queues, tasks and reserved names are removed."""
 
 
 class NullJournal:

@@ -1,25 +1,30 @@
-"""The rate limit of a queue: a token bucket that is given the time in nanoseconds."""
+"""The rate limit of a queue: a token bucket without a clock of its own."""
 
 import attrs
 
 SECOND = 1_000_000_000
-"""Nanoseconds. All times of the emulator are whole nanoseconds since the epoch."""
+"""One second in nanoseconds. All times of the emulator are integer nanoseconds since the epoch."""
 
 _LONGEST_WAIT = 31 * 24 * 3600  # seconds; no task is kept longer
 
 
 def burst_for(rate: float) -> int:
-    """The burst that the service chooses for a rate.
+    """Return the burst size that the service chooses for a rate, in dispatches per second.
 
-    The rule is not published. The default queue (500 a second) has 100, and slow queues were seen
-    with 10. A fifth of the rate, but at least 10, fits both.
+    The rule is not published. In production, a queue with the default rate of 500 per second has a
+    burst size of 100, and slow queues have 10. A fifth of the rate, but at least 10, matches both.
     """
     return max(10, int(rate / 5))
 
 
 @attrs.define
 class TokenBucket:
-    """A bucket that gains `rate` tokens a second, up to `burst`. Every dispatch takes one token."""
+    """A bucket that gains `rate` tokens per second, up to `burst`. A dispatch takes one token.
+
+    Attributes:
+        tokens: the tokens in the bucket at `filled_at`.
+        filled_at: the time of the last update, in nanoseconds since the epoch.
+    """
 
     rate: float
     burst: float
@@ -28,11 +33,11 @@ class TokenBucket:
 
     @classmethod
     def full(cls, rate: float, burst: float, now: int) -> "TokenBucket":
-        """A full bucket."""
+        """Create a full bucket. `now` is in nanoseconds since the epoch."""
         return cls(rate, burst, burst, now)
 
     def take(self, now: int) -> bool:
-        """Take a token, and return whether there was one."""
+        """Take a token if there is one, and return whether there was one."""
         self._refill(now)
         if self.tokens < 1:
             return False
@@ -40,15 +45,15 @@ class TokenBucket:
         return True
 
     def give_back(self) -> None:
-        """Return the token that was taken last, because nothing was dispatched."""
+        """Put one token back, because the dispatch did not happen."""
         self.tokens += 1
 
     def next_token(self, now: int) -> int:
-        """The time when `take` will succeed; `now` if it would succeed now."""
+        """Return the time at which `take` succeeds; `now` if it succeeds now."""
         self._refill(now)
         if self.tokens >= 1:
             return now
-        # Rounded up, because a nanosecond too early the token would not be there yet.
+        # Round up, because one nanosecond too early there is no token yet.
         return now + int(min((1 - self.tokens) / self.rate, _LONGEST_WAIT) * SECOND) + 1
 
     def _refill(self, now: int) -> None:

@@ -19,7 +19,7 @@ from .targets import (
 
 
 class QueueState(Enum):
-    """Whether a queue dispatches."""
+    """Whether a queue dispatches its tasks."""
 
     RUNNING = "RUNNING"
     PAUSED = "PAUSED"
@@ -27,20 +27,33 @@ class QueueState(Enum):
 
 @attrs.frozen(kw_only=True)
 class RateLimits:
-    """The limits of a queue: dispatches a second, and concurrent dispatches."""
+    """The limits of a queue. The defaults are those of a new queue in Cloud Tasks.
+
+    Attributes:
+        rate: dispatches per second.
+        concurrent: dispatches in progress at the same time.
+    """
 
     rate: float = 500.0
     concurrent: int = 1000
 
     @property
     def burst(self) -> int:
-        """Dispatches that may be made at once after an idle time."""
+        """The number of dispatches that an idle queue can make at once."""
         return burst_for(self.rate)
 
 
 @attrs.frozen(kw_only=True)
 class QueueConfig:
-    """The configuration of a queue. `logged_share` is kept, but has no effect."""
+    """The configuration of a queue.
+
+    Attributes:
+        limits: the rate limits.
+        retries: the retry policy of tasks that do not have their own.
+        override: parts of the request that replace those of HTTP tasks.
+        routing: the routing that replaces that of App Engine tasks.
+        logged_share: the sampling ratio of Cloud Logging. It is stored, but has no effect.
+    """
 
     limits: RateLimits = attrs.field(factory=RateLimits)
     retries: RetryPolicy = attrs.field(factory=RetryPolicy)
@@ -50,20 +63,27 @@ class QueueConfig:
 
 
 class AttemptResult(Enum):
-    """How an attempt without a response ended."""
+    """The result of an attempt that ended without a response."""
 
     TIMEOUT = "timeout"
     NO_CONNECTION = "no connection"
 
     @property
     def http_status(self) -> int:
-        """The status that the next attempt of an HTTP task gives as the previous response."""
+        """The HTTP status that the next attempt of an HTTP task sends as the previous response."""
         return 504 if self is AttemptResult.TIMEOUT else 503
 
 
 @attrs.define
 class AttemptRecord:
-    """What the API shows of an attempt. `status` is the HTTP status; None while it runs."""
+    """The facts about an attempt that the API shows. Times are nanoseconds since the epoch.
+
+    Attributes:
+        response_time: the time of the response; None without a response.
+        status: the HTTP status; None while the attempt runs. Without a response it is the status
+            of `AttemptResult.http_status`.
+        answered: whether there was a response.
+    """
 
     schedule_time: int
     dispatch_time: int
@@ -74,7 +94,17 @@ class AttemptRecord:
 
 @attrs.define(eq=False)
 class Task:
-    """A task in a queue. `order` marks its entry in the heap; None while it is dispatched."""
+    """A task in a queue. Times are nanoseconds since the epoch.
+
+    Attributes:
+        deadline: the dispatch deadline, in nanoseconds.
+        retries: the retry policy of the task; None for that of its queue.
+        dispatch_count: attempts that began.
+        response_count: attempts that got a response.
+        execution_count: the responses that count as executions, see `Service.finish`.
+        order: identifies the task's valid entry in the heap of its queue; None while the task does
+            not wait.
+    """
 
     queue_name: str
     task_id: str
@@ -92,13 +122,20 @@ class Task:
 
     @property
     def name(self) -> str:
-        """The full name. It is built on demand to save memory."""
+        """The full name, `projects/P/locations/L/queues/Q/tasks/T`. Not stored, to save memory."""
         return f"{self.queue_name}/tasks/{self.task_id}"
 
 
 @attrs.frozen(eq=False)
 class Attempt:
-    """An attempt that begins, with everything that its request contains."""
+    """An attempt that begins, with the data for its request.
+
+    Attributes:
+        record: the facts about this attempt.
+        retry_count: the number of earlier attempts.
+        execution_count: the task's `execution_count` when the attempt began.
+        previous: the facts about the previous attempt; None for the first attempt.
+    """
 
     queue: "Queue"
     task: Task
@@ -108,7 +145,7 @@ class Attempt:
     previous: AttemptRecord | None
 
     def headers(self) -> dict[str, str]:
-        """The headers that Cloud Tasks adds, as captured from production."""
+        """Return the headers that Cloud Tasks adds to the request, as captured from production."""
         http = isinstance(self.task.target, HttpTarget)
         prefix = "X-CloudTasks-" if http else "X-AppEngine-"
         headers = {
@@ -129,7 +166,7 @@ class Attempt:
         return headers
 
     def target(self) -> Target:
-        """The task's target, with the overrides of its queue."""
+        """Return the task's target with the overrides of its queue."""
         target = self.task.target
         if isinstance(target, HttpTarget):
             target = overridden(target, self.queue.config.override)
@@ -143,7 +180,14 @@ class Attempt:
 
 @attrs.frozen
 class FinishedAttempt:
-    """An attempt that ended. Tests and the dashboard show it."""
+    """An attempt that ended, for tests and the dashboard.
+
+    Attributes:
+        task: the full name of the task.
+        number: 1 for the first attempt.
+        status: the HTTP status, or that of `AttemptResult.http_status`.
+        answered: whether there was a response.
+    """
 
     task: str
     number: int
@@ -153,7 +197,17 @@ class FinishedAttempt:
 
 @attrs.define(eq=False)
 class Queue:
-    """A queue and its tasks."""
+    """A queue and its tasks. Times are nanoseconds since the epoch.
+
+    Attributes:
+        purge_time: the time of the last purge; None if there was none.
+        tasks: the tasks by task id.
+        waiting: a heap of (schedule time, `Task.order`, task id). It may contain invalid entries.
+        running: attempts in progress.
+        held_until: the queue dispatches nothing before this time, because of a `Retry-After`
+            header.
+        tombstones: by the ids of removed tasks, the time until which an id is reserved.
+    """
 
     name: str
     config: QueueConfig

@@ -1,8 +1,8 @@
 """The state machine of queues, tasks and attempts. It has no input, output or clock.
 
-Each method is an event: a request, or something that happened, at a time (`now`, nanoseconds since
-the epoch). It changes the state, and returns a result or raises `ApiError`. The scheduler, a test
-or a simulation drives the state machine with three methods:
+Each method is an event: a request, or something else that happened. `now` is the time of the event
+in nanoseconds since the epoch. The method changes the state, and returns a result or raises
+`ApiError`. The scheduler, a test or a simulation drives the state machine with three methods:
 
 - `dispatch(queue, now)` returns the attempts that begin now. The caller makes them.
 - `finish(attempt, result, now)` reports how an attempt ended.
@@ -14,8 +14,8 @@ the heap, and the entry is skipped later. The state is changed in place, because
 event would be too slow with a hundred thousand tasks.
 
 A request is recorded in the journal before it changes the state. If the journal refuses, nothing
-changes. Some events have happened anyway: an attempt has ended, or a task has passed its retention.
-If the journal refuses to record such an event, `catch_up` records it later.
+changes. Two events cannot be refused: the end of an attempt, and the end of a task's retention. If
+the journal refuses to record such an event, `catch_up` records it later.
 """
 
 import heapq
@@ -49,27 +49,28 @@ from .retries import RetryPolicy
 from .targets import HttpTarget, Target
 
 TASK_TOMBSTONE = 24 * 3600 * SECOND
-"""How long a task's name stays reserved after the task is removed."""
+"""How long a task's name stays reserved after the task is removed, in nanoseconds."""
 
 QUEUE_TOMBSTONE = 3 * 24 * 3600 * SECOND
-"""How long a deleted queue's name stays reserved."""
+"""How long a deleted queue's name stays reserved, in nanoseconds."""
 
 MOST_TOMBSTONES = 200_000
-"""How many names a queue remembers. Production remembers more, which needs more memory."""
+"""The maximum number of reserved task names in a queue. Production keeps more. The emulator limits
+the number to save memory."""
 
 RETENTION = 31 * 24 * 3600 * SECOND
-"""The longest time that a task is kept."""
+"""How long a task is kept at most after its creation, in nanoseconds."""
 
-_FEW = 64  # entries in a heap that need no cleaning
+_FEW = 64  # invalid entries that a heap may always contain without being rebuilt
 
 
 class Service:
     """All queues of all projects.
 
     Args:
-        new_id: makes the id of a task that is created without one.
-        create_queues: whether a task may be created in a queue that does not exist yet.
-        journal: records every change.
+        new_id: returns an id for a task that is created without a name.
+        create_queues: whether creating a task also creates its queue if that does not exist.
+        journal: records every change; None to record nothing.
     """
 
     def __init__(
@@ -90,7 +91,11 @@ class Service:
     # Queues
 
     def create_queue(self, name: str, config: QueueConfig, now: int) -> Queue:
-        """Create a queue. `name` must be valid."""
+        """Create a queue. The caller has checked that `name` is valid.
+
+        Raises:
+            ApiError: the queue exists, its name is still reserved, or the journal refuses.
+        """
         if name in self._queues:
             raise ApiError(Status.ALREADY_EXISTS, "Queue already exists")
         if now < self._deleted_queues.get(name, now):
@@ -109,18 +114,22 @@ class Service:
         self._deleted_queues.pop(name, None)
 
     def queue(self, name: str) -> Queue:
-        """The queue with that name."""
+        """Return the queue with this full name.
+
+        Raises:
+            ApiError: NOT_FOUND.
+        """
         queue = self._queues.get(name)
         if queue is None:
             raise no_queue()
         return queue
 
     def has_queue(self, name: str) -> bool:
-        """Whether a queue with that name exists."""
+        """Return whether a queue with this full name exists."""
         return name in self._queues
 
     def queues(self, parent: str = "") -> list[Queue]:
-        """The queues below `projects/P/locations/L`, or all queues, sorted by name."""
+        """Return the queues in `projects/P/locations/L`, or all queues, sorted by name."""
         prefix = f"{parent}/queues/" if parent else ""
         return [queue for name, queue in sorted(self._queues.items()) if name.startswith(prefix)]
 
@@ -148,7 +157,7 @@ class Service:
         del self._queues[name]
         for task in queue.tasks.values():
             self._late.pop(task.name, None)
-        queue.tasks.clear()  # So that `finish` puts no task back.
+        queue.tasks.clear()  # Then `finish` does not put a task back.
 
     def purge_queue(self, name: str, now: int) -> Queue:
         """Delete all tasks of a queue."""
@@ -178,9 +187,9 @@ class Service:
         return queue
 
     def reset(self, queues: Iterable[str], now: int) -> None:
-        """Remove all queues and tasks, and create these queues.
+        """Remove all queues, tasks and reserved names, and create the queues with these names.
 
-        Attempts under way have no effect when they end.
+        Attempts in progress have no effect when they end.
         """
         made = {name: _queue(name, QueueConfig(), now) for name in queues}
         with self._journal.together():
@@ -193,25 +202,29 @@ class Service:
         self._deleted_queues.clear()
         self._late.clear()
 
-    # Restoring what a journal recorded
+    # Restoring the state from a journal. These methods record nothing.
 
     def restore_queue(self, name: str, config: QueueConfig, now: int) -> Queue:
-        """Restore a queue."""
+        """Restore a queue, and return it."""
         queue = self._queues[name] = _queue(name, config, now)
         return queue
 
     def restore_deleted_queue(self, name: str, until: int) -> None:
-        """Restore the name of a deleted queue that is still reserved."""
+        """Restore the name of a deleted queue. It is reserved until `until`."""
         self._deleted_queues[name] = until
 
     def restore_task(self, task: Task) -> None:
-        """Restore a task."""
+        """Restore a task. Its queue must be restored before.
+
+        Raises:
+            KeyError: its queue does not exist.
+        """
         queue = self._queues[task.queue_name]
         queue.tasks[task.task_id] = task
         self._schedule(queue, task)
 
     def restore_tombstone(self, name: str, until: int, now: int) -> None:
-        """Restore the name of a removed task that is still reserved."""
+        """Restore the name of a removed task if its queue exists and `until` is after `now`."""
         queue_name, task_id = split_task_name(name)
         if until > now and queue_name in self._queues:
             self._queues[queue_name].tombstones[task_id] = until
@@ -229,7 +242,20 @@ class Service:
         now: int,
         retries: RetryPolicy | None = None,
     ) -> Task:
-        """Put a task into a queue. A schedule time in the past means now."""
+        """Create a task.
+
+        Args:
+            queue_name: the full name of its queue.
+            task_id: the id; None for an id from `new_id`.
+            target: the request to make.
+            schedule_time: nanoseconds since the epoch; None or a time in the past for now.
+            deadline: the dispatch deadline, in nanoseconds.
+            now: the time of this event.
+            retries: the retry policy of the task; None for that of its queue.
+
+        Raises:
+            ApiError: the queue does not exist, the name is taken, or the journal refuses.
+        """
         queue = known = self._queues.get(queue_name)
         if queue is None:
             queue = self._queue_on_demand(queue_name, now)
@@ -258,7 +284,11 @@ class Service:
         return task
 
     def task(self, name: str, now: int) -> Task:
-        """The task with that name."""
+        """Return the task with this full name.
+
+        Raises:
+            ApiError: the name is invalid, or NOT_FOUND.
+        """
         queue_name, task_id = split_task_name(name)
         queue = self._queues.get(queue_name)
         task = queue.tasks.get(task_id) if queue else None
@@ -269,17 +299,25 @@ class Service:
         return task
 
     def tasks(self, queue_name: str) -> list[Task]:
-        """The tasks of a queue, sorted by schedule time."""
+        """Return the tasks of a queue, sorted by schedule time and name.
+
+        Raises:
+            ApiError: NOT_FOUND, the queue does not exist.
+        """
         tasks = self.queue(queue_name).tasks.values()
         return sorted(tasks, key=lambda task: (task.schedule_time, task.name))
 
     def delete_task(self, name: str, now: int) -> None:
-        """Delete a task. Its attempts under way continue, but do not put it back."""
+        """Delete a task. Its attempts in progress continue, but they do not put it back."""
         task = self.task(name, now)
         self._remove(self._queues[split_task_name(name)[0]], task, now)
 
     def run_task(self, name: str, now: int) -> Attempt:
-        """Dispatch a task now, regardless of the state and the limits of its queue."""
+        """Dispatch a task now, even if its queue is paused or at its limits.
+
+        Returns:
+            The attempt. The caller makes it.
+        """
         task = self.task(name, now)
         queue = self._queues[split_task_name(name)[0]]
         return self._begin(queue, task, now)
@@ -287,10 +325,13 @@ class Service:
     # Attempts
 
     def dispatch(self, queue_name: str, now: int) -> Iterator[Attempt]:
-        """Begin every attempt that is due in the queue and within its limits.
+        """Begin all attempts that are due in the queue and within its limits.
+
+        Returns:
+            An iterator over the attempts. The caller makes them.
 
         Raises:
-            ApiError: the journal refuses. What is due stays due.
+            ApiError: the journal refuses. The task stays due.
         """
         self.catch_up()
         queue = self._queues.get(queue_name)
@@ -306,7 +347,7 @@ class Service:
             yield attempt
 
     def catch_up(self) -> None:
-        """Record what the journal refused at the time when it happened.
+        """Record the events that the journal refused to record when they happened.
 
         Raises:
             ApiError: the journal still refuses.
@@ -316,7 +357,11 @@ class Service:
             del self._late[name]
 
     def next_event(self, queue_name: str, now: int) -> int | None:
-        """The time of the next attempt; None if there is none before another event."""
+        """Return the time of the next attempt.
+
+        None means that there is no attempt before another event, such as a new task or the end of
+        an attempt.
+        """
         queue = self._queues.get(queue_name)
         if queue is None or not self._may_begin(queue):
             return None
@@ -326,12 +371,15 @@ class Service:
     def finish(
         self, attempt: Attempt, result: int | AttemptResult, now: int, retry_after: int = 0
     ) -> None:
-        """An attempt ended with an HTTP status, or without a response.
+        """Report that an attempt ended. The task is removed, or put back for its next attempt.
 
         Args:
-            retry_after: nanoseconds that the response asked to wait for. With 429 and 503 the whole
-                queue waits, because the service slows down a queue whose handler is overloaded.
-                With another status it has no effect.
+            attempt: the attempt.
+            result: the HTTP status of the response, or the reason why there is no response.
+            now: the time of this event.
+            retry_after: the wait that the response requested, in nanoseconds. With 429 and 503 the
+                whole queue waits, because the service slows down a queue whose handler is
+                overloaded. With another status it has no effect.
         """
         queue, task, record = attempt.queue, attempt.task, attempt.record
         queue.running -= 1
@@ -340,8 +388,8 @@ class Service:
         if record.answered:
             record.response_time = now
             task.response_count += 1
-            # HTTP tasks do not count 5xx responses, App Engine tasks count all. This was captured
-            # from production.
+            # The count of an HTTP task excludes 5xx responses. The count of an App Engine task
+            # includes all responses. Both were captured from production.
             counts = record.status < 500 or not isinstance(task.target, HttpTarget)  # noqa: PLR2004
             task.execution_count += counts
         if not record.answered or record.status not in {429, 503}:
@@ -359,7 +407,7 @@ class Service:
             self._remove(queue, task, now, late=True)
             return
         backoff = round(policy.backoff(task.dispatch_count) * SECOND)
-        # A wait longer than the retention makes no difference.
+        # A longer wait than the retention has the same effect, because the task is removed before.
         task.schedule_time = now + min(max(backoff, retry_after), RETENTION)
         self._schedule(queue, task)
         self._record_late(task.name, lambda: self._journal.task_changed(task))
@@ -367,7 +415,10 @@ class Service:
     # Internals
 
     def _record_late(self, task_name: str, record: Callable[[], None]) -> None:
-        """Record what has already happened, or keep it for `catch_up` if the journal refuses."""
+        """Record an event that cannot be refused. If the journal refuses, keep it for `catch_up`.
+
+        A later event of the same task replaces an earlier one.
+        """
         self._late.pop(task_name, None)
         try:
             record()
@@ -375,7 +426,11 @@ class Service:
             self._late[task_name] = record
 
     def _queue_on_demand(self, name: str, now: int) -> Queue:
-        """A new queue for a task whose queue does not exist yet."""
+        """Return a new queue for a task whose queue does not exist. It is not added yet.
+
+        Raises:
+            ApiError: NOT_FOUND, queues are not created on demand, or the name is reserved.
+        """
         if not self._create_queues or now < self._deleted_queues.get(name, now):
             raise no_queue()
         return _queue(name, QueueConfig(), now)
@@ -384,7 +439,7 @@ class Service:
         self._order += 1
         task.order = self._order
         if len(queue.waiting) > 2 * len(queue.tasks) + _FEW:
-            # Most entries belong to tasks that no longer wait: build the heap again without them.
+            # Most entries belong to tasks that no longer wait. Rebuild the heap without them.
             queue.waiting = [
                 (other.schedule_time, other.order, other.task_id)
                 for other in queue.tasks.values()
@@ -394,9 +449,9 @@ class Service:
         heapq.heappush(queue.waiting, (task.schedule_time, self._order, task.task_id))
 
     def _first(self, queue: Queue, now: int) -> int | None:
-        """The earliest schedule time of a waiting task.
+        """Return the earliest schedule time of a waiting task; None if no task waits.
 
-        It removes entries that are no longer valid, and tasks that have passed their retention.
+        This removes invalid entries from the heap, and tasks after the end of their retention.
         """
         while queue.waiting:
             due, order, task_id = queue.waiting[0]
@@ -442,7 +497,10 @@ class Service:
         """Record that a task is removed, and remove it.
 
         Args:
-            late: whether the task is removed even if the journal refuses.
+            queue: the queue of the task.
+            task: the task.
+            now: the time of this event.
+            late: whether to remove the task even if the journal refuses.
         """
         until = now + TASK_TOMBSTONE
         if late:
@@ -456,8 +514,8 @@ class Service:
         """Remove a task, and reserve its name."""
         task.order = None
         queue.tasks.pop(task.task_id, None)
-        # The names are in the order of insertion, so the oldest is first. Names that are no longer
-        # reserved are dropped when others are added.
+        # The dictionary keeps the order of insertion, so the oldest name is first. Adding a name
+        # drops the names whose reservation has ended.
         while queue.tombstones:
             oldest = next(iter(queue.tombstones))
             if queue.tombstones[oldest] > now and len(queue.tombstones) < MOST_TOMBSTONES:
@@ -469,7 +527,7 @@ class Service:
 
 @contextmanager
 def _undo_if_refused(undo: Callable[[], None]) -> Iterator[None]:
-    """Call `undo` to revert a change if the journal refuses it."""
+    """A context that calls `undo` if its body raises, for example because the journal refuses."""
     try:
         yield
     except BaseException:
@@ -478,7 +536,11 @@ def _undo_if_refused(undo: Callable[[], None]) -> Iterator[None]:
 
 
 def split_task_name(name: str) -> tuple[str, str]:
-    """Queue name and task id of a task name."""
+    """Split a full task name into the full queue name and the task id.
+
+    Raises:
+        ApiError: INVALID_ARGUMENT, the name is not a task name.
+    """
     queue_name, separator, task_id = name.partition("/tasks/")
     try:
         queue_name = str(QueueName.parse(queue_name))

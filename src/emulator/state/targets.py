@@ -1,4 +1,4 @@
-"""The targets of tasks, HTTP and App Engine, and the overrides that a queue sets."""
+"""The targets of HTTP and App Engine tasks, and the overrides that a queue sets."""
 
 from collections.abc import Mapping
 from urllib.parse import urlsplit, urlunsplit
@@ -11,7 +11,12 @@ APP_ENGINE_USER_AGENT = "AppEngine-Google; (+http://code.google.com/appengine)"
 
 @attrs.frozen(kw_only=True)
 class OidcToken:
-    """The identity token to send. The default audience is the URL of the request."""
+    """The OIDC token to send.
+
+    Attributes:
+        email: the service account.
+        audience: the `aud` claim; an empty text for the URL of the request.
+    """
 
     email: str
     audience: str = ""
@@ -19,7 +24,12 @@ class OidcToken:
 
 @attrs.frozen(kw_only=True)
 class OAuthToken:
-    """The access token to send."""
+    """The OAuth access token to send.
+
+    Attributes:
+        email: the service account.
+        scope: the OAuth scope.
+    """
 
     email: str
     scope: str
@@ -30,7 +40,7 @@ type Token = OidcToken | OAuthToken
 
 @attrs.frozen(kw_only=True)
 class HttpTarget:
-    """A URL, and what to send to it."""
+    """The HTTP request of a task. `token` is the token to send in `Authorization`, or None."""
 
     url: str
     method: str = "POST"
@@ -41,7 +51,7 @@ class HttpTarget:
 
 @attrs.frozen(kw_only=True)
 class AppEngineRouting:
-    """Which service, version and instance of an App Engine app."""
+    """The service, version and instance of an App Engine app. Empty texts mean the defaults."""
 
     service: str = ""
     version: str = ""
@@ -50,7 +60,12 @@ class AppEngineRouting:
 
 @attrs.frozen(kw_only=True)
 class AppEngineTarget:
-    """A path of an App Engine app, and what to send to it. `headers` are the stored ones."""
+    """The request of an App Engine task.
+
+    Attributes:
+        relative_uri: the path and query in the app.
+        headers: the stored headers, including those that the service adds when it stores the task.
+    """
 
     relative_uri: str = "/"
     method: str = "POST"
@@ -64,11 +79,11 @@ type Target = HttpTarget | AppEngineTarget
 
 @attrs.frozen(kw_only=True)
 class UriOverride:
-    """Parts of a URL that a queue sets. None keeps a part; an empty text or 0 removes it.
+    """Parts of a URL that a queue sets. None keeps a part. An empty text or 0 removes a part.
 
     Attributes:
-        always: whether the parts replace those of a task's URL; otherwise they only fill in missing
-            ones.
+        always: whether the parts replace those of a task's URL; otherwise they only add missing
+            parts.
     """
 
     scheme: str | None = None
@@ -81,7 +96,11 @@ class UriOverride:
 
 @attrs.frozen(kw_only=True)
 class TargetOverride:
-    """What a queue sets for all its HTTP tasks."""
+    """The parts of the request that a queue sets for all its HTTP tasks. None keeps a part.
+
+    Attributes:
+        headers: pairs of name and value. They replace headers with the same name.
+    """
 
     uri: UriOverride | None = None
     method: str | None = None
@@ -90,7 +109,7 @@ class TargetOverride:
 
 
 def overridden(target: HttpTarget, override: TargetOverride | None) -> HttpTarget:
-    """The target with the overrides of the queue."""
+    """Return the target with the overrides of its queue applied."""
     if override is None:
         return target
     method = override.method or target.method
@@ -109,7 +128,7 @@ def overridden(target: HttpTarget, override: TargetOverride | None) -> HttpTarge
 
 
 def overridden_url(url: str, override: UriOverride) -> str:
-    """A URL with the overrides of a queue."""
+    """Return the URL with the overrides of a queue applied."""
     parts = urlsplit(url)
 
     def choose(own: str, wanted: str | None) -> str:

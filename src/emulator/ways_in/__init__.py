@@ -1,1 +1,1 @@
-"""How requests reach the emulator: gRPC, REST, the dashboard and the keys of its tokens."""
+"""The servers for incoming requests: gRPC, REST, the dashboard and the keys of OIDC tokens."""

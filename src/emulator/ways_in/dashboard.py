@@ -17,7 +17,17 @@ _MOST_ATTEMPTS = 50
 def overview(
     service: Service, finished: Iterable[FinishedAttempt], now: int, queue_name: str | None
 ) -> dict[str, Any]:
-    """Everything that the dashboard shows, as JSON."""
+    """Return the data that the dashboard shows, as a JSON document.
+
+    Args:
+        service: the queues and tasks.
+        finished: the finished attempts, oldest first.
+        now: the time, in nanoseconds since the epoch.
+        queue_name: the queue whose tasks to show; None or an unknown name for no tasks.
+
+    Returns:
+        `now` and other times are in seconds since the epoch. The latest attempts come first.
+    """
     queues = service.queues()
     chosen = next((queue for queue in queues if queue.name == queue_name), None)
     return {

@@ -1,7 +1,7 @@
-"""gRPC over HTTP/2, for unary calls: it reads the bytes of a connection and calls the API.
+"""gRPC over HTTP/2 for unary calls, as an asyncio protocol.
 
-h2 does the framing of HTTP/2. gRPC adds five bytes before each message, and a status in the
-trailers. This protocol answers more calls a second on this API than the servers of grpcio. It can
+h2 implements the framing of HTTP/2. gRPC adds five bytes before each message, and a status in the
+trailers. On this API the protocol answers more calls per second than the servers of grpcio. It can
 share its port with HTTP/1.1, because it is an ordinary asyncio protocol.
 """
 
@@ -36,13 +36,13 @@ from ..api.method import Method
 from ..errors import ApiError, Status
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-"""The first bytes of an HTTP/2 connection without negotiation."""
+"""The first bytes of an HTTP/2 connection with prior knowledge."""
 
 _PREFIX_SIZE = 5  # bytes: one for compression, four for the length
-_LARGEST_MESSAGE = 4 * 1024 * 1024  # the default limit of gRPC servers
-_WINDOW = 8 * 1024 * 1024
-_MOST_RECEIVED = 64 * 1024 * 1024  # bytes of incomplete calls on one connection
-_MOST_UNSENT = 16 * 1024 * 1024  # bytes of responses for which a client gives no window
+_LARGEST_MESSAGE = 4 * 1024 * 1024  # bytes; the default limit of gRPC servers
+_WINDOW = 8 * 1024 * 1024  # bytes that are added to the flow control window of a connection
+_MOST_RECEIVED = 64 * 1024 * 1024  # bytes of unanswered requests on one connection
+_MOST_UNSENT = 16 * 1024 * 1024  # bytes of responses that wait for the client's window
 
 type Headers = list[tuple[bytes, bytes]]
 
@@ -58,12 +58,13 @@ class _Request:
 
 
 class GrpcProtocol(asyncio.Protocol):
-    """One connection. Calls are answered immediately, because no method waits.
+    """One connection. Calls are answered on the event loop, because no method of the API waits.
 
     Args:
-        methods: the methods of the API, by path.
-        connections: the transport is removed from this set when the connection is lost.
-        idle_timeout: seconds after which the connection is dropped if only pings arrive.
+        methods: the methods of the API by gRPC path.
+        connections: the protocol removes its transport from this set when the connection is lost.
+        idle_timeout: the connection is closed after this many seconds without data other than
+            pings.
     """
 
     def __init__(
@@ -75,12 +76,12 @@ class GrpcProtocol(asyncio.Protocol):
         self._methods = methods
         self._connections = connections
         self._idle_timeout = idle_timeout
-        self._received = 0  # bytes of incomplete requests
+        self._received = 0  # bytes of unanswered requests
         self._h2 = H2Connection(
             H2Configuration(
                 client_side=False,
                 header_encoding=None,
-                # The clients are gRPC libraries. Checking their headers costs a fifth of the speed.
+                # The clients are gRPC libraries, and checking headers costs a fifth of the speed.
                 validate_inbound_headers=False,
                 validate_outbound_headers=False,
                 normalize_inbound_headers=False,
@@ -91,12 +92,12 @@ class GrpcProtocol(asyncio.Protocol):
         # Streams whose requests are complete, but not answered yet.
         self._complete: deque[int] = deque()
         self._is_paused = False
-        # The rest of responses that are larger than the client's window.
+        # The remaining bytes of responses that are larger than the client's window.
         self._unsent: dict[int, memoryview] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Send the settings of the connection."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what loops give to servers
+        """Send the HTTP/2 settings."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - loops pass a Transport
         self._transport = transport
         self._loop = asyncio.get_running_loop()
         self._heard_at = self._loop.time()
@@ -106,17 +107,17 @@ class GrpcProtocol(asyncio.Protocol):
         transport.write(self._h2.data_to_send())
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        """Forget the connection."""
+        """Remove the connection from `connections`."""
         self._timer.cancel()
         self._connections.discard(self._transport)
 
     def pause_writing(self) -> None:
-        """Read no more calls and send no more responses, because the client does not read them."""
+        """Stop reading and answering calls, because the client does not read the responses."""
         self._is_paused = True
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """Go on, because the client reads again."""
+        """Continue, because the client reads again."""
         self._is_paused = False
         self._transport.resume_reading()
         self._answer_what_is_complete()
@@ -126,30 +127,30 @@ class GrpcProtocol(asyncio.Protocol):
         if silent < self._idle_timeout:
             self._timer = self._loop.call_later(self._idle_timeout - silent, self._drop_if_idle)
             return
-        # A client that is still alive connects again for its next call.
+        # A client that still runs connects again for its next call.
         self._h2.close_connection()
         self._transport.write(self._h2.data_to_send())
-        # `close` would wait for a client that reads nothing.
+        # `close` would wait until the client has read all data.
         self._loop.call_soon(self._transport.abort)
 
     def data_received(self, data: bytes) -> None:
-        """Answer the calls that are complete."""
+        """Read frames, and answer the calls that are complete."""
         try:
             self._take(data)
         except ProtocolError:
-            # h2 has prepared a GOAWAY frame with the reason.
+            # h2 has created a GOAWAY frame with the reason.
             self._transport.write(self._h2.data_to_send())
             self._transport.close()
 
     def _take(self, data: bytes) -> None:
         events = self._h2.receive_data(data)
         if any(isinstance(event, ConnectionTerminated) for event in events):
-            # The client has gone. Its calls in the same data are not made.
+            # The client closes the connection. Its calls in the same data are not executed.
             self._transport.close()
             return
         if not all(isinstance(event, PingReceived) for event in events):
             self._heard_at = self._loop.time()
-        # A call that is cancelled in the same data is not made.
+        # A call that is cancelled in the same data is not executed.
         for event in events:
             if isinstance(event, StreamReset):
                 self._forget(event.stream_id)
@@ -173,7 +174,7 @@ class GrpcProtocol(asyncio.Protocol):
                 self._send_on(stream)
 
     def _answer_what_is_complete(self) -> None:
-        """Answer complete calls in order, while the client reads the responses."""
+        """Answer complete calls in order, until the client stops reading the responses."""
         while self._complete and not self._is_paused:
             self._answer(self._complete.popleft())
             self._write()
@@ -241,7 +242,10 @@ class GrpcProtocol(asyncio.Protocol):
         return response
 
     def _send_on(self, stream: int) -> None:
-        """Send as much as the client's window allows, and the trailers after the last byte."""
+        """Send as much of a response as the client's window allows.
+
+        After the last byte, send the trailers.
+        """
         rest = self._unsent[stream]
         try:
             while rest and (room := self._room(stream)) > 0:

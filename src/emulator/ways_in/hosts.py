@@ -1,8 +1,8 @@
-"""The host names under which the emulator answers HTTP/1.1 requests, which browsers can send.
+"""The host names that HTTP/1.1 requests to the emulator may use.
 
 A web page can make its own host name resolve to this machine (DNS rebinding). The browser then
-takes requests to the emulator for requests to the page's own origin. So the emulator accepts only
-names that nobody else can own.
+treats requests to the emulator as requests to the origin of the page. So the emulator accepts only
+names that no web page can have.
 """
 
 from collections.abc import Collection
@@ -15,18 +15,18 @@ _HIGHEST_PORT = 65_535
 
 @attrs.frozen
 class AllowedHosts:
-    """The hosts that requests may name.
+    """The hosts that are allowed in the `Host` header of a request.
 
     Attributes:
         listens_on: the address that the emulator listens on.
-        others: more names that clients use, such as that of a container.
+        others: additional names that clients use, for example the name of a container.
     """
 
     listens_on: str = "localhost"
     others: Collection[str] = ()
 
     def allows(self, header: str) -> bool:
-        """Whether a `Host` header names this emulator."""
+        """Return whether the host in a `Host` header is allowed."""
         host = _host_of(header)
         if host in {self.listens_on.lower(), *(name.lower() for name in self.others)}:
             return True
@@ -39,16 +39,19 @@ class AllowedHosts:
         return address.is_loopback or self._listens_everywhere
 
     def refusal(self, header: str) -> str:
-        """The error for a request that names another host."""
+        """Return the error message for a request with another host."""
         name = _host_of(header)[:100]
         return (
-            f"The emulator does not answer under the name {name!r}. To allow this name, start the "
-            f"emulator with --allowed-host {name}."
+            f"The emulator does not answer requests with the host name {name!r}. To allow this "
+            f"name, start the emulator with --allowed-host {name}."
         )
 
     @property
     def _listens_everywhere(self) -> bool:
-        """Whether it listens on all addresses. A page cannot own a bare address."""
+        """Whether the emulator listens on all addresses.
+
+        Then all IP addresses are allowed. DNS rebinding needs a name, not an address.
+        """
         try:
             return ip_address(self.listens_on).is_unspecified
         except ValueError:
@@ -56,7 +59,7 @@ class AllowedHosts:
 
 
 def _host_of(header: str) -> str:
-    """The host in HOST, HOST:PORT or [ADDRESS]:PORT, in lower case."""
+    """Return the host in HOST, HOST:PORT or [ADDRESS]:PORT, in lower case."""
     text = header.strip().lower()
     if text.startswith("["):
         return text[1:].partition("]")[0]

@@ -1,4 +1,4 @@
-"""The API over REST v2: JSON by the mapping of proto3, and errors in Google's format."""
+"""The API over REST v2: JSON according to the proto3 mapping, and errors in Google's format."""
 
 import json
 import logging
@@ -21,8 +21,8 @@ _LOCATIONS = "google.cloud.location.Locations/"
 _QUEUE = "projects/*/locations/*/queues/*"
 _TASK = f"{_QUEUE}/tasks/*"
 
-# HTTP method; path, whose `{field=...}` parts are fields of the request; gRPC method; the field
-# that the body is ("*" for the whole request).
+# HTTP method; path, in which `{field=...}` is a field of the request; gRPC method; the field of the
+# request that the body contains ("*" for the whole request, empty for no body).
 _TABLE = (
     ("GET", "{name=projects/*}/locations", _LOCATIONS + "ListLocations", ""),
     ("GET", "{name=projects/*/locations/*}", _LOCATIONS + "GetLocation", ""),
@@ -62,7 +62,7 @@ _TABLE = (
 # BufferTask exists only over REST. The body of the request becomes the body of the task.
 _BUFFER = re.compile(r"(projects/[^/]+/locations/[^/]+/queues/[^/:]+)/tasks(?:/([^/:]*))?:buffer")
 
-# Parameters that change the format of the response and are not fields of a request.
+# The system parameters of Google's APIs. They are not fields of a request.
 _SYSTEM_PARAMETERS = {
     *("alt", "$alt", "prettyPrint", "$prettyPrint", "key", "quotaUser", "fields", "access_token"),
     *("callback", "oauth_token", "upload_protocol", "uploadType", "$.xgafv"),
@@ -79,7 +79,7 @@ class _Route:
 
 
 class Rest:
-    """REST v2 on the methods of an `Api`."""
+    """REST v2 for the methods of an `Api`."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
@@ -103,7 +103,7 @@ class Rest:
         except ApiError as error:
             return _error(error)
         except Exception:
-            logger.exception("%s %r failed", request.method, request.path)
+            logger.exception("The REST request %s %r failed.", request.method, request.path)
             return _error(ApiError(Status.INTERNAL, "Internal error encountered."))
         return web.json_response(document)
 
@@ -134,7 +134,7 @@ class Rest:
     def _buffer(
         self, queue: str, task_id: str | None, body: bytes, content_type: str | None
     ) -> dict[str, Any]:
-        """Create a task with the URL that its queue sets, and with the body of this request."""
+        """Create a task with the body of this request. The queue must override the host."""
         request = self._api.methods["/" + _SERVICE + "CreateTask"].request(parent=queue)
         self._api.methods["/" + _SERVICE + "GetQueue"].answer(
             self._api.methods["/" + _SERVICE + "GetQueue"].request(name=queue)
@@ -158,7 +158,7 @@ def _route(http_method: str, template: str, method: Method, body: str) -> _Route
 
     def capture(match: re.Match[str]) -> str:
         fields.append(match.group(1))
-        # A project id may contain a colon (`example.com:shop`). Elsewhere a colon begins a verb.
+        # A project id may contain a colon (`example.com:shop`). Elsewhere a colon starts a verb.
         path = match.group(2).replace("projects/*", "projects/[^/]+", 1)
         return "(" + path.replace("*", "[^/:]+") + ")"
 
@@ -198,13 +198,13 @@ def _parse(document: Any, message: Any) -> None:  # noqa: ANN401 - JSON and a me
     try:
         ParseDict(document, message)
     except Exception as error:
-        # Besides ParseError it raises several other exceptions, for example for infinities, lone
-        # surrogates, and lists in place of messages. All of them mean an invalid document.
+        # ParseDict raises several exceptions besides ParseError, for example for infinities, lone
+        # surrogates, and lists instead of messages. All of them mean an invalid document.
         raise invalid(f"Invalid JSON payload received. {error}") from error
 
 
 def _snake_free(mask: str) -> str:
-    """A field mask in camelCase, as its JSON form requires. Clients also send snake_case."""
+    """Convert a field mask to camelCase for its JSON form. Clients also send snake_case."""
     return re.sub(r"_([a-z])", lambda match: match.group(1).upper(), mask)
 
 

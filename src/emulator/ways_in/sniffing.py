@@ -1,24 +1,24 @@
-"""Choosing the protocol of a connection by its first bytes, so that all share one port."""
+"""Chooses the protocol of a connection by its first bytes, so that all protocols share one port."""
 
 import asyncio
 from collections.abc import Callable
 
 from .grpc_protocol import PREFACE
 
-_LONGEST_HEAD = 65_536  # bytes of a request before its body
+_LONGEST_HEAD = 65_536  # bytes of the request line and the headers
 
 
 class SniffingProtocol(asyncio.Protocol):
-    """Reads how a connection begins, and hands it over to gRPC or HTTP/1.1.
+    """Reads the first bytes of a connection, and then passes it to gRPC or HTTP/1.1.
 
-    An HTTP/1.1 connection is handed over when the whole head of its first request has arrived. A
-    connection that never sends it is dropped here.
+    It passes an HTTP/1.1 connection on when all headers of its first request have arrived. It
+    aborts a connection whose first bytes do not arrive within `idle_timeout`.
 
     Args:
-        grpc: makes the protocol for a gRPC connection.
-        http: makes the protocol for an HTTP/1.1 connection.
-        connections: holds the transports that the emulator itself has to close.
-        idle_timeout: seconds in which the beginning must arrive.
+        grpc: creates the protocol for a gRPC connection.
+        http: creates the protocol for an HTTP/1.1 connection.
+        connections: the transports that the emulator must close when it stops.
+        idle_timeout: seconds within which the first bytes must arrive.
     """
 
     def __init__(
@@ -35,25 +35,25 @@ class SniffingProtocol(asyncio.Protocol):
         self._seen = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Wait for the first bytes."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what loops give to servers
+        """Start the timer for the first bytes."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - loops pass a Transport
         self._transport = transport
         self._connections.add(transport)
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(self._idle_timeout, transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        """Forget the connection."""
+        """Stop the timer, and remove the connection from `connections`."""
         self._timer.cancel()
         self._connections.discard(self._transport)
 
     def data_received(self, data: bytes) -> None:
-        """Hand the connection over as soon as its protocol is known."""
+        """Pass the connection on when its protocol is known."""
         self._seen += data
         if self._seen.startswith(PREFACE):
             protocol = self._grpc()
         elif PREFACE.startswith(self._seen):
-            return  # Too few bytes to decide.
+            return  # More bytes are needed to decide.
         elif b"\r\n\r\n" not in self._seen and len(self._seen) < _LONGEST_HEAD:
             return
         else:

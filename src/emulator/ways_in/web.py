@@ -1,4 +1,4 @@
-"""The HTTP/1.1 application: REST, the keys of tokens, the clock and the dashboard."""
+"""The HTTP/1.1 application: REST, the keys of OIDC tokens, the clock and the dashboard."""
 
 import asyncio
 import json
@@ -15,30 +15,42 @@ from ..ways_out.identity import TokenIssuer
 from .hosts import AllowedHosts
 from .rest import Rest
 
-_LARGEST_BODY = 150 * 1024 * 1024  # bytes; enough for a batch of the largest tasks in base64
+_LARGEST_BODY = 150 * 1024 * 1024  # bytes; enough for a full batch of the largest tasks in base64
 _PUBLIC = ("/oauth2/", "/.well-known/")
 _HOUR = {"Cache-Control": "public, max-age=3600"}
-_FURTHEST = 10 * 366 * 86_400  # seconds by which the clock is moved in one request
-_HEARTBEAT = 30.0  # seconds between events without changes, which detect closed pages
-_PAUSE = 0.15  # seconds between two events to the same dashboard
+_FURTHEST = 10 * 366 * 86_400  # seconds by which one request may move the clock
+_HEARTBEAT = 30.0  # seconds between events without a change; they detect closed pages
+_PAUSE = 0.15  # seconds at least between two events to the same page
 
 
 class Controls(Protocol):
-    """What the pages of the emulator can see and do in addition to the API."""
+    """The functions for the web pages of the emulator that are not part of the API.
+
+    Attributes:
+        changes: set when an event was logged.
+    """
 
     changes: asyncio.Event
 
     def overview(self, queue: str | None) -> dict[str, Any]:
-        """Queues and latest attempts, and the tasks of one queue."""
+        """Return all queues, the latest attempts and the tasks of one queue as a JSON document."""
 
     async def advance(self, seconds: float) -> None:
-        """Move the clock forward."""
+        """Move the clock forward, and wait for the attempts that become due.
+
+        Raises:
+            ApiError: the time is too late, or the journal refuses a dispatch.
+        """
 
     async def reset(self) -> None:
-        """Remove all tasks and queues, and create the initial queues."""
+        """Remove all tasks and queues, and create the initial queues.
+
+        Raises:
+            ApiError: the journal refuses.
+        """
 
     def now(self) -> int:
-        """The time, in nanoseconds since the epoch."""
+        """Return the time, in nanoseconds since the epoch."""
 
 
 def make_web(
@@ -49,9 +61,13 @@ def make_web(
     *,
     patience: float,
 ) -> web.Application:
-    """The application for HTTP/1.1. Paths that Google has too are the same as Google's.
+    """Create the application for HTTP/1.1. REST and the keys have the same paths as at Google.
 
     Args:
+        issuer: issues the OIDC tokens.
+        rest: answers the requests to `/v2/`.
+        controls: the functions for the web pages.
+        hosts: the allowed host names.
         patience: seconds within which the whole body of a request must arrive.
     """
     application = web.Application(
@@ -67,7 +83,8 @@ def make_web(
         try:
             here = request.url.origin()
         except ValueError:
-            return web.json_response({"error": "The Host header names no host."}, status=400)
+            error = "The Host header contains no valid host name."
+            return web.json_response({"error": error}, status=400)
         return web.json_response(
             {
                 "issuer": issuer.issuer,
@@ -89,7 +106,10 @@ def make_web(
         if request.method == "POST":
             seconds = await _seconds(request)
             if seconds is None:
-                error = {"error": 'Send {"advance": SECONDS}, a number that is not negative.'}
+                error = {
+                    "error": 'The body must be {"advance": SECONDS}. SECONDS must be a number from '
+                    f"0 to {_FURTHEST}."
+                }
                 return web.json_response(error, status=400)
             try:
                 await controls.advance(seconds)
@@ -126,20 +146,20 @@ def make_web(
 
 
 class _ChangeStreams:
-    """Server-sent events for dashboards: an event whenever something has changed."""
+    """Server-sent events for dashboards: one event after every change."""
 
     def __init__(self, controls: Controls) -> None:
         self._controls = controls
         self._open: set[asyncio.Task[Any]] = set()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Send events to a page until it is closed."""
+        """Send events to a page until the page is closed."""
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
         )
         await response.prepare(request)
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a handler runs in one
+        assert task is not None  # noqa: S101 - a handler runs in a task
         self._open.add(task)
         changes = self._controls.changes
         try:
@@ -155,13 +175,16 @@ class _ChangeStreams:
             self._open.discard(task)
 
     async def end(self, _: web.Application) -> None:
-        """End all streams, also those of closed pages, which nothing else would end."""
+        """End all streams. Otherwise the streams of closed pages would stay open."""
         for task in self._open:
             task.cancel()
 
 
 def _own_names_only(hosts: AllowedHosts) -> Middleware:
-    """Refuse requests that name another host. Keys are public and answered under any name."""
+    """Return a middleware that refuses requests with a host that is not allowed.
+
+    The public keys of OIDC tokens are available under any host.
+    """
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -176,22 +199,25 @@ def _own_names_only(hosts: AllowedHosts) -> Middleware:
 
 @web.middleware
 async def _own_pages_only(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse requests from pages of other sites, which could make the emulator call any URL."""
+    """Refuse requests from pages of other sites. They could make the emulator call any URL."""
     origin = request.headers.get("Origin")
     if origin and _host_of(origin) != request.host:
         return web.json_response(
-            {"error": "Requests from pages of other sites are refused."}, status=403
+            {"error": "The emulator refuses requests from web pages of other sites."}, status=403
         )
     return await handler(request)
 
 
 def _whole_bodies_only(patience: float) -> Middleware:
-    """Limit the time to wait for a body, and refuse compressed bodies."""
+    """Return a middleware that limits the time to read a body, and refuses compressed bodies."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         if "Content-Encoding" in request.headers:
-            error = {"error": "The emulator takes no compressed bodies."}
+            error = {
+                "error": "The emulator does not accept compressed bodies. Send the body without "
+                "Content-Encoding."
+            }
             return web.json_response(error, status=415)
         try:
             async with asyncio.timeout(patience):
@@ -207,7 +233,7 @@ def _whole_bodies_only(patience: float) -> Middleware:
 
 
 def _host_of(origin: str) -> str | None:
-    """Host and port of an origin; None if it is invalid."""
+    """Return host and port of an origin; None if the origin is invalid."""
     try:
         return urlsplit(origin).netloc
     except ValueError:

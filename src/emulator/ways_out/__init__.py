@@ -1,1 +1,1 @@
-"""How attempts leave the emulator: HTTP requests to the app, their tokens, and injected faults."""
+"""The outgoing side: HTTP requests to the app, their tokens, and injected faults."""

@@ -1,7 +1,7 @@
-"""Chaos: faults injected into attempts, to test that an app tolerates at-least-once delivery.
+"""Chaos: injected faults, to test that an app tolerates at-least-once delivery.
 
-The fault of an attempt is drawn from the seed, the task's name and the attempt's number only. It
-does not depend on other tasks or on time, so the same seed gives the same faults.
+The fault of an attempt depends only on the seed, the name of the task and the number of the
+attempt. So a run with the same seed and the same task names has the same faults.
 """
 
 import random
@@ -16,7 +16,7 @@ _LONGEST_DELAY = 3600.0  # seconds
 
 @attrs.frozen
 class Fault:
-    """What goes wrong with one attempt."""
+    """The faults of one attempt. See `Chaos`; `delay` is in seconds."""
 
     duplicate: bool = False
     drop: bool = False
@@ -26,14 +26,15 @@ class Fault:
 
 @attrs.frozen(kw_only=True)
 class Chaos:
-    """How often each fault occurs, as rates from 0 to 1.
+    """How often each fault occurs. Each rate is a share of all attempts, from 0 to 1.
 
     Attributes:
-        seed: the same seed gives the same faults.
-        duplicate: rate of attempts that are delivered twice.
-        drop: rate of attempts whose response is dropped after the handler ran.
-        refuse: rate of attempts that do not reach the handler.
-        delay: rate of attempts that are delayed, by up to `longest_delay` seconds.
+        seed: the seed of the random numbers.
+        duplicate: the rate of attempts that are delivered twice at the same time.
+        drop: the rate of attempts whose response is dropped after the handler ran.
+        refuse: the rate of attempts that do not reach the handler.
+        delay: the rate of attempts that are delayed.
+        longest_delay: the maximum delay, in seconds.
     """
 
     seed: int = 0
@@ -45,10 +46,10 @@ class Chaos:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `seed=7,duplicate=0.1,...`. Names that are missing have their defaults.
+        """Parse `seed=7,duplicate=0.1,...`. Missing names have their default values.
 
         Raises:
-            ConfigurationError: a name is unknown, or a value is not a number in its range.
+            ConfigurationError: a name is unknown, a value is not a number, or it is out of range.
         """
         values: dict[str, float] = {}
         for part in filter(None, text.split(",")):
@@ -59,15 +60,22 @@ class Chaos:
             except (StopIteration, ValueError):
                 names = ", ".join(field.name for field in attrs.fields(cls))
                 raise ConfigurationError(
-                    f"{part!r} is not a fault: write NAME=NUMBER, where NAME is one of {names}."
+                    f"{part!r} is not a fault. Write NAME=NUMBER, where NAME is one of {names}."
                 ) from None
             highest = _LONGEST_DELAY if name == "longest_delay" else 1.0
             if name != "seed" and not 0 <= values[name] <= highest:
-                raise ConfigurationError(f"{part!r} must be from 0 to {highest:g}.")
-        return attrs.evolve(cls(), **values)  # type: ignore[arg-type]  # each read as its type
+                raise ConfigurationError(
+                    f"{part!r} is out of range. The value must be from 0 to {highest:g}."
+                )
+        return attrs.evolve(cls(), **values)  # type: ignore[arg-type]  # each value has the type of its field
 
     def fault_for(self, task: str, attempt: int) -> Fault:
-        """The fault of that attempt."""
+        """Return the faults of an attempt.
+
+        Args:
+            task: the full name of the task.
+            attempt: the number of the attempt; 1 for the first.
+        """
         draw = random.Random(f"{self.seed}/{task}/{attempt}").random  # noqa: S311 - faults, no secrets
         return Fault(
             duplicate=draw() < self.duplicate,

@@ -1,4 +1,4 @@
-"""The dispatcher: it makes the HTTP requests of attempts."""
+"""The HTTP client that makes the requests of attempts."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,7 +12,8 @@ from ..state.limits import SECOND
 from ..state.model import Attempt, AttemptResult
 from ..state.targets import AppEngineTarget, Token
 
-# aiohttp would add these headers. An attempt has exactly the headers that the service sends.
+# aiohttp adds these headers by default. A request must have exactly the headers that the service
+# sends.
 _SILENT = (hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE)
 
 
@@ -25,9 +26,9 @@ class Response:
     """The response to an attempt, or the reason why there is none.
 
     Attributes:
-        result: the HTTP status, or how the attempt ended without a response.
-        retry_after: the value of `Retry-After`, in nanoseconds.
-        detail: the error of the network if there is no response.
+        result: the HTTP status, or the reason why there is no response.
+        retry_after: the value of the `Retry-After` header, in nanoseconds; 0 without one.
+        detail: the error message if there is no response.
     """
 
     result: int | AttemptResult
@@ -36,11 +37,11 @@ class Response:
 
 
 class Dispatcher:
-    """Sends attempts, and keeps connections open between them.
+    """Makes the requests of attempts, and reuses connections.
 
     Args:
-        issue_token: makes the token of an attempt.
-        app_engine: HOST:PORT or URL where App Engine tasks go; None for nowhere.
+        issue_token: returns the token for an attempt.
+        app_engine: HOST:PORT or URL for App Engine tasks; with None their attempts fail.
     """
 
     def __init__(self, issue_token: Callable[[Token], str], app_engine: str | None = None) -> None:
@@ -48,10 +49,10 @@ class Dispatcher:
         self._app_engine = (
             app_engine if not app_engine or "://" in app_engine else (f"http://{app_engine}")
         )
-        # Queues limit the number of concurrent requests, so the connector must not.
+        # The queues limit the number of concurrent requests, so the connector has no limit.
         self._session = aiohttp.ClientSession(
-            # Idle connections are closed before the server closes them. A request on a connection
-            # that the server is closing would count as a failed attempt.
+            # Close idle connections before the server closes them. A request on a connection that
+            # the server closes would be a failed attempt.
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=1.0),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
@@ -59,13 +60,19 @@ class Dispatcher:
         )
 
     async def send(self, attempt: Attempt) -> Response:
-        """Make the attempt, and return the response."""
+        """Make the request of an attempt, and return the response.
+
+        Errors of the network are part of the response. They do not raise.
+        """
         target = attempt.target()
-        # The service's own headers replace the headers of a task with the same names.
+        # Headers of the service replace headers of the task with the same name.
         headers = {**target.headers, **attempt.headers()}
         if isinstance(target, AppEngineTarget):
             if self._app_engine is None:
-                why = "APP_ENGINE_EMULATOR_HOST is not set"
+                why = (
+                    "App Engine tasks need a host: set APP_ENGINE_EMULATOR_HOST and restart the "
+                    "emulator"
+                )
                 return Response(AttemptResult.NO_CONNECTION, detail=why)
             url = self._app_engine.rstrip("/") + target.relative_uri
         else:
@@ -83,7 +90,7 @@ class Dispatcher:
                     total=attempt.task.deadline / SECOND, ceil_threshold=float("inf")
                 ),
             ) as response:
-                # Only the status matters, even if reading the body fails.
+                # Only the status matters. An error while the body is read has no effect.
                 with suppress(aiohttp.ClientError):
                     async for _ in response.content.iter_chunked(_CHUNK):
                         pass
@@ -91,20 +98,20 @@ class Dispatcher:
                 return Response(response.status, after)
         except TimeoutError:
             why = (
-                f"no answer within the dispatch deadline, {attempt.task.deadline / SECOND:g} s; "
-                "DISPATCH_DEADLINE in OPTIONS sets it"
+                f"no response within the dispatch deadline of {attempt.task.deadline / SECOND:g} s;"
+                " the option DISPATCH_DEADLINE in OPTIONS sets it"
             )
             return Response(AttemptResult.TIMEOUT, detail=why)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            # ValueError means a URL that the API accepts but no client can call, for example with
-            # a port that is not a number.
+            # ValueError: the API accepts the URL, but no client can call it. An example is a port
+            # that is not a number.
             return Response(AttemptResult.NO_CONNECTION, detail=str(error) or type(error).__name__)
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close all connections."""
         await self._session.close()
 
 
 def _retry_after(header: str) -> int:
-    """Nanoseconds of a `Retry-After` in seconds. Dates are ignored, because they need a clock."""
+    """Convert the seconds in a `Retry-After` header to nanoseconds. A date in it is ignored."""
     return int(header) * SECOND if header.isdecimal() and len(header) < _FEW_DIGITS else 0

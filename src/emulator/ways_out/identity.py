@@ -1,4 +1,4 @@
-"""OIDC tokens like those of Google, signed with a key of the emulator."""
+"""OIDC tokens in the format of Google's tokens, signed with a key of the emulator."""
 
 import json
 from base64 import urlsafe_b64encode
@@ -14,16 +14,16 @@ from cryptography.x509.oid import NameOID
 from ..state.targets import OAuthToken, Token
 
 GOOGLE_ISSUER = "https://accounts.google.com"
-_LIFETIME = 3600  # seconds, as production's tokens have
+_LIFETIME = 3600  # seconds, as in production
 
 
 class TokenIssuer:
-    """Issues tokens, and publishes the keys that verify them.
+    """Issues tokens, and publishes the public key. Each instance generates its own key.
 
     Args:
-        time: the real time in seconds since the epoch, not that of the emulator's clock, because
-            verifiers compare tokens with the real time.
-        issuer: the `iss` of the tokens.
+        time: returns the real time, in seconds since the epoch. Verifiers compare tokens with the
+            real time, so the emulator's clock is not used.
+        issuer: the `iss` claim of the tokens.
     """
 
     def __init__(self, *, time: Callable[[], float], issuer: str = GOOGLE_ISSUER) -> None:
@@ -37,11 +37,11 @@ class TokenIssuer:
         self._certificate = _certificate(self._key, datetime.fromtimestamp(time(), UTC))
 
     def certificates(self) -> dict[str, str]:
-        """Certificates in PEM by key id, in the format of `/oauth2/v1/certs`."""
+        """Return the certificate in PEM format by key id, as Google's `/oauth2/v1/certs` does."""
         return {self._key_id: self._certificate}
 
     def jwks(self) -> dict[str, list[dict[str, str]]]:
-        """The key as a JSON Web Key Set."""
+        """Return the public key as a JSON Web Key Set, as Google's `/oauth2/v3/certs` does."""
         numbers = self._key.public_key().public_numbers()
         return {
             "keys": [
@@ -57,7 +57,7 @@ class TokenIssuer:
         }
 
     def issue(self, token: Token) -> str:
-        """A token for an attempt that begins now. An access token is a fake without content."""
+        """Return a token that is valid from now on. An OAuth access token is an opaque fake."""
         if isinstance(token, OAuthToken):
             return "ya29.emulated-" + sha256(f"{token.email} {token.scope}".encode()).hexdigest()
         now = int(self._time())
@@ -79,7 +79,7 @@ class TokenIssuer:
 
 
 def base64url(data: bytes) -> str:
-    """Base64 without padding, as JSON Web Tokens and keys use it."""
+    """Encode bytes in URL-safe base64 without padding, as JSON Web Tokens require."""
     return urlsafe_b64encode(data).rstrip(b"=").decode()
 
 

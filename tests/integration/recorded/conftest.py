@@ -1,4 +1,4 @@
-"""The site of these tests: each store and each view."""
+"""The site of these tests, with each store and each view."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Claims: a delivery runs a task only under a lease, and one lease holds at a time."""
+"""Claims: a delivery runs a task only under a lease, and only one lease is valid at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Executing: each attempt and its end are recorded."""
+"""Executing: the start and the end of each attempt are recorded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The relay sends the tasks that were recorded and could not be sent at once."""
+"""The relay sends tasks that were recorded, but not sent immediately."""
 
 from __future__ import annotations
 

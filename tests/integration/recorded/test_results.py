@@ -1,4 +1,4 @@
-"""Results: what `get_result` finds and returns."""
+"""The results that `get_result` returns."""
 
 from __future__ import annotations
 

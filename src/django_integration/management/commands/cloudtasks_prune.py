@@ -15,32 +15,39 @@ from ..recording import demand_recording_backends
 
 
 class Command(BaseCommand):
-    """Deletes records of tasks that finished long ago."""
+    """Deletes the records of tasks that finished long ago."""
 
     help = (
-        "Deletes records of tasks that finished long ago. Tasks that wait or run are kept. Failed "
-        "tasks are kept for 31 days, because their queue may repeat them."
+        "Deletes the records of tasks that finished long ago. Records of tasks that wait or run "
+        "are kept. Records of failed tasks that the queue may still retry are kept for at least 31 "
+        "days."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """`--older-than`, `--status`, `--dry-run` and `--batch-size`."""
+        """Add `--older-than`, `--status`, `--dry-run` and `--batch-size`."""
         parser.add_argument(
             "--older-than",
             type=_age,
             required=True,
             metavar="AGE",
-            help="a number and a unit: s, m, h, d or w, such as 30d",
+            help="the minimum age of the records: a number and a unit (s, m, h, d or w), such as "
+            "30d",
         )
         parser.add_argument(
             "--status",
             action="append",
             type=str.upper,
             choices=[state.value for state in FINISHED],
-            help="only tasks with this status; may be given repeatedly",
+            help="delete only records with this status; can be repeated",
         )
-        parser.add_argument("--dry-run", action="store_true", help="only count; delete nothing")
         parser.add_argument(
-            "--batch-size", type=int, default=1000, help="records to delete at once (default: 1000)"
+            "--dry-run", action="store_true", help="only count the records; delete nothing"
+        )
+        parser.add_argument(
+            "--batch-size",
+            type=int,
+            default=1000,
+            help="number of records to delete at a time (default: 1000)",
         )
 
     def handle(
@@ -52,10 +59,10 @@ class Command(BaseCommand):
         batch_size: int,
         **_: object,
     ) -> None:
-        """Prune.
+        """Delete the records, and print how many there are.
 
         Raises:
-            CommandError: no backend keeps results, or the size of a batch makes no sense.
+            CommandError: no backend keeps results, or the batch size is less than 1.
         """
         if batch_size < 1:
             raise CommandError(f"--batch-size must be 1 or more, not {batch_size}.")

@@ -20,39 +20,43 @@ logger = logging.getLogger("django_tasks_cloud_tasks")
 
 
 class Command(BaseCommand):
-    """Relays until told to stop, or once."""
+    """Runs the relay once, or until it is stopped."""
 
     help = (
         "Sends recorded tasks that Cloud Tasks does not have, for example because their process "
-        "died or Cloud Tasks was down. Any number of relays may run at once."
+        "died or Cloud Tasks was down. Any number of relays may run at the same time."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """`--once`, `--print-signature` and `--interval`."""
+        """Add `--once`, `--print-signature` and `--interval`."""
         parser.add_argument(
             "--once",
             action="store_true",
-            help="send what is due, and exit; the exit status is 1 if a task was not taken",
+            help="send the tasks that are due, and exit; the exit status is 1 if Cloud Tasks did "
+            "not accept a task",
         )
         parser.add_argument(
             "--print-signature",
             action="store_true",
-            help="print a header with which Cloud Scheduler can call the relay's URL if "
-            "AUTHENTICATION demands a signature; the header allows nothing else",
+            help="print the header that Cloud Scheduler must send to the relay's URL if "
+            "AUTHENTICATION requires a signature; the header authorizes nothing else",
         )
         parser.add_argument(
-            "--interval", type=float, default=1.0, help="seconds between two looks (default: 1)"
+            "--interval",
+            type=float,
+            default=1.0,
+            help="seconds to wait before the relay looks for tasks again (default: 1)",
         )
 
     def handle(self, *, once: bool, interval: float, print_signature: bool, **_: object) -> None:
-        """Relay.
+        """Send tasks, or print the signature.
 
         Raises:
-            CommandError: no backend keeps results, the interval makes no sense, or, with
-                `--once`, Cloud Tasks refused a task.
+            CommandError: no backend keeps results, the interval is not more than 0, or, with
+                `--once`, Cloud Tasks did not accept a task.
         """
         if print_signature:
-            # Of an empty body, which the relay takes and no task has.
+            # The relay's URL accepts the signature of an empty body. No task has an empty body.
             self.stdout.write(f"{SIGNATURE_HEADER}={sign(b'')}")
             return
         if not interval > 0:
@@ -66,7 +70,7 @@ class Command(BaseCommand):
             number: signal.signal(number, lambda *_: stop.set())
             for number in (signal.SIGTERM, signal.SIGINT)
         }
-        self.stdout.write("The relay runs. Ctrl-C ends it.")
+        self.stdout.write("The relay is running. Press Ctrl-C to stop it.")
         self.stdout.flush()
         try:
             while not stop.is_set():
@@ -74,8 +78,8 @@ class Command(BaseCommand):
                 try:
                     done = relay_batch(configurations)
                 except Exception:
-                    # The database may be away for a while, as Cloud Tasks may be.
-                    logger.exception("The relay failed; trying again.")
+                    # For example, the database may be unavailable for a while.
+                    logger.exception("The relay failed. It tries again in %g s.", interval)
                     done = Relayed(0, 0)
                 self._tell(done)
                 if not done.more:
@@ -97,16 +101,17 @@ class Command(BaseCommand):
             waiting = store.backlog(aliases)
             if waiting.next_at is not None:
                 self.stdout.write(
-                    f"Tasks that wait after failures: {waiting.count}. The next try is at "
-                    f"{waiting.next_at:%Y-%m-%d %H:%M:%S} UTC. The reason of the first is: "
+                    f"Tasks that wait after failures: {waiting.count}. The next attempt is at "
+                    f"{waiting.next_at:%Y-%m-%d %H:%M:%S} UTC. The error of its task is: "
                     f"{waiting.error}"
                 )
         if total.failed:
             raise CommandError(
-                f"Tasks that Cloud Tasks did not take: {total.failed}. The log says why."
+                f"Tasks that Cloud Tasks did not accept: {total.failed}. The log contains the "
+                "reasons."
             )
 
     def _tell(self, done: Relayed) -> None:
         if done.sent or done.failed:
-            self.stdout.write(f"Sent: {done.sent}. Not taken: {done.failed}.")
+            self.stdout.write(f"Sent: {done.sent}. Not accepted: {done.failed}.")
             self.stdout.flush()
