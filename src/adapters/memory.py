@@ -41,7 +41,8 @@ class MemoryTaskQueue:
 
     def create(self, request: TaskRequest, *, timeout: float) -> None:  # noqa: ARG002 - the port's signature
         """Store the request."""
-        self.requests.append(request)
+        if request.task_id is None or request.task_id not in [r.task_id for r in self.requests]:
+            self.requests.append(request)
 
     async def acreate(self, request: TaskRequest, *, timeout: float) -> None:  # noqa: ASYNC109 - the port's signature
         """Store the request."""

@@ -488,11 +488,18 @@ def found(record: TaskRecord, *, now: datetime) -> TaskRecord:
     return attrs.evolve(record, relay=RelayStatus(_to_be_looked_up_at(record, now)))
 
 
-def gone(record: TaskRecord, *, now: datetime, redelivered: bool) -> TaskRecord:
+def gone(
+    record: TaskRecord,
+    *,
+    now: datetime,
+    redelivered: bool,
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS,
+) -> TaskRecord:
     """The record of a task that waits, and that Cloud Tasks does not have any more.
 
     Args:
         redelivered: whether another Cloud Task is made for it; otherwise it has failed.
+        max_attempts: of the task.
     """
     _demand(Event.GONE, record, now)
     if redelivered:
@@ -501,9 +508,10 @@ def gone(record: TaskRecord, *, now: datetime, redelivered: bool) -> TaskRecord:
     since = record.due_at or record.last_attempted_at or record.payload.enqueued_at
     due = f" It was due at {since:%Y-%m-%d %H:%M:%S} UTC." if since else ""
     lost = (
-        f"Cloud Tasks does not have the task any more, after {len(record.attempts)} attempts. Its "
-        "queue gave it up, or somebody deleted it or purged the queue, or it was in the queue for "
-        f"31 days.{due}\n"
+        f"Cloud Tasks does not have the task any more, after {len(record.attempts)} of "
+        f"{max_attempts} attempts. Its queue gave it up, because the queue allows fewer attempts "
+        "than the task or counts deliveries that were no attempts; or somebody deleted the Cloud "
+        f"Task or purged the queue; or the Cloud Task was in the queue for 31 days.{due}\n"
     )
     return _final(attrs.evolve(record, lost=lost), State.FAILED, now)
 

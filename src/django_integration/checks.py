@@ -20,6 +20,7 @@ from django.urls import resolve as resolve_url
 from django.utils.translation import get_language, get_language_from_path
 from django.utils.translation import override as override_language
 
+from ..adapters.client_version import RETRY_CONFIG_SINCE, client_version, sends_retry_config
 from ..adapters.metadata import NoMetadataServer, found
 from ..core.detection import (
     Detected,
@@ -32,6 +33,7 @@ from ..core.detection import (
 from ..core.errors import ConfigurationError, OptionFault
 from ..core.names import is_queue_id
 from ..core.options import Authentication, BackendOptions
+from ..core.retry_policy import retry_settings
 from .configuration import emulator_host
 from .installation import APP
 from .operating.delivery_check import Obstacle, Trial, obstacles
@@ -138,6 +140,7 @@ def check_backend(backend: SiteBackend) -> list[CheckMessage]:
         *_check_audience(subject),
         *_check_emulator(subject),
         *_check_results(subject),
+        *_check_client(subject),
     ]
 
 
@@ -150,6 +153,20 @@ def check_deployment(**kwargs: Any) -> list[CheckMessage]:  # noqa: ARG001, ANN4
     for subject in subjects:
         found += [*_check_https(subject), *_check_open_door(subject)]
     return [*found, *_check_deliveries(subjects)]
+
+
+def _check_client(subject: _Subject) -> Iterator[CheckMessage]:
+    """Whether the client can send the retry settings that tasks have."""
+    policies = [subject.options.policy, *subject.backend.declared_policies]
+    carried = [retry_settings(policy, sends_retry_config=True) for policy in policies]
+    if any(carried) and not sends_retry_config():
+        since = ".".join(map(str, RETRY_CONFIG_SINCE))
+        yield Info(
+            f"{subject.where}: google-cloud-tasks {client_version()} cannot send retry settings "
+            "of a task. The endpoint makes another Cloud Task for each next attempt instead.",
+            hint=f"Install google-cloud-tasks {since} or newer.",
+            id="django_tasks_cloud_tasks.I002",
+        )
 
 
 def _check_environment(subject: _Subject) -> Iterator[CheckMessage]:

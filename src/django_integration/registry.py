@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import cached_property
 from typing import Any
 
 from django.tasks import task_backends
 from django.tasks.backends.base import BaseTaskBackend
 
+from ..core.retry_policy import TaskPolicy
 from .configuration import Configuration, configuration_for
+
+# Django makes a backend for each thread.
+_DECLARED: dict[str, set[TaskPolicy]] = {}
 
 
 class SiteBackend(BaseTaskBackend):
@@ -17,6 +22,15 @@ class SiteBackend(BaseTaskBackend):
     def __init__(self, alias: str, params: dict[str, Any]) -> None:
         super().__init__(alias, params)
         self._beside = frozenset(params) - {"BACKEND", "QUEUES", "OPTIONS"}
+
+    @property
+    def declared_policies(self) -> Collection[TaskPolicy]:
+        """The policies of the tasks that were declared for this entry, each once."""
+        return _DECLARED.get(self.alias, set())
+
+    def note_policy(self, policy: TaskPolicy) -> None:
+        """Remember the policy of a task that is declared for this entry."""
+        _DECLARED.setdefault(self.alias, set()).add(policy)
 
     @cached_property
     def configuration(self) -> Configuration:

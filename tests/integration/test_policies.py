@@ -15,6 +15,7 @@ import pytest
 from django.tasks import Task, TaskResultStatus
 from django.tasks.signals import task_finished
 from django_tasks_cloud_tasks import Discard, Retry, Snooze
+from django_tasks_cloud_tasks.adapters.client_version import sends_retry_config
 from django_tasks_cloud_tasks.core.errors import ServiceUnavailableError
 from django_tasks_cloud_tasks.django_integration.models import StoredTask
 from django_tasks_cloud_tasks.django_integration.operating.relay import relay_batch
@@ -68,6 +69,12 @@ def statuses(emulator: EmulatorInHand) -> list[int | None]:
     return [attempt.status for attempt in emulator.finished]
 
 
+def again(task: Task[..., Any]) -> int:
+    """The answer to an attempt that will be repeated: 500 if the queue does that."""
+    by_endpoint = task.func.__name__.startswith("data") and not sends_retry_config()
+    return 200 if by_endpoint else 500
+
+
 def row(task_id: str) -> StoredTask:
     found: StoredTask = StoredTask.objects.get(task_id=task_id)
     return found
@@ -88,7 +95,7 @@ def test_between_attempts_a_task_is_ready_and_in_the_end_it_has_one_end(
             assert len(result.errors) == 1
         emulator.advance(3600)
     assert ends == [("SUCCESSFUL", 3)]
-    assert statuses(emulator) == [500, 500, 200]
+    assert statuses(emulator) == [again(task), again(task), 200]
     assert ATTEMPTS == [1, 2, 3]
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     limit = SEEN[0].max_attempts
@@ -107,15 +114,16 @@ def test_a_policy_that_is_data_is_carried_by_the_cloud_task_and_ends_the_task(
         result = task.using(backend=backend).enqueue()
         emulator.settle()
         (waiting,) = emulator.waiting()
-        assert waiting.retries
-        assert (waiting.retries.max_attempts, waiting.retries.min_backoff) == (3, 10)
-        assert (waiting.retries.max_backoff, waiting.retries.max_doublings) == (300, 3)
+        if sends_retry_config():
+            assert waiting.retries
+            assert (waiting.retries.max_attempts, waiting.retries.min_backoff) == (3, 10)
+            assert (waiting.retries.max_backoff, waiting.retries.max_doublings) == (300, 3)
         emulator.advance(9)
         assert len(SEEN) == 1
         emulator.advance(1)
         assert len(SEEN) == 2
         emulator.advance(20)
-    assert statuses(emulator) == [500, 500, 200]
+    assert statuses(emulator) == [again(task), again(task), 200]
     assert ends == ["FAILED"]
     assert emulator.waiting() == []
     if backend == "stored":

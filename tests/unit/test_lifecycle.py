@@ -310,7 +310,7 @@ def test_a_task_that_cloud_tasks_lost_has_failed_and_says_what_is_known() -> Non
     assert (lost.state, lost.finished_at, lost.relay.at) == (State.FAILED, LATER, None)
     (error,) = lost.errors
     assert error.exception_class_path == TASK_LOST == lost.failure
-    assert "after 0 attempts" in error.traceback
+    assert "after 0 of 100 attempts" in error.traceback
     assert "It was due at 2026-11-22 10:00:00 UTC" in error.traceback
 
 

@@ -21,6 +21,7 @@ from django.tasks.exceptions import InvalidTask, TaskResultDoesNotExist
 from django.tasks.signals import task_enqueued
 from django.utils.module_loading import import_string
 
+from ...core.backoff import Backoff
 from ...core.errors import CloudTasksError, OptionsError
 from ...core.lifecycle import enqueued
 from ...core.names import is_queue_id, is_task_id
@@ -129,7 +130,9 @@ class CloudTasksBackend(SiteBackend):
         keeps_results = options.results is not None
         if keeps_results and len(task.module_path) > LONGEST_NAME:
             raise InvalidTask(f"{task.module_path} is too long to be recorded.")
-        policy_of(task)
+        policy = policy_of(task)
+        if policy.max_attempts is not None or isinstance(policy.backoff, Backoff):
+            self.note_policy(policy)
         if is_atomic(task) and not keeps_results:
             raise InvalidTask(
                 f"{task.module_path} cannot be atomic: the backend {self.alias!r} keeps no "

@@ -203,13 +203,16 @@ def _look_up(
                 store.replace(record, found(record, now=now))
                 continue
             redelivered = configuration.options.lost_tasks is LostTasks.REDELIVER
-            after = gone(record, now=now, redelivered=redelivered)
+            limit = _policy(record).over(configuration.options.policy).limit
+            after = gone(record, now=now, redelivered=redelivered, max_attempts=limit)
             if not store.replace(record, after):
                 continue  # Somebody has claimed it meanwhile.
             logger.error(
-                "Cloud Tasks does not have the task %s (%s) any more, which has not ended. %s",
+                "Cloud Tasks does not have the task %s (%s) any more, after %d of %d attempts. %s",
                 record.task_id,
                 record.payload.task_path,
+                len(record.attempts),
+                limit,
                 "It is sent again." if redelivered else "It is marked as failed.",
             )
             if after.final:

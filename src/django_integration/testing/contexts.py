@@ -277,8 +277,10 @@ def emulating(site: str) -> Iterator[EmulatorInHand]:
     from django.conf import settings
     from django.db import connections
     from django.test import override_settings
+    from django.utils.module_loading import import_string
 
     from ...adapters.metadata import NoMetadataServer
+    from ..registry import SiteBackend
     from ..runtime import Runtime, use_runtime
 
     if not settings.STATIC_URL:
@@ -298,7 +300,7 @@ def emulating(site: str) -> Iterator[EmulatorInHand]:
         entries: Mapping[str, dict[str, Any]] = settings.TASKS
         tasks = {
             alias: {**entry, "OPTIONS": {**entry.get("OPTIONS", {}), **own}}
-            if entry["BACKEND"].rpartition(".")[2] == "CloudTasksBackend"
+            if issubclass(import_string(entry["BACKEND"]), SiteBackend)
             else entry
             for alias, entry in entries.items()
         }
