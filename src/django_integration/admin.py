@@ -34,6 +34,7 @@ from ..core.records import (
     CANCELLED_TEXT,
     FINAL_STATES,
     TASK_CANCELLED,
+    TASK_LOST,
     Attempt,
     AttemptError,
 )
@@ -127,7 +128,7 @@ _FIELDSETS: list[tuple[str | None, dict[str, list[str]]]] = [
         "When",
         {
             "fields": [
-                *("enqueued_at", "due_at", "finished_at"),
+                *("enqueued_at", "due_at", "next_attempt", "finished_at"),
                 *("lease_ends", "cancel_requested"),
             ]
         },
@@ -206,6 +207,11 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
         """When it was to run, if not at once."""
         return _moment(row.run_after)
 
+    @admin.display(description="next attempt due at")
+    def next_attempt(self, row: StoredTask) -> str:
+        """When the task asked to be attempted again, or its backoff function did."""
+        return _moment(row.redelivery_at)
+
     @admin.display(description="lease ends")
     def lease_ends(self, row: StoredTask) -> str:
         """Until when its runner has the task."""
@@ -218,7 +224,7 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
 
     @admin.display(description="attempts")
     def attempts(self, row: StoredTask) -> SafeString:
-        """A table: number, worker, start, end, and the class of the error."""
+        """A table: number, worker, start, end, the class of the error, and a remark."""
         attempts = _attempts(row)
         if attempts is None:
             return _json(row.attempts_json)
@@ -229,11 +235,13 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
                 _moment(attempt.started_at),
                 _moment(attempt.finished_at),
                 _shown(attempt.error.exception_class_path) if attempt.error else "-",
+                _shown(attempt.note),
             )
             for number, attempt in enumerate(attempts, 1)
         )
-        cells = "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>"
-        head = "<tr><th>#</th><th>worker</th><th>start</th><th>end</th><th>error</th></tr>"
+        names = ("#", "worker", "start", "end", "error", "remark")
+        cells = f"<tr>{'<td>{}</td>' * len(names)}</tr>"
+        head = f"<tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>"
         return format_html("<table>" + head + "{}</table>", format_html_join("", cells, lines))
 
     @admin.display(description="errors")
@@ -245,6 +253,8 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
         errors = [attempt.error for attempt in attempts if attempt.error]
         if row.status == Status.CANCELLED:
             errors.append(AttemptError(TASK_CANCELLED, CANCELLED_TEXT))
+        elif row.lost:
+            errors.append(AttemptError(TASK_LOST, row.lost))
         return format_html_join(
             "",
             "<details open><summary>{}</summary><pre>{}</pre></details>",

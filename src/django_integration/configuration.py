@@ -129,6 +129,11 @@ class Configuration:
         return self._runtime.results(self.options.results_database)
 
     @property
+    def sends_retry_config(self) -> bool:
+        """Whether the client can send the retry settings of one task."""
+        return sends_retry_config()
+
+    @property
     def may_block(self) -> bool:
         """Whether `route` or `policy` is unknown yet, and the metadata server may be asked for it.
 
@@ -166,7 +171,7 @@ class Configuration:
             dispatch_deadline=options.dispatch_deadline,
             thresholds=options.priority_queues,
             name_tasks=options.name_tasks,
-            sends_retry_config=sends_retry_config(),
+            sends_retry_config=self.sends_retry_config,
         )
         if self._is_settled:
             self._route = route

@@ -68,7 +68,7 @@ class Attempt:
     @property
     def by(self) -> Repeater:
         """Who brings the next attempt after an ordinary failure."""
-        return repeater(self.policy, sends_retry_config=self.configuration.route.sends_retry_config)
+        return repeater(self.policy, sends_retry_config=self.configuration.sends_retry_config)
 
     def after(
         self, error: BaseException, result: TaskResult[..., Any], *, recorded: bool, now: datetime
