@@ -1,11 +1,13 @@
 """`make demo`: the emulator, the example site, and a handful of tasks that go all the way.
 
 On a terminal the site stays up afterwards, until Ctrl-C; otherwise the demo ends. Its exit code
-is 0 if every task ended as it should.
+is 0 if every task ended as it should. Where a task waits for minutes between its attempts, the
+demo moves the clock of the emulator.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -25,6 +27,9 @@ HERE = Path(__file__).resolve().parent
 SITE = HERE / "site"
 DATA = HERE.parent / ".demo"
 PATIENCE = 120.0  # seconds for all tasks together
+WAITS = {"policy": ("READY", 1), "retry": ("READY", 1)}  # tasks that then wait for minutes
+FAILS = {"policy": ("FAILED", 3)}  # as its last attempt failed, too
+CLOCK_STEPS = (60, 120, 3420)  # seconds; after each of them another attempt is due
 
 
 def free_port(wanted: int) -> int:
@@ -70,25 +75,54 @@ def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
             time.sleep(0.05)
 
 
-def follow(expected: list[tuple[TaskResult[..., Any], str]]) -> bool:
-    """Show what happens to the tasks until all have succeeded; whether they did in time."""
-    from orders.views import outcome
+class Watch:
+    """Prints what happens to tasks, with the seconds by the clock of the emulator."""
 
-    shown: dict[str, tuple[str, int]] = {}
-    began = time.monotonic()
-    while time.monotonic() - began < PATIENCE:
-        for result, label in expected:
+    def __init__(self, tasks: list[tuple[TaskResult[..., Any], str]]) -> None:
+        self._tasks = tasks
+        self._shown: dict[str, tuple[str, int]] = {}
+        self._began = time.monotonic()
+        self._moved = 0.0
+
+    def until(self, wanted: list[tuple[str, int]]) -> bool:
+        """Show each change until every task has this status and at least this many attempts.
+
+        Returns:
+            Whether they have it in time.
+        """
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until:
+            self._show()
+            states = [self._shown[result.id] for result, _ in self._tasks]
+            if all(
+                status == wanted_status and attempts >= least
+                for (status, attempts), (wanted_status, least) in zip(states, wanted, strict=True)
+            ):
+                return True
+            time.sleep(0.05)
+        return False
+
+    def advance(self, emulator_url: str, seconds: int) -> None:
+        """Move the clock of the emulator. It delivers what becomes due before it answers."""
+        print(f"           The clock of the emulator moves on by {seconds} seconds.")
+        request = urllib.request.Request(
+            f"{emulator_url}/emulator/clock", json.dumps({"advance": seconds}).encode()
+        )
+        with urllib.request.urlopen(request, timeout=PATIENCE):
+            self._moved += seconds
+        self._show()
+
+    def _show(self) -> None:
+        from orders.views import outcome
+
+        for result, label in self._tasks:
             result.refresh()
             state = (result.status, result.attempts)
-            if shown.get(result.id) != state:
-                shown[result.id] = state
-                moment = f"{time.monotonic() - began:6.2f} s"
+            if self._shown.get(result.id) != state:
+                self._shown[result.id] = state
+                moment = f"{time.monotonic() - self._began + self._moved:7.2f} s"
                 attempt = f"attempt {result.attempts}" if result.attempts else ""
                 print(f"{moment}  {label:<34} {result.status:<11} {attempt:<10} {outcome(result)}")
-        if len(shown) == len(expected) and all(s == "SUCCESSFUL" for s, _ in shown.values()):
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def main() -> int:
@@ -96,7 +130,7 @@ def main() -> int:
     shutil.rmtree(DATA, ignore_errors=True)
     DATA.mkdir()
     emulator_port, site_port = free_port(8123), free_port(8000)
-    site_url = f"http://127.0.0.1:{site_port}"
+    site_url, emulator_url = f"http://127.0.0.1:{site_port}", f"http://127.0.0.1:{emulator_port}"
     os.environ |= {
         "DJANGO_SETTINGS_MODULE": "settings",
         "CLOUD_TASKS_EMULATOR_HOST": f"127.0.0.1:{emulator_port}",
@@ -134,22 +168,24 @@ def main() -> int:
                 log=site_log,
             )
         )
-        wait_for(
-            f"http://127.0.0.1:{emulator_port}/.well-known/openid-configuration",
-            emulator,
-            emulator_log,
-        )
+        wait_for(f"{emulator_url}/.well-known/openid-configuration", emulator, emulator_log)
         wait_for(site_url, site, site_log)
         print(f"Emulator on 127.0.0.1:{emulator_port}, site on {site_url}. Enqueueing:\n")
         expected = [(enqueue_kind(kind), label) for kind, label in KINDS.items()]
-        succeeded = follow(expected)
-        print("\nWhat each returned:" if succeeded else "\nNot all tasks succeeded in time:")
+        watch = Watch(expected)
+        success = ("SUCCESSFUL", 1)
+        succeeded = watch.until([WAITS.get(kind, success) for kind in KINDS])
+        for seconds in CLOCK_STEPS if succeeded else ():
+            watch.advance(emulator_url, seconds)
+        succeeded = succeeded and watch.until([FAILS.get(kind, success) for kind in KINDS])
+        print("\nHow each ended:" if succeeded else "\nNot all tasks ended as expected in time:")
         for result, label in expected:
             told = f"({result.status}, {result.attempts} attempts)"
             print(f"  {label:<34} {outcome(result)}  {told}")
         if succeeded and sys.stdin.isatty() and sys.stdout.isatty():
             print(f"\nThe site is up: open {site_url} and click,")
-            print(f"or {site_url}/admin/ (demo, demo) for the results. Ctrl-C ends it.", flush=True)
+            print(f"or {site_url}/admin/ (demo, demo) for the results,")
+            print(f"or {emulator_url} to move the clock. Ctrl-C ends it.", flush=True)
             try:
                 site.wait()
             except KeyboardInterrupt:

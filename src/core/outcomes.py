@@ -1,8 +1,7 @@
 """How a request to execute a task ended, and what to answer Cloud Tasks.
 
-Cloud Tasks removes a task on 200-299 and repeats it by the queue's policy on everything else;
-there is no answer that means "never again". So a status here is a decision about the task's
-future as well.
+Cloud Tasks removes a Cloud Task on 200-299. On everything else it repeats it, by the retry settings
+of the Cloud Task or of its queue. So a status here is a decision about the task's future as well.
 """
 
 import math

@@ -189,7 +189,8 @@ class CloudTaskContext(TaskContext):  # type: ignore[type-arg,misc]  # the stubs
     Attributes:
         max_attempts: after so many failed attempts the task has failed.
         deadline: when Cloud Tasks gives this attempt up, and delivers the task again; a coroutine
-            with a timeout is stopped then. Aware if USE_TZ is on. None under other backends.
+            with a timeout is stopped a second before. Aware if USE_TZ is on. None under other
+            backends.
         queue_name: the Cloud Tasks queue that delivered the task. Where Cloud Tasks did not
             deliver it: the queue of the task.
         cloud_task_name: the id of the Cloud Task; None where Cloud Tasks did not deliver it.

@@ -54,10 +54,15 @@ def test_the_demo_ends_without_an_error(tmp_path: Path) -> None:
         timeout=180,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    returned = done.stdout.partition("What each returned:")[2]
-    assert returned.count("(SUCCESSFUL") == 7
-    assert "order 1815 charged at attempt 3  (SUCCESSFUL, 3 attempts)" in returned
-    assert "over 2049 paid 1 time  (SUCCESSFUL, 1 attempts)" in returned
+    told, _, ended = done.stdout.partition("How each ended:")
+    assert ended.count("(SUCCESSFUL") == 8
+    assert "order 1815 charged at attempt 3  (SUCCESSFUL, 3 attempts)" in ended
+    assert "over 2049 paid 1 time  (SUCCESSFUL, 1 attempts)" in ended
+    assert "the printer does not answer (order 1815)  (FAILED, 3 attempts)" in ended
+    assert "order 1815 confirmed at attempt 2  (SUCCESSFUL, 2 attempts)" in ended
+    assert "The clock of the emulator moves on by 3420 seconds." in told
+    statuses = re.findall(r"Policy: \S+ attempts, all fail +(READY|FAILED) +attempt (\d)", told)
+    assert statuses == [("READY", "1"), ("READY", "2"), ("FAILED", "3")]
 
 
 def test_the_example_needs_no_migration() -> None:

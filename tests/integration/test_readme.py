@@ -28,6 +28,7 @@ def test_every_python_block_says_where_it_goes() -> None:
     assert len(BLOCKS) == README.count("```python")
     assert {name for name, _ in BLOCKS} == {
         *("settings.py", "urls.py", "shop/tasks.py", "shell", RECORDED),
+        *("shop/invoices.py", "shop/parcels.py"),
         *("shop/test_tasks.py", "shop/tests.py"),
     }
 
@@ -77,6 +78,15 @@ class Project:
         )
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout + done.stderr
+
+    def advance(self, seconds: int) -> None:
+        """Move the clock of the emulator. What becomes due in between is delivered and answered."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.emulator_port}/emulator/clock",
+            json.dumps({"advance": seconds}).encode(),
+        )
+        with urllib.request.urlopen(request) as response:
+            assert response.status == 200
 
     @contextmanager
     def running(self, *arguments: str) -> Iterator[IO[str]]:
@@ -138,6 +148,29 @@ def test_with_every_other_setting_and_results(tmp_path: Path) -> None:
         assert "0 finished before" in project.run(*line.split())
 
 
+def test_retries_and_ends(tmp_path: Path) -> None:
+    project = Project(tmp_path, SETTINGS)
+    project.run("manage.py", "migrate")
+    with project.up():
+        project.run("manage.py", "shell", "-c", HAS_POLICIES)
+        project.advance(3600)
+        said = project.run("manage.py", "shell", "-c", WHAT_HAPPENED)
+    assert "mail_invoice FAILED ConnectionError in attempt 5" in said
+    assert "print_invoice FAILED LookupError in attempt 1" in said
+    assert "ship SUCCESSFUL 'order 1 shipped at attempt 2 of 100' 1 errors" in said
+    assert "ship READY  in attempt 0" in said
+    assert "ship FAILED Discard in attempt 1" in said
+
+
+HAS_POLICIES = """
+from shop.invoices import mail_invoice, print_invoice
+from shop.parcels import ship
+mail_invoice.enqueue(1)
+print_invoice.enqueue(1)
+for state in ("paid", "unpaid", "cancelled"):
+    ship.enqueue(1, state)
+"""
+
 WHAT_HAPPENED = """
 from django_tasks_cloud_tasks import StoredTask
 for row in StoredTask.objects.all():
@@ -145,6 +178,7 @@ for row in StoredTask.objects.all():
     told = repr(result.return_value) if result.status == "SUCCESSFUL" else ""
     told += f" {len(result.errors)} errors" if result.errors and told else ""
     told += result.errors[-1].exception_class.__name__ if result.errors and not told else ""
+    told += f" in attempt {result.attempts}" if result.status != "SUCCESSFUL" else ""
     print(result.task.name, result.status, told)
 """
 

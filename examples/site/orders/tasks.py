@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from django.db.models import F
 from django.tasks import TaskContext, task
+from django_tasks_cloud_tasks import Backoff, CloudTaskContext, Retry
 from django_tasks_cloud_tasks import task as cloud_task
 
 from .models import Order
@@ -40,6 +43,20 @@ def charge(context: TaskContext[..., object], order: int) -> str:
     if context.attempt < 3:
         raise ConnectionError(f"the bank does not answer (attempt {context.attempt})")
     return f"order {order} charged at attempt {context.attempt}"
+
+
+@cloud_task(max_attempts=3, backoff=Backoff(60, 3600), timeout=30)
+def print_label(order: int) -> str:
+    """A task with a policy, which fails: it has three attempts, after waits of 1 and 2 minutes."""
+    raise ConnectionError(f"the printer does not answer (order {order})")
+
+
+@cloud_task(takes_context=True)
+def confirm(context: CloudTaskContext, order: int) -> str:
+    """A task that says when its next attempt is due."""
+    if context.attempt == 1:
+        raise Retry(after=timedelta(hours=1))
+    return f"order {order} confirmed at attempt {context.attempt}"
 
 
 @cloud_task(atomic=True)

@@ -15,6 +15,13 @@ from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
+from orders.views import KINDS
+
+NO_PRINTER = "the printer does not answer (order 1815)"
+ASKED_AGAIN = (
+    "django_tasks_cloud_tasks.django_integration.tasks.Retry: "
+    "The task asked for another attempt after 1:00:00."
+)
 PATIENCE = 30  # seconds for the slowest machine
 
 
@@ -23,7 +30,8 @@ class ClickingTest(StaticLiveServerTestCase):
 
     def setUp(self) -> None:
         """Start the emulator, point the site at it, open the page."""
-        emulator = self.enterContext(BackgroundEmulator(lambda: Emulator(create_queues=True)))
+        self.emulator = BackgroundEmulator(lambda: Emulator(create_queues=True))
+        emulator = self.enterContext(self.emulator)
         options = settings.TASKS["default"]["OPTIONS"] | {
             "EMULATOR_HOST": emulator.address,
             "TASK_HANDLER_HOST": self.live_server_url,
@@ -74,7 +82,7 @@ class ClickingTest(StaticLiveServerTestCase):
 
     def test_every_kind_of_task_is_seen_to_finish(self) -> None:
         """Click each button; the table tells of each task's end, without a reload."""
-        for kind in ("plain", "coroutine", "urgent", "failing", "delayed", "context", "atomic"):
+        for kind in KINDS:
             self.browser.find_element(By.ID, kind).click()
         self.wait_for(["add_up", "[[1200,350,499]]", "SUCCESSFUL", "1", "2049"])
         self.wait_for(["greet", '["Ada"]', "SUCCESSFUL", "1", "Hello, Ada"])
@@ -83,9 +91,14 @@ class ClickingTest(StaticLiveServerTestCase):
         )
         self.wait_for(["charge", "[1815]", "SUCCESSFUL", "3", "order 1815 charged at attempt 3"])
         self.wait_for(["greet", '["later Ada"]', "SUCCESSFUL", "1", "Hello, later Ada"])
+        self.wait_for(["print_label", "[1815]", "READY", "1", f"ConnectionError: {NO_PRINTER}"])
+        self.wait_for(["confirm", "[1815]", "READY", "1", ASKED_AGAIN])
+        self.emulator.call(self.emulator.emulator.advance(3600))
+        self.wait_for(["print_label", "[1815]", "FAILED", "3", f"ConnectionError: {NO_PRINTER}"])
+        self.wait_for(["confirm", "[1815]", "SUCCESSFUL", "2", "order 1815 confirmed at attempt 2"])
         pay = next(row for row in self.rows() if row[0] == "pay")
         self.wait_for([*pay[:2], "SUCCESSFUL", "1", f"order {pay[1][1:-1]} over 2049 paid 1 time"])
         describe = next(row for row in self.rows() if row[0] == "describe")
         self.assertRegex(describe[4], r"^task [0-9a-f]{8}, attempt 1, on ")
-        self.assertEqual(len(self.rows()), 7)
+        self.assertEqual(len(self.rows()), len(KINDS))
         self.assertEqual(self.console(), [])

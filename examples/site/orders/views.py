@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from django.conf import settings
 from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
@@ -23,6 +24,8 @@ KINDS = {
     "delayed": "Delayed: in three seconds",
     "urgent": "Urgent: in a queue of its own",
     "failing": "Failing twice, then succeeding",
+    "policy": "Policy: three attempts, all fail",
+    "retry": "Retry: again in an hour",
     "atomic": "Atomic: an order and its payment",
 }
 
@@ -43,6 +46,10 @@ def enqueue_kind(kind: str) -> TaskResult[..., Any]:
             return tasks.alert.enqueue("stock is low")
         case "failing":
             return tasks.charge.enqueue(order=1815)
+        case "policy":
+            return tasks.print_label.enqueue(order=1815)
+        case "retry":
+            return tasks.confirm.enqueue(order=1815)
         case "atomic":
             # The order and its task are in one transaction: both, or neither.
             with transaction.atomic():
@@ -54,7 +61,9 @@ def enqueue_kind(kind: str) -> TaskResult[..., Any]:
 @require_GET
 def index(request: HttpRequest) -> HttpResponse:
     """The page."""
-    return render(request, "orders/index.html", {"kinds": KINDS.items()})
+    emulator = settings.TASKS["default"]["OPTIONS"]["EMULATOR_HOST"]
+    context = {"kinds": KINDS.items(), "emulator": emulator}
+    return render(request, "orders/index.html", context)
 
 
 @require_POST
