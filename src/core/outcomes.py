@@ -269,6 +269,7 @@ def _repeat(
 ) -> Response:
     """The answer that has Cloud Tasks deliver a task again."""
     match outcome:
+        # Here the queue is to slow down: Cloud Tasks itself takes no tasks now.
         case NextNotCreated(task_id):
             reason = "Another Cloud Task is needed for this task, and Cloud Tasks did not take it."
             return _error(HTTPStatus.SERVICE_UNAVAILABLE, reason, task_id=task_id)
