@@ -91,10 +91,6 @@ RELAY_LEASE = timedelta(seconds=30)
 UNREADABLE_WAIT = timedelta(hours=1)
 """How long the relay leaves a record alone that it cannot read."""
 
-NAME_KEPT = timedelta(hours=25)
-"""How long after its end a Cloud Task's name may stay taken (24 hours), and an hour more. Before
-that, sending a task again by its name tells nothing."""
-
 DELIVERY_GRACE = timedelta(hours=1)
 """How long after a task was due the relay first looks whether Cloud Tasks still has it."""
 
