@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
 from datetime import datetime, timedelta
+from functools import partial
 from inspect import isawaitable, iscoroutinefunction
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,7 @@ from ..tasks import Cancellation, CloudTaskContext, Retry, Snooze, is_atomic
 from ..timezones import to_site
 from ..transactions import commit_leftovers, open_transactions, roll_back_leftovers
 from .leases import Lease, claim_task
-from .next_attempt import Attempt
+from .next_attempt import NextAttempt
 from .threads import in_store_thread, in_used_thread
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class Execution:
     """One attempt at a task: `run` or `arun` it once. Times are aware.
 
     Attributes:
-        attempt: its number and its policy.
+        next_attempt: the number and the policy of this attempt, and what follows it.
         began: when.
         lease: on the record of the task, where results are kept.
     """
@@ -104,7 +105,7 @@ class Execution:
     task: Task[..., Any]
     result: TaskResult[..., Any]
     backend: type[BaseTaskBackend]
-    attempt: Attempt
+    next_attempt: NextAttempt
     delivery: Delivery
     began: datetime
     lease: Lease | None = None
@@ -128,7 +129,7 @@ class Execution:
             raise TypeError(f"The backend {backend.alias!r} is not a CloudTasksBackend.")
         configuration, now = backend.configuration, get_runtime().clock()
         earlier = delivery.earlier_attempts(payload.progress)
-        attempt = Attempt.of(task, payload, configuration, earlier + 1)
+        next_attempt = NextAttempt.of(task, payload, configuration, earlier + 1)
         if configuration.results:
             lease = claim_task(
                 configuration,
@@ -136,13 +137,13 @@ class Execution:
                 payload,
                 delivery,
                 worker,
-                policy=attempt.policy,
+                policy=next_attempt.policy,
             )
             if not isinstance(lease, Lease):
                 return lease
-            attempt = attrs.evolve(attempt, number=len(lease.record.attempts))
+            next_attempt = attrs.evolve(next_attempt, number=len(lease.record.attempts))
             result = recorded_result(task, lease.record)
-            return cls(task, result, type(backend), attempt, delivery, now, lease)
+            return cls(task, result, type(backend), next_attempt, delivery, now, lease)
         result = running_result(
             task,
             task_id=payload.task_id,
@@ -152,7 +153,7 @@ class Execution:
             worker_ids=[UNKNOWN_WORKER] * earlier + [worker],
             now=now,
         )
-        return cls(task, result, type(backend), attempt, delivery, now)
+        return cls(task, result, type(backend), next_attempt, delivery, now)
 
     @property
     def _arguments(self) -> list[Any]:
@@ -160,7 +161,7 @@ class Execution:
             return self.result.args
         context = CloudTaskContext(
             task_result=self.result,
-            max_attempts=self.attempt.policy.limit,
+            max_attempts=self.next_attempt.policy.limit,
             deadline=to_site(self.began + self._deadline),
             queue_name=self.delivery.queue or self.task.queue_name,
             cloud_task_name=self.delivery.cloud_task_id or None,
@@ -172,8 +173,8 @@ class Execution:
     @property
     def _deadline(self) -> timedelta:
         """How long Cloud Tasks waits for the answer."""
-        options = self.attempt.configuration.options
-        return deadline_of(self.attempt.policy, options.dispatch_deadline)
+        options = self.next_attempt.configuration.options
+        return deadline_of(self.next_attempt.policy, options.dispatch_deadline)
 
     def run(self) -> Outcome:
         """Run the task in this thread.
@@ -261,11 +262,12 @@ class Execution:
         except KeyboardInterrupt:
             raise
         except BaseException as error:
+            unanswered = _is_cancelled(error)
             await in_used_thread(roll_back_leftovers, callers)
-            outcome = await self._afailed(error)
+            outcome = await self._afailed(error, unanswered=unanswered)
             if self.result.is_finished:
                 await asend_signal(task_finished, self.backend, self.result)
-            if _is_cancelled(error):
+            if unanswered:
                 # The caller is gone, or the server ends: nobody is there to be answered, and
                 # Cloud Tasks delivers the task again.
                 raise
@@ -296,13 +298,13 @@ class Execution:
                 raise
             raise TimeoutError(
                 f"The task was stopped after {self._stops_after:g} s: its timeout is "
-                f"{self.attempt.policy.timeout}, and the last second is for the answer."
+                f"{self.next_attempt.policy.timeout}, and the last second is for the answer."
             ) from None
 
     @property
     def _stops_after(self) -> float | None:
         """Seconds after which a coroutine is stopped; None if its policy has no timeout."""
-        timeout = self.attempt.policy.timeout
+        timeout = self.next_attempt.policy.timeout
         return None if timeout is None else (timeout - ANSWER_TIME).total_seconds()
 
     def _overran(self, now: datetime) -> str:
@@ -324,7 +326,7 @@ class Execution:
     @property
     def _is_early(self) -> bool:
         """Whether the task is due later than Cloud Tasks could be told."""
-        due_at = self.attempt.payload.progress.due_at
+        due_at = self.next_attempt.payload.progress.due_at
         return self.lease is None and due_at is not None and due_at > self.began + self._ahead
 
     @property
@@ -339,9 +341,11 @@ class Execution:
 
     def _travel_on(self) -> Outcome:
         """Have another Cloud Task take the task further towards its time."""
-        due_at = self.attempt.payload.progress.due_at or self.began
-        attempts = self.attempt.payload.progress.attempts
-        made = self.attempt.create_next(due_at, attempts=attempts, now=self.began + self._ahead)
+        due_at = self.next_attempt.payload.progress.due_at or self.began
+        attempts = self.next_attempt.payload.progress.attempts
+        made = self.next_attempt.create_next(
+            due_at, attempts=attempts, now=self.began + self._ahead
+        )
         return NotDue(self.result.id) if made else NextNotCreated(self.result.id)
 
     def _held(self) -> AbstractContextManager[None]:
@@ -382,16 +386,21 @@ class Execution:
         if not mine:
             raise LeaseLostError
 
-    async def _afailed(self, error: BaseException) -> Outcome:
+    async def _afailed(self, error: BaseException, *, unanswered: bool) -> Outcome:
         """`_failed`, in a thread where it may wait for a database or for Cloud Tasks."""
+        failed = partial(self._failed, error, unanswered=unanswered)
         if self.lease:
-            return await in_store_thread(self.lease.store, self._failed, error)
-        if self.attempt.by is Repeater.ENDPOINT or isinstance(error, Retry | Snooze):
-            return await sync_to_async(self._failed, thread_sensitive=False)(error)
-        return self._failed(error)
+            return await in_store_thread(self.lease.store, failed)
+        if self.next_attempt.by is Repeater.ENDPOINT or isinstance(error, Retry | Snooze):
+            return await sync_to_async(failed, thread_sensitive=False)()
+        return failed()
 
-    def _failed(self, error: BaseException) -> Outcome:
-        """Record the failure, where results are kept, and see to the next attempt.
+    def _failed(self, error: BaseException, *, unanswered: bool = False) -> Outcome:
+        """Record the failure, if records are kept, and see to the next attempt.
+
+        Args:
+            unanswered: whether the request is cancelled. Then nobody reads the answer, and Cloud
+                Tasks delivers this Cloud Task again.
 
         Raises:
             LeaseLostError: another runner took over; nothing was recorded.
@@ -401,9 +410,10 @@ class Execution:
         note = self._overran(now)
         task_error = add_error(self.result, error)
         there = now + self._ahead
-        then = self.attempt.after(error, self.result, recorded=self.lease is not None, now=there)
-        if isinstance(then, Again) and isinstance(error, CancelledError):
-            # Nobody is there to be answered, so that Cloud Tasks delivers this Cloud Task again.
+        then = self.next_attempt.after(
+            error, self.result, recorded=self.lease is not None, now=there
+        )
+        if isinstance(then, Again) and unanswered:
             then = Again(None, by_queue=True)
         snoozes = isinstance(then, Again) and not then.counted
         if self.lease:
@@ -420,8 +430,8 @@ class Execution:
                 mark_failed(self.result, now=now)
                 return Cancelled(self.result.id)
         elif isinstance(then, Again) and not then.by_queue:
-            counted = self.attempt.number - snoozes
-            if not self.attempt.create_next(then.at or there, attempts=counted, now=there):
+            counted = self.next_attempt.number - snoozes
+            if not self.next_attempt.create_next(then.at or there, attempts=counted, now=there):
                 mark_ready(self.result)
                 return NextNotCreated(self.result.id)
         if isinstance(then, Over):
@@ -450,8 +460,8 @@ class Execution:
             "The task %s (%s) failed in attempt %d of %d. It is attempted again %s.",
             self.result.id,
             self.task.module_path,
-            self.attempt.number,
-            self.attempt.policy.limit,
+            self.next_attempt.number,
+            self.next_attempt.policy.limit,
             when,
             exc_info=error,
         )

@@ -40,11 +40,11 @@ logger = logging.getLogger("django_tasks_cloud_tasks")
 
 
 @attrs.frozen
-class Attempt:
-    """What is fixed about an attempt when it begins. Times are aware.
+class NextAttempt:
+    """The policy of an attempt, and what follows if it fails. Times are aware.
 
     Attributes:
-        number: 1 first.
+        number: of this attempt, from 1.
         policy: of the task, completed by the defaults of its backend.
     """
 
@@ -60,8 +60,8 @@ class Attempt:
         payload: TaskPayload,
         configuration: Configuration,
         number: int,
-    ) -> Attempt:
-        """An attempt at a task, under its policy."""
+    ) -> NextAttempt:
+        """What follows the attempt of that number, by the policy of the task."""
         policy = policy_of(task).over(configuration.options.policy)
         return cls(configuration, payload, policy, number)
 
