@@ -1,9 +1,9 @@
 """How often a task is attempted, how long one attempt may take, and what follows from a failure.
 
-A task has a policy; what it leaves open comes from the OPTIONS of its backend. Somebody must bring
-the next attempt:
+A task has a policy. The OPTIONS of its backend complete it. The policy decides what brings the next
+attempt:
 
-| the policy | who brings the next attempt | answer to Cloud Tasks |
+| the policy | what brings the next attempt | answer to Cloud Tasks |
 |---|---|---|
 | sets nothing | the queue, by its own retry settings | 500 |
 | is data (`max_attempts`, `Backoff`) | the queue, by settings of the Cloud Task | 500 |
@@ -11,8 +11,8 @@ the next attempt:
 | has a function as `backoff` | the endpoint | 200 |
 | any, and the task raised `Retry` or `Snooze` | the endpoint | 200 |
 
-To send the retry settings of one task needs google-cloud-tasks 2.25.0. A `Backoff` with 0
-doublings cannot be sent: 0 means the default there.
+The client can send the retry settings of a task since google-cloud-tasks 2.25.0. It cannot send a
+`Backoff` with 0 doublings, because 0 means the default on the wire.
 """
 
 import inspect
@@ -52,12 +52,12 @@ type BackoffFunction = Callable[[BaseException, Any], float | timedelta | None]
 
 @attrs.frozen(kw_only=True)
 class TaskPolicy:
-    """What a task, or the OPTIONS of a backend, say about attempts. None: not said.
+    """The policy of a task, or the defaults of a backend. None means: not set.
 
     Attributes:
-        max_attempts: after so many failed attempts the task has failed.
-        backoff: the wait before the next attempt.
-        timeout: how long an attempt may take.
+        max_attempts: the number of attempts after which the task has failed.
+        backoff: the wait before the next attempt, as data or as a function.
+        timeout: the time that an attempt may take.
     """
 
     max_attempts: int | None = None
@@ -65,7 +65,7 @@ class TaskPolicy:
     timeout: timedelta | None = None
 
     def over(self, defaults: "TaskPolicy") -> "TaskPolicy":
-        """This policy, with the defaults where it says nothing."""
+        """Return this policy, completed by the defaults."""
         return TaskPolicy(
             max_attempts=defaults.max_attempts if self.max_attempts is None else self.max_attempts,
             backoff=defaults.backoff if self.backoff is None else self.backoff,
@@ -79,15 +79,15 @@ class TaskPolicy:
 
     @property
     def waits(self) -> Backoff:
-        """The waits as data; those of a queue where a function decides or nothing is said."""
+        """The waits as data. If a function decides or nothing is set: the defaults of a queue."""
         return self.backoff if isinstance(self.backoff, Backoff) else DEFAULT_BACKOFF
 
 
 def read_max_attempts(value: object) -> int:
-    """A number of attempts.
+    """Check a number of attempts.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the value is not a number of attempts.
     """
     if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST_ATTEMPTS:
         return value
@@ -95,10 +95,10 @@ def read_max_attempts(value: object) -> int:
 
 
 def read_timeout(value: object) -> timedelta:
-    """A timeout, from seconds or a timedelta.
+    """Convert seconds or a timedelta to a timeout.
 
     Raises:
-        ValueError: it is none that Cloud Tasks takes.
+        ValueError: Cloud Tasks does not accept it as a dispatch deadline.
     """
     try:
         timeout = timedelta(seconds=seconds_of(value))
@@ -110,10 +110,10 @@ def read_timeout(value: object) -> timedelta:
 
 
 def read_backoff(value: object) -> Backoff | BackoffFunction:
-    """A backoff: data, or a function of an exception and a `TaskResult`.
+    """Check a backoff: a `Backoff`, or a function of an exception and a `TaskResult`.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the value is neither.
     """
     if isinstance(value, Backoff):
         return value
@@ -128,7 +128,7 @@ def read_backoff(value: object) -> Backoff | BackoffFunction:
             "a function that takes two positional arguments, the exception and the TaskResult"
         ) from None
     except ValueError:
-        pass  # A built-in function has no signature to look at.
+        pass  # Some built-in functions have no signature.
     function: BackoffFunction = value
     return function
 
@@ -141,10 +141,10 @@ _READERS: Mapping[str, Callable[[object], object]] = {
 
 
 def read_policy(values: Mapping[str, object]) -> TaskPolicy:
-    """The policy that a task declares; None means: not said.
+    """Check the values that a task declares. None means: not set.
 
     Raises:
-        ValueError: names the value, and says what it must be.
+        ValueError: a value is wrong. The message names it and says what it must be.
     """
     said: dict[str, Any] = {}
     for name, value in values.items():
@@ -158,7 +158,7 @@ def read_policy(values: Mapping[str, object]) -> TaskPolicy:
 
 
 class Repeater(Enum):
-    """Who brings the next attempt after an ordinary failure."""
+    """What brings the next attempt after an ordinary failure."""
 
     QUEUE = "the queue, by its own settings"
     CLOUD_TASK = "the queue, by the settings that the Cloud Task carries"
@@ -166,7 +166,7 @@ class Repeater(Enum):
 
 
 def repeater(policy: TaskPolicy, *, sends_retry_config: bool) -> Repeater:
-    """Who brings the next attempt at a task of that policy.
+    """Decide what brings the next attempt at a task with this policy.
 
     Args:
         sends_retry_config: whether the client can send the retry settings of one task.
@@ -189,51 +189,51 @@ class RetrySettings:
 
 
 def retry_settings(policy: TaskPolicy, *, sends_retry_config: bool) -> RetrySettings | None:
-    """What the Cloud Task carries; None leaves the settings of the queue in force."""
+    """Return the retry settings for the Cloud Task; None if those of the queue apply."""
     if repeater(policy, sends_retry_config=sends_retry_config) is Repeater.CLOUD_TASK:
         return RetrySettings(policy.limit, policy.waits)
     return None
 
 
-# What a task says by what it raises.
+# What the exception of a task means.
 
 
 @attrs.frozen
 class RetryAt:
-    """This attempt failed; the next one is due then (aware)."""
+    """The attempt failed. The next attempt is due at that time (aware)."""
 
     at: datetime
 
 
 @attrs.frozen
 class SnoozeUntil:
-    """This was no attempt; the next one is due then (aware)."""
+    """The attempt does not count. The next attempt is due at that time (aware)."""
 
     until: datetime
 
 
 class Said(Enum):
-    """What else an exception means."""
+    """The meaning of an exception that names no time."""
 
     FAILURE = "an ordinary failure"
-    DISCARD = "over, never again"
-    WORK_DONE = "its work is done, and only its answer is missing"
+    DISCARD = "the task has failed, without another attempt"
+    WORK_DONE = "the work is done, but JSON cannot represent its result"
 
 
 type Wish = RetryAt | SnoozeUntil | Said
 
 
-# What follows.
+# What follows an attempt.
 
 
 @attrs.frozen
 class Again:
-    """The task will be attempted again.
+    """Another attempt follows.
 
     Attributes:
-        at: when the next attempt is due; None if the queue decides.
-        by_queue: the queue brings it; otherwise the endpoint makes another Cloud Task.
-        counted: whether this attempt counts.
+        at: when it is due; None if the queue decides.
+        by_queue: whether the queue brings it. Otherwise the endpoint creates another Cloud Task.
+        counted: whether the attempt that ends now counts.
     """
 
     at: datetime | None
@@ -243,14 +243,14 @@ class Again:
 
 @attrs.frozen
 class Over:
-    """The task has failed, and will not be attempted again. `reason` completes "because ..."."""
+    """The task has failed. No other attempt follows. `reason` completes "because ..."."""
 
     reason: str
 
 
 @attrs.frozen
 class NeedsWait:
-    """Ask the function how long to wait, and then `after_answer`."""
+    """Call the function to get the wait. Then call `after_answer`."""
 
     function: BackoffFunction
 
@@ -264,13 +264,13 @@ def after_failure(
     now: datetime,
     snooze_before: datetime | None = None,
 ) -> Again | Over | NeedsWait:
-    """Decide what follows when an attempt raised something.
+    """Decide what follows an attempt that raised an exception.
 
     Args:
-        wish: what the exception means.
-        by: who brings the next attempt, after an ordinary failure.
+        wish: the meaning of the exception.
+        by: what brings the next attempt after an ordinary failure.
         attempt: the number of this attempt, from 1.
-        snooze_before: a snooze must end before this time, where there is such a time.
+        snooze_before: the latest end of a snooze; None if there is no limit.
     """
     match wish:
         case Said.DISCARD:
@@ -296,10 +296,10 @@ def after_failure(
 
 
 def after_answer(answer: object, *, now: datetime) -> Again | Over:
-    """Decide what follows from what a backoff function returned.
+    """Decide what follows the answer of a backoff function.
 
     Raises:
-        ValueError: it is no wait.
+        ValueError: the answer is neither a duration nor None.
     """
     if answer is None:
         return Over("its backoff function returned None")
@@ -307,20 +307,20 @@ def after_answer(answer: object, *, now: datetime) -> Again | Over:
 
 
 def default_wait(policy: TaskPolicy, *, by: Repeater, attempt: int, now: datetime) -> Again:
-    """The next attempt after the wait that the policy has as data, or the default one."""
+    """Return the next attempt, after the wait of the policy or the default wait."""
     wait = timedelta(seconds=policy.waits.seconds(attempt))
     return Again(now + wait, by_queue=by is not Repeater.ENDPOINT)
 
 
 def ends_for_good(error: BaseException) -> bool:
-    """Whether the work of a task that raised this is done, and must not be done again."""
+    """Return whether the exception means that the work is done and must not be repeated."""
     return isinstance(error, UnserializableReturnError)
 
 
 def deadline_of(policy: TaskPolicy, dispatch_deadline: timedelta | None) -> timedelta:
-    """How long an attempt may take until Cloud Tasks gives it up.
+    """Return how long Cloud Tasks waits for an attempt.
 
     Args:
-        dispatch_deadline: the option of that name.
+        dispatch_deadline: the option DISPATCH_DEADLINE.
     """
     return policy.timeout or dispatch_deadline or DEFAULT_DISPATCH_DEADLINE

@@ -1,4 +1,4 @@
-"""The table of the database result store."""
+"""The table of recorded tasks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 class Status(models.TextChoices):
-    """`State`, with names for people."""
+    """The values of `State`, with labels for the admin."""
 
     READY = State.READY.value, "Ready"
     RUNNING = State.RUNNING.value, "Running"
@@ -31,37 +31,41 @@ class Status(models.TextChoices):
 
 
 class InstantField(models.Field):  # type: ignore[type-arg]  # generic in the stubs only
-    """A moment as microseconds since 1970: with USE_TZ off, Django's own field repeats an hour."""
+    """A time, stored as microseconds since 1970.
+
+    With USE_TZ off, the field of Django cannot tell the two hours apart that have the same local
+    time when daylight saving ends.
+    """
 
     description = "Moment"
 
     def get_internal_type(self) -> str:
-        """Kept as a number."""
+        """Store the time as a number."""
         return "BigIntegerField"
 
     def from_db_value(self, value: int | None, *_: object) -> datetime | None:
-        """The moment, aware."""
+        """Return the time, aware."""
         return None if value is None else _EPOCH + value * _MICROSECOND
 
     def get_prep_value(self, value: Any) -> Any:  # noqa: ANN401 - Django's signature
-        """Its microseconds."""
+        """Return the microseconds."""
         return (value - _EPOCH) // _MICROSECOND if isinstance(value, datetime) else value
 
     def to_python(self, value: Any) -> Any:  # noqa: ANN401 - Django's signature
-        """The moment, out of a fixture's text as well."""
+        """Return the time, also from the text of a fixture."""
         return datetime.fromisoformat(value) if isinstance(value, str) else value
 
     def value_to_string(self, obj: models.Model) -> Any:  # noqa: ANN401 - Django's signature
-        """For a fixture: ISO 8601, or None."""
+        """Return ISO 8601 for a fixture, or None."""
         moment = self.value_from_object(obj)
         return moment.isoformat() if moment else None
 
 
 class ExactCharField(models.CharField):  # type: ignore[type-arg]  # generic in the stubs only
-    """Text that is the same only to the letter: MySQL and MariaDB take A for a otherwise."""
+    """Text that is compared exactly. The default collation of MySQL and MariaDB ignores case."""
 
     def db_parameters(self, connection: BaseDatabaseWrapper) -> dict[str, Any]:
-        """With a binary collation where the default one folds case."""
+        """Use a binary collation on MySQL and MariaDB."""
         parameters: dict[str, Any] = super().db_parameters(connection)
         if connection.vendor == "mysql":
             parameters["collation"] = "utf8mb4_bin"
@@ -69,10 +73,10 @@ class ExactCharField(models.CharField):  # type: ignore[type-arg]  # generic in 
 
 
 class StoredTask(models.Model):
-    """A task and what became of it; `TaskRecord` tells what the fields mean.
+    """A recorded task. `TaskRecord` explains the fields.
 
-    JSON is kept as text: databases differ in what their own types can carry, and text carries all
-    that a task can be given. Read it through `get_result()`, or with the properties below.
+    JSON is stored as text, because the JSON types of some databases cannot store every value that
+    a task can get. Read a task with `get_result()`, or with the properties below.
     """
 
     task_id = ExactCharField("id", max_length=LONGEST_NAME, primary_key=True)
@@ -133,10 +137,10 @@ class StoredTask(models.Model):
 
     @property
     def record(self) -> TaskRecord:
-        """The task as a value.
+        """The record as a value.
 
         Raises:
-            UnreadableRecordError: it is damaged, or a newer version wrote it.
+            UnreadableRecordError: the row is damaged, or a newer version wrote it.
         """
         try:
             return COLUMNS.decode(self)
@@ -145,11 +149,11 @@ class StoredTask(models.Model):
 
     @property
     def result(self) -> TaskResult[..., Any]:
-        """What `get_result()` answers for this task.
+        """The result that `get_result()` returns for this task.
 
         Raises:
-            TaskResultDoesNotExist: the site has no such task any more.
-            UnreadableRecordError: it is damaged, or a newer version wrote it.
+            TaskResultDoesNotExist: the site does not have this task any more.
+            UnreadableRecordError: the row is damaged, or a newer version wrote it.
         """
         from .results.task_results import recorded_result, recorded_task
 
@@ -162,7 +166,7 @@ COLUMNS = Columns(StoredTask)
 
 
 def unreadable(task_id: str, error: Exception) -> UnreadableRecordError:
-    """What to raise for a record that cannot be read, for the reason `error`."""
+    """Return the exception for a record that cannot be read because of `error`."""
     return UnreadableRecordError(
         f"The record of the task {task_id} cannot be read: {type(error).__name__}: {error}. It is "
         "damaged, or a newer version of this package wrote it."

@@ -1,4 +1,4 @@
-"""What a task of this backend can declare, what its function is given, and what it may raise."""
+"""What a task can declare, the context that its function gets, and what it can raise."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from ..core.retry_policy import (
 )
 from .timezones import from_site
 
-_FRESH = 1.0  # seconds that an answer to "cancelled?" is good for
+_FRESH = 1.0  # seconds until the store is asked again
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CloudTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
-    """A task of `CloudTasksBackend`, which runs under Django's own backends as well.
+    """A task of `CloudTasksBackend`. It also runs under the backends of Django.
 
     Attributes:
-        atomic: whether the function and the mark of its success are one transaction of the
-            database that keeps the results.
+        atomic: whether the function and the record of its success are one transaction, in the
+            database that keeps the records.
         max_attempts: after so many failed attempts the task has failed. Default: MAX_ATTEMPTS.
         backoff: the wait before the next attempt: a `Backoff`, or a function of the exception and
             the `TaskResult` that returns seconds, a timedelta, or None to give up.
@@ -54,12 +54,12 @@ class CloudTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
     timeout: timedelta | float | None = None
 
     def call(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the task has them
-        """As Django's, with the context of this package."""
-        # Not `super()`: a dataclass with slots is another class than the one that is written here.
+        """Call the function, with a `CloudTaskContext` if it takes a context."""
+        # `super()` does not work in a dataclass with slots, because that is a new class.
         return Task.call(self, *_with_own_context(args), **kwargs)
 
     async def acall(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the task has them
-        """As Django's, with the context of this package."""
+        """Await the function, with a `CloudTaskContext` if it takes a context."""
         return await Task.acall(self, *_with_own_context(args), **kwargs)
 
 
@@ -105,7 +105,7 @@ def task(
     timeout: timedelta | float | None = None,
     **options: Any,
 ) -> Any:
-    """`django.tasks.task` with four arguments more, on every version of Django.
+    """The decorator `django.tasks.task` with four more arguments, for every version of Django.
 
     Args:
         atomic, max_attempts, backoff, timeout: see `CloudTask`. With Django 6.1,
@@ -119,7 +119,7 @@ def task(
     def declare(declared: Callable[..., Any]) -> Task[..., Any]:
         made: Task[..., Any] = django_task(**options)(declared)
         if type(made) is Task:
-            # A site may use another backend in its tests, and import the same modules.
+            # A site can use another backend in its tests and import the same modules.
             made = CloudTask(**{f.name: getattr(made, f.name) for f in dataclasses.fields(made)})
         said: dict[str, Any] = {
             name: value for name, value in declared_policy.items() if value is not None
@@ -132,21 +132,21 @@ def task(
                 f"{made.module_path} cannot {what}: its backend {made.backend!r} is not a "
                 "CloudTasksBackend."
             )
-        checked_policy(made.module_path, said)  # Under other backends as well.
+        checked_policy(made.module_path, said)  # Other backends do not check them.
         return dataclasses.replace(made, atomic=atomic, **said)
 
     return declare if function is None else declare(function)
 
 
 def _with_own_context(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The arguments with a `CloudTaskContext` in place of Django's own, if one is among them."""
+    """Replace a context of Django among the arguments by a `CloudTaskContext`."""
     if args and type(args[0]) is TaskContext:
         return (CloudTaskContext(task_result=args[0].task_result), *args[1:])
     return args
 
 
 def is_atomic(declared: Task[..., Any]) -> bool:
-    """Whether a task is to run in a transaction with the mark of its success."""
+    """Return whether the task runs in one transaction with the record of its success."""
     return isinstance(declared, CloudTask) and declared.atomic
 
 
@@ -155,10 +155,10 @@ def _utc_now() -> datetime:
 
 
 class Cancellation:
-    """Whether a running task is to stop, asked at most once a second.
+    """Whether a running task was cancelled. The store is asked at most once a second.
 
     Args:
-        ask: asks the store.
+        ask: asks the store; None if no records are kept.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class Cancellation:
         self._asked_at: float | None = None
 
     def requested(self) -> bool:
-        """Whether it is to stop."""
+        """Return whether the task was cancelled."""
         if self._ask is None or self._known:
             return self._known
         now = self._clock()
@@ -182,19 +182,19 @@ class Cancellation:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CloudTaskContext(TaskContext):  # type: ignore[type-arg,misc]  # the stubs: generic, not frozen
-    """What a task is given that takes a context.
+    """The first argument of a task that takes a context.
 
-    Django's own attributes are there too: `task_result`, and `attempt`, which is 1 first.
+    It also has the attributes of Django: `task_result`, and `attempt`, from 1.
 
     Attributes:
-        max_attempts: after so many failed attempts the task has failed.
+        max_attempts: the number of attempts after which the task has failed.
         deadline: when Cloud Tasks gives this attempt up, and delivers the task again; a coroutine
             with a timeout is stopped a second before. Aware if USE_TZ is on. None under other
             backends.
         queue_name: the Cloud Tasks queue that delivered the task. Where Cloud Tasks did not
             deliver it: the queue of the task.
         cloud_task_name: the id of the Cloud Task; None where Cloud Tasks did not deliver it.
-        cancellation: what to ask whether the task is to stop.
+        cancellation: tells whether the task was cancelled.
     """
 
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
@@ -206,9 +206,9 @@ class CloudTaskContext(TaskContext):  # type: ignore[type-arg,misc]  # the stubs
 
     @property
     def cancelled(self) -> bool:
-        """Whether somebody cancelled this task while it runs: clean up, and return or raise.
+        """Whether the task was cancelled while it runs. Then clean up, and return or raise.
 
-        As of a second ago. Always False where no results are kept.
+        The answer can be one second old. It is always False if no records are kept.
         """
         return self.cancellation.requested()
 
@@ -219,7 +219,7 @@ class CloudTaskContext(TaskContext):  # type: ignore[type-arg,misc]  # the stubs
 
 
 def policy_of(declared: Task[..., Any]) -> TaskPolicy:
-    """What a task says about its attempts.
+    """Return the policy that a task declares.
 
     Raises:
         InvalidTask: a value is wrong.
@@ -237,10 +237,10 @@ _POLICY = ("max_attempts", "backoff", "timeout")
 
 
 def checked_policy(name: str, values: Mapping[str, object]) -> TaskPolicy:
-    """The policy of these values.
+    """Check the values of a policy.
 
     Args:
-        name: of the task, for the error.
+        name: the name of the task, for the error.
 
     Raises:
         InvalidTask: a value is wrong.
@@ -251,17 +251,17 @@ def checked_policy(name: str, values: Mapping[str, object]) -> TaskPolicy:
         raise InvalidTask(f"{name}: {error}") from None
 
 
-# What a task may raise.
+# Exceptions that a task raises to say what follows.
 
 
 class Retry(CloudTasksError):  # noqa: N818 - a request, not an error
-    """This attempt failed; the next one is due at a time of the task's choice.
+    """The attempt failed, and the task chooses when the next attempt is due.
 
-    It counts: after the last attempt the task has failed.
+    The attempt counts. After the last attempt the task has failed.
 
     Args:
-        after: how long from now; seconds, or a timedelta.
-        at: when. Aware if USE_TZ is on.
+        after: the wait from now; seconds, or a timedelta.
+        at: the time. It must be aware if USE_TZ is on.
 
     Raises:
         TypeError: not exactly one of them is given, or `at` is not a datetime.
@@ -277,13 +277,13 @@ class Retry(CloudTasksError):  # noqa: N818 - a request, not an error
 
 
 class Snooze(CloudTasksError):  # noqa: N818 - a request, not an error
-    """This is no failure and does not count; the task is to be called later.
+    """The task wants to be called later. This is not a failure, and the attempt does not count.
 
     Without a record a task can snooze until 31 days after it was due. After that it has failed.
 
     Args:
-        for_: how long from now; seconds, or a timedelta.
-        until: until when. Aware if USE_TZ is on.
+        for_: the wait from now; seconds, or a timedelta.
+        until: the time. It must be aware if USE_TZ is on.
 
     Raises:
         TypeError: not exactly one of them is given, or `until` is not a datetime.
@@ -299,11 +299,11 @@ class Snooze(CloudTasksError):  # noqa: N818 - a request, not an error
 
 
 class Discard(CloudTasksError):  # noqa: N818 - a request, not an error
-    """The task has failed, and is not to be attempted again. Say why."""
+    """The task has failed, and no other attempt is made. The message says why."""
 
 
 def wish_of(error: BaseException, *, now: datetime) -> Wish:
-    """What an exception that a task raised means for its next attempt."""
+    """Return what an exception of a task means for its next attempt."""
     match error:
         case Retry():
             return RetryAt(_at(error.at, error.wait, now))

@@ -1,4 +1,4 @@
-"""One attempt at a task that was delivered, from its claim to its end."""
+"""One attempt at a delivered task, from its claim to its end."""
 
 from __future__ import annotations
 
@@ -64,42 +64,42 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("django_tasks_cloud_tasks")
 
-_SMALL = timedelta(seconds=1)  # differences of clocks that do not matter
+_SMALL = timedelta(seconds=1)  # a smaller difference between clocks is ignored
 _HOST = "/".join(filter(None, (os.environ.get("K_REVISION"), socket.gethostname())))
 
 
 def worker_id() -> str:
-    """Names this process: host (on Cloud Run the revision as well) and process id."""
+    """Return the name of this process: on Cloud Run the revision, then host and process id."""
     return f"{_HOST}:{os.getpid()}"
 
 
 def store_of(task: Task[..., Any]) -> ResultStore | None:
-    """The store that beginning an attempt at the task asks, if it asks one."""
+    """Return the store with the record of the task, if its backend keeps records."""
     backend = task.get_backend()
     return backend.configuration.results if isinstance(backend, SiteBackend) else None
 
 
 def runs_on_loop(task: Task[..., Any]) -> bool:
-    """Whether `arun` awaits the task on the loop: an atomic one's transaction needs a thread."""
+    """Return whether `arun` awaits the task on the loop. An atomic task needs a thread."""
     return iscoroutinefunction(task.func) and not is_atomic(task)
 
 
 class LeaseLostError(CloudTasksError):
-    """Another runner took the task over; undoes the transaction of an atomic task."""
+    """Another process claimed the task. This rolls back the transaction of an atomic task."""
 
 
 class EndNotRecordedError(CloudTasksError):
-    """The store did not take how the attempt ended, for as long as it was worth trying."""
+    """The store could not write the end of the attempt before the lease ended."""
 
 
 @attrs.frozen
 class Execution:
-    """One attempt at a task: `run` or `arun` it once. Times are aware.
+    """One attempt at a task. Call `run` or `arun` once. Times are aware.
 
     Attributes:
         next_attempt: the number and the policy of this attempt, and what follows it.
-        began: when.
-        lease: on the record of the task, where results are kept.
+        began: when the attempt began.
+        lease: the lease on the record of the task, if records are kept.
     """
 
     task: Task[..., Any]
@@ -119,10 +119,10 @@ class Execution:
     def begin(
         cls, task: Task[..., Any], payload: TaskPayload, delivery: Delivery, worker: str
     ) -> Execution | Outcome:
-        """Prepare an attempt, with the number that the delivery or the record gives it.
+        """Prepare an attempt. Its number comes from the record or from the delivery.
 
         Returns:
-            Why the task must not run, where its record says so.
+            The attempt, or the outcome if the record says that the task must not run.
         """
         backend = task.get_backend()
         if not isinstance(backend, SiteBackend):
@@ -172,15 +172,15 @@ class Execution:
 
     @property
     def _deadline(self) -> timedelta:
-        """How long Cloud Tasks waits for the answer."""
+        """The time that Cloud Tasks waits for the answer."""
         options = self.next_attempt.configuration.options
         return deadline_of(self.next_attempt.policy, options.dispatch_deadline)
 
     def run(self) -> Outcome:
         """Run the task in this thread.
 
-        In a context of its own: the language, the time zone and whatever else Django keeps for a
-        thread, and the task changes, is not what the next request of this thread finds.
+        The task runs in its own context. So a language or a time zone that it activates does not
+        remain active for the next request of this thread.
         """
         return copy_context().run(self._run)
 
@@ -216,7 +216,7 @@ class Execution:
             roll_back_leftovers(callers)
             if not self._committed():
                 outcome = self._failed(error)
-                # Inside the handler, where Django's receiver finds the traceback to log.
+                # Inside the except block, so that the receiver of Django can log the traceback.
                 if self.result.is_finished:
                     send_signal(task_finished, self.backend, self.result)
                 return outcome
@@ -230,13 +230,13 @@ class Execution:
         return Succeeded(self.result.id)
 
     async def arun(self) -> Outcome:
-        """Run the task: a coroutine on this loop, a function in a thread, to its end.
+        """Run the task: a coroutine on this loop, a function in a thread.
 
-        An atomic coroutine runs from a thread, too: Django's transactions live in one.
+        An atomic coroutine also runs from a thread, because a transaction of Django belongs to one.
         """
         if not runs_on_loop(self.task):
             return await sync_to_async(self.run)()
-        # In a context of its own, as `run`; cancelling this cancels that.
+        # In its own context, like `run`. Cancelling this coroutine cancels the task.
         loop = asyncio.get_running_loop()
         return await loop.create_task(self._arun(), context=copy_context())
 
@@ -268,8 +268,7 @@ class Execution:
             if self.result.is_finished:
                 await asend_signal(task_finished, self.backend, self.result)
             if unanswered:
-                # The caller is gone, or the server ends: nobody is there to be answered, and
-                # Cloud Tasks delivers the task again.
+                # The client is gone, or the server stops. Cloud Tasks delivers the task again.
                 raise
             return outcome
         await self._in_thread_if_leased(self._keep, kept, now)
@@ -286,7 +285,7 @@ class Execution:
         return value
 
     async def _acall(self) -> Any:  # noqa: ANN401 - what a task returns
-        """Await the coroutine function, for as long as its timeout allows."""
+        """Await the coroutine function, until its timeout."""
         try:
             async with asyncio.timeout(self._stops_after) as limit:
                 value = await self.task.acall(*self._arguments, **self.result.kwargs)
@@ -308,9 +307,9 @@ class Execution:
         return None if timeout is None else (timeout - ANSWER_TIME).total_seconds()
 
     def _overran(self, now: datetime) -> str:
-        """What to say of an attempt that took longer than Cloud Tasks waits; empty if it did not.
+        """Return a remark if the attempt took longer than Cloud Tasks waits; else an empty text.
 
-        It is logged here: Cloud Tasks has delivered the task again, or will.
+        This also logs the remark.
         """
         took, deadline = now - self.began, self._deadline
         if took <= deadline:
@@ -325,22 +324,22 @@ class Execution:
 
     @property
     def _is_early(self) -> bool:
-        """Whether the task is due later than Cloud Tasks could be told."""
+        """Whether Cloud Tasks delivered the task before it is due, because it cannot wait longer."""
         due_at = self.next_attempt.payload.progress.due_at
         return self.lease is None and due_at is not None and due_at > self.began + self._ahead
 
     @property
     def _ahead(self) -> timedelta:
-        """How far the clock of Cloud Tasks is ahead of the clock of this process, at least.
+        """By how much the clock of Cloud Tasks is at least ahead of the clock of this process.
 
-        Times for Cloud Tasks are worked out by its clock, which is seen from the time when the
-        delivery was due. That of an emulator can be moved on by years.
+        The delivery says when it was due by the clock of Cloud Tasks. Times for Cloud Tasks are
+        computed with that clock, because the clock of an emulator can be years ahead.
         """
         ahead = timedelta() if self.delivery.eta is None else self.delivery.eta - self.began
         return ahead if ahead > _SMALL else timedelta()
 
     def _travel_on(self) -> Outcome:
-        """Have another Cloud Task take the task further towards its time."""
+        """Create another Cloud Task, which is delivered later."""
         due_at = self.next_attempt.payload.progress.due_at or self.began
         attempts = self.next_attempt.payload.progress.attempts
         made = self.next_attempt.create_next(
@@ -355,9 +354,9 @@ class Execution:
         return self.lease.store.atomic() if self.lease and self._atomic else nullcontext()
 
     def _committed(self) -> bool:
-        """Whether an exception came too late: from a hook after the commit of an atomic task.
+        """Return whether an atomic task is committed although an exception was raised.
 
-        Or from a commit whose answer was lost.
+        A hook after the commit can raise it, or the answer to the commit was lost.
         """
         finished = self.result.status == TaskResultStatus.SUCCESSFUL
         if not (self.lease and self._atomic and finished):
@@ -368,11 +367,11 @@ class Execution:
             raise EndNotRecordedError from error
 
     def _keep(self, value: Json, now: datetime) -> None:
-        """Record the success, where results are kept.
+        """Record the success, if records are kept.
 
         Raises:
-            LeaseLostError: another runner took over; nothing was recorded.
-            EndNotRecordedError: the store did not take it.
+            LeaseLostError: another process claimed the task. Nothing is recorded.
+            EndNotRecordedError: the store could not write it.
         """
         note = self._overran(now)
         if self.lease is None:
@@ -381,13 +380,13 @@ class Execution:
             mine = self.lease.succeed(value, now=now, note=note)
         except Exception as error:
             if self._atomic:
-                raise  # It fails the transaction, and so the attempt.
+                raise  # The transaction fails, and the attempt with it.
             raise EndNotRecordedError from error
         if not mine:
             raise LeaseLostError
 
     async def _afailed(self, error: BaseException, *, unanswered: bool) -> Outcome:
-        """`_failed`, in a thread where it may wait for a database or for Cloud Tasks."""
+        """Call `_failed`, in a thread if it waits for a database or for Cloud Tasks."""
         failed = partial(self._failed, error, unanswered=unanswered)
         if self.lease:
             return await in_store_thread(self.lease.store, failed)
@@ -396,15 +395,15 @@ class Execution:
         return failed()
 
     def _failed(self, error: BaseException, *, unanswered: bool = False) -> Outcome:
-        """Record the failure, if records are kept, and see to the next attempt.
+        """Record the failure, if records are kept, and prepare the next attempt.
 
         Args:
             unanswered: whether the request is cancelled. Then nobody reads the answer, and Cloud
                 Tasks delivers this Cloud Task again.
 
         Raises:
-            LeaseLostError: another runner took over; nothing was recorded.
-            EndNotRecordedError: the store did not take it.
+            LeaseLostError: another process claimed the task. Nothing is recorded.
+            EndNotRecordedError: the store could not write it.
         """
         now = get_runtime().clock()
         note = self._overran(now)
@@ -486,7 +485,7 @@ class Execution:
     async def _in_thread_if_leased[**P, R](
         self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs
     ) -> R:
-        """Call in a thread what asks the database, and in place what does not."""
+        """Call in a thread if records are kept, because the call then uses the database."""
         if self.lease:
             return await in_store_thread(self.lease.store, call, *args, **kwargs)
         return call(*args, **kwargs)
@@ -501,7 +500,7 @@ async def _await(awaitable: Awaitable[Any]) -> Any:  # noqa: ANN401 - what a tas
 
 
 def _is_cancelled(error: BaseException) -> bool:
-    """Whether this request was cancelled, and not just something that the task waited for."""
+    """Return whether this request was cancelled, and not only something that the task awaited."""
     current = asyncio.current_task()
     return isinstance(error, CancelledError) and current is not None and current.cancelling() > 0
 

@@ -1,4 +1,4 @@
-"""Claiming a recorded task, and holding the claim while it runs."""
+"""The lease on a recorded task: claim it, renew it, and write the end of the attempt."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from ..signals import send_finished
 
 logger = logging.getLogger("django_tasks_cloud_tasks")
 
-_TRIES = 20  # decisions on a record that others change meanwhile
-_RENEWALS = 3  # in the time of a lease: two may fail before it is lost
+_TRIES = 20  # decisions, if other processes change the record at the same time
+_RENEWALS = 3  # renewals in the time of a lease: two may fail
 
 
 def claim_task(
@@ -41,7 +41,7 @@ def claim_task(
     *,
     policy: TaskPolicy,
 ) -> Lease | Outcome:
-    """The lease on a task that was delivered, or why it must not run now.
+    """Claim a delivered task. Return its lease, or the outcome if the task must not run now.
 
     Args:
         policy: of the task.
@@ -69,7 +69,7 @@ def claim_task(
             continue
         then = decision.record
         if seen and then and then != seen and not store.replace(seen, then):
-            continue  # Somebody else was quicker: decide on what they made of it.
+            continue  # Another process changed the record first: decide again.
         if seen and then and then.final and not seen.final:
             send_finished(then)
         if isinstance(decision, Run):
@@ -82,18 +82,18 @@ def claim_task(
                 payload.task_path,
             )
         return decision.outcome
-    # The record keeps changing, or this transaction cannot see how.
+    # The record changes all the time, or this transaction cannot see the changes.
     return Busy(payload.task_id, seconds=1.0)
 
 
 class Lease:
-    """The claim on a task that runs: renewed while it is held, and what its end is written with.
+    """The claim of this process on a running task.
 
     Args:
         answer_within: seconds that Cloud Tasks waits for the answer.
 
     Attributes:
-        record: as it was claimed, or renewed.
+        record: the record as it was claimed or last renewed.
     """
 
     def __init__(
@@ -116,18 +116,18 @@ class Lease:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Renew the lease while inside, from the process's own thread."""
+        """Renew the lease inside the context. The heartbeat thread of the process does that."""
         seconds = self._duration.total_seconds() / _RENEWALS
         with get_runtime().heartbeat.every(seconds, self._renew) as self._beat:
             yield
 
     def succeed(self, value: Json, *, now: datetime, note: str = "") -> bool:
-        """Write that the task returned `value`; False if the lease is lost, and nothing written."""
+        """Write that the task returned `value`. Return False if the lease is lost."""
         ended = self._end(lambda record: succeed(record, value, now=now, note=note))
         return ended is not None
 
     def has_succeeded(self) -> bool:
-        """Whether this attempt's success is recorded."""
+        """Return whether the success of this attempt is recorded."""
         record = self.store.insist(lambda: self.store.get(self.record.task_id), self._is_worth_it)
         return (
             record is not None
@@ -138,12 +138,10 @@ class Lease:
     def fail(
         self, error: TaskError, then: Again | Over, *, now: datetime, note: str = ""
     ) -> TaskRecord | None:
-        """Write why the attempt failed, and what follows.
-
-        A Cloud Task that brings the next attempt is sent once that is written.
+        """Write why the attempt failed and what follows. Then send the next Cloud Task, if any.
 
         Returns:
-            None if the lease is lost, and nothing was written.
+            The record; None if the lease is lost. Then nothing is written.
         """
         reason, timeout = AttemptError(error.exception_class_path, error.traceback), self._timeout
         ended = self._end(
@@ -153,7 +151,7 @@ class Lease:
         return ended
 
     def snooze(self, then: Again, *, now: datetime) -> TaskRecord | None:
-        """Write that this was no attempt, and when the task is due. As `fail` otherwise."""
+        """Write that the task snoozes. Then send the next Cloud Task. Returns like `fail`."""
         timeout = self._timeout
         ended = self._end(lambda record: snooze(record, then, now=now, timeout=timeout))
         self._send(ended)
@@ -164,24 +162,23 @@ class Lease:
         return self._configuration.options.enqueue_timeout
 
     def _send(self, record: TaskRecord | None) -> None:
-        """Have Cloud Tasks deliver the next attempt, where the endpoint brings it."""
+        """Send the Cloud Task for the next attempt, if the endpoint makes it."""
         if record is None or record.final or record.redelivery.sent:
             return
         if is_beyond_horizon(record.due_at, now=get_runtime().clock()):
-            return  # The relay sends it in time.
+            return  # The relay sends it when its time is near.
         try:
             send(self._configuration, self.store, record, unless_silent=True)
         except Exception:
-            # The database, which has just had the record: the relay will see to it.
+            # The database failed after it stored the record. The relay sends the task.
             logger.exception(
                 "It could not be recorded whether the task %s was sent.", record.task_id
             )
 
     def _end(self, ended: Callable[[TaskRecord], TaskRecord]) -> TaskRecord | None:
-        """Write the end of the attempt, on what others wrote meanwhile; None if it is not ours.
+        """Write the end of the attempt. Return the record, or None if the lease is lost.
 
-        It goes on trying while the database is away, as long as nobody else may run the task and
-        somebody waits for the answer.
+        While the database is away, this tries again until the lease or the dispatch deadline ends.
         """
         return self.store.insist(lambda: self._try_to_end(ended), self._is_worth_it)
 
@@ -200,10 +197,10 @@ class Lease:
             record = fresh
 
     def cancel_requested(self) -> bool:
-        """Whether somebody wants the task to stop.
+        """Return whether the task was cancelled.
 
-        On an event loop it does not wait for the database: the answer is that of the latest look,
-        and another look is on its way.
+        On an event loop this does not wait for the database. It returns the latest known answer,
+        and makes the heartbeat thread read the record soon.
         """
         try:
             asyncio.get_running_loop()
@@ -216,7 +213,7 @@ class Lease:
 
     def _look(self) -> None:
         record = self.store.get(self.record.task_id)
-        # Without its lease an attempt is in vain, whoever took it.
+        # An attempt that lost its lease cannot write its end, so it should stop too.
         self._cancel_requested = record is not None and (
             record.cancel_requested or not self._is_mine(record)
         )

@@ -1,7 +1,7 @@
-"""What follows an attempt that raised: the decision, and the Cloud Task for the next attempt.
+"""What follows a failed attempt: the decision, and the Cloud Task for the next attempt.
 
-Of a recorded task the next Cloud Task is on its record, and sent from there. Of other tasks it is
-made here, before the delivery is answered with 200.
+For a recorded task, the record contains the next Cloud Task, and `leases` sends it. For other
+tasks, this module creates it before the endpoint answers 200.
 """
 
 from __future__ import annotations
@@ -61,19 +61,19 @@ class NextAttempt:
         configuration: Configuration,
         number: int,
     ) -> NextAttempt:
-        """What follows the attempt of that number, by the policy of the task."""
+        """Combine the policy of the task with the defaults of its backend."""
         policy = policy_of(task).over(configuration.options.policy)
         return cls(configuration, payload, policy, number)
 
     @property
     def by(self) -> Repeater:
-        """Who brings the next attempt after an ordinary failure."""
+        """What brings the next attempt after an ordinary failure."""
         return repeater(self.policy, sends_retry_config=self.configuration.sends_retry_config)
 
     def after(
         self, error: BaseException, result: TaskResult[..., Any], *, recorded: bool, now: datetime
     ) -> Again | Over:
-        """What follows from `error`. Calls the backoff function of the task, if it has one."""
+        """Decide what follows `error`. This calls the backoff function of the task, if any."""
         step = after_failure(
             wish_of(error, now=now),
             policy=self.policy,
@@ -101,14 +101,14 @@ class NextAttempt:
         return max(filter(None, known), default=datetime.max.replace(tzinfo=UTC) - LONGEST_AGE)
 
     def create_next(self, due_at: datetime, *, attempts: int, now: datetime) -> bool:
-        """Make the Cloud Task for the next attempt at a task that is not recorded.
+        """Create the Cloud Task for the next attempt at a task without a record.
 
         Args:
             due_at: when that attempt is due.
-            attempts: how many were made.
+            attempts: the number of attempts so far.
 
         Returns:
-            False if Cloud Tasks did not take it. The log says why.
+            False if Cloud Tasks did not accept it. The log contains the reason.
         """
         progress = Progress(
             attempts=attempts,

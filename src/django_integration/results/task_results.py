@@ -1,7 +1,7 @@
-"""Django's `TaskResult`s of tasks along their life.
+"""The `TaskResult` of Django for a task at each stage.
 
-Django's `TaskResult` is frozen, and its backends change it all the same, through
-`object.__setattr__`: the caller must see the same object move on.
+`TaskResult` is frozen. The backends of Django change it with `object.__setattr__`, and so does this
+module: the caller keeps the object and must see its new state.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from ..timezones import to_site
 _ENCODER = json.JSONEncoder(allow_nan=False)
 _PROMISES = (Awaitable, Iterator, AsyncIterator, Future)
 _CONTAINERS = (dict, list, tuple, set, frozenset)
-_DEEPEST = 20  # containers in one another
+_DEEPEST = 20  # levels of nested containers
 
 _STATUS = {
     State.READY: TaskResultStatus.READY,
     State.RUNNING: TaskResultStatus.RUNNING,
     State.SUCCESSFUL: TaskResultStatus.SUCCESSFUL,
     State.FAILED: TaskResultStatus.FAILED,
-    # Django has no word for it; the last of its errors says that it was cancelled.
+    # Django has no such status. The last error says that the task was cancelled.
     State.CANCELLED: TaskResultStatus.FAILED,
 }
 
@@ -43,7 +43,7 @@ _STATUS = {
 def ready_result[**P, R](
     task: Task[P, R], task_id: str, args: list[Any], kwargs: dict[str, Any], *, alias: str
 ) -> TaskResult[P, R]:
-    """The result of a task that is about to be enqueued."""
+    """Return the result of a task that is being enqueued."""
     return _result(task, task_id, TaskResultStatus.READY, args, kwargs, alias, None, None, [])
 
 
@@ -57,13 +57,13 @@ def running_result[**P, R](
     worker_ids: list[str],
     now: datetime,
 ) -> TaskResult[P, R]:
-    """The result of a task whose execution begins now."""
+    """Return the result of a task whose attempt begins now."""
     status, shown, began = TaskResultStatus.RUNNING, to_site(enqueued_at), to_site(now)
     return _result(task, task_id, status, args, kwargs, task.backend, shown, began, worker_ids)
 
 
 def recorded_result[**P, R](task: Task[P, R], record: TaskRecord) -> TaskResult[P, R]:
-    """The result of a task as a store knows it."""
+    """Return the result of a recorded task."""
     payload = record.payload
     result = _result(
         task,
@@ -85,18 +85,18 @@ def recorded_result[**P, R](task: Task[P, R], record: TaskRecord) -> TaskResult[
 
 
 def recorded_task(record: TaskRecord, *, due: bool = True) -> Task[..., Any]:
-    """The task that a record tells of, as it was enqueued. Imports its module.
+    """Return the task of a record, as it was enqueued. This imports its module.
 
     Args:
-        due: with the time at which it was due; otherwise without.
+        due: whether the task has the `run_after` of the record.
 
     Raises:
-        TaskResultDoesNotExist: the site has no such task any more.
+        TaskResultDoesNotExist: the site does not have this task any more.
     """
     payload = record.payload
     try:
         task = import_string(payload.task_path)
-    except Exception as error:  # whatever the module does at its import
+    except Exception as error:  # the import of a module can raise anything
         reason = message_of(error) or type(error).__name__
         raise TaskResultDoesNotExist(
             f"The task {record.task_id} cannot be loaded: {reason}."
@@ -120,7 +120,7 @@ def recorded_task(record: TaskRecord, *, due: bool = True) -> Task[..., Any]:
 
 
 def refresh(result: TaskResult[..., Any], record: TaskRecord) -> None:
-    """Bring a result up to date, as its own `refresh()` does."""
+    """Update a result from its record, like its method `refresh()`."""
     fresh = recorded_result(result.task, record)
     for name in TASK_REFRESH_ATTRS:
         object.__setattr__(result, name, getattr(fresh, name))
@@ -151,28 +151,28 @@ def _result[**P, R](
         errors=[],
         worker_ids=worker_ids,
     )
-    # They come out of JSON. TaskResult would walk through them once more to make them fit for it.
+    # These values come from JSON. TaskResult would normalize them a second time.
     object.__setattr__(result, "args", args)
     object.__setattr__(result, "kwargs", kwargs)
     return result
 
 
 def mark_enqueued(result: TaskResult[..., Any], moment: datetime) -> None:
-    """The task is in its queue since `moment`, which is aware."""
+    """Set the time when the task was enqueued (aware)."""
     object.__setattr__(result, "enqueued_at", to_site(moment))
 
 
 def mark_successful(result: TaskResult[..., Any], value: object, *, now: datetime) -> Json:
-    """The task returned `value`; answers with what JSON makes of it.
+    """Mark the result as successful. Return `value` as JSON normalizes it.
 
     Raises:
-        UnserializableReturnError: JSON cannot carry the value.
-        UnfinishedWorkError: it is, or holds, work that has not run yet.
+        UnserializableReturnError: JSON cannot represent the value.
+        UnfinishedWorkError: the value is, or contains, work that has not run yet.
     """
     _refuse_promises(value)
     try:
         normalized: Json = normalize_json(value)
-        _ENCODER.encode(normalized)  # NaN, or a number of too many digits, gets as far as this
+        _ENCODER.encode(normalized)  # `normalize_json` accepts NaN and numbers with too many digits
     except Exception as error:
         _refuse_promises(value, inside=True)
         raise UnserializableReturnError(type(value)) from error
@@ -182,19 +182,19 @@ def mark_successful(result: TaskResult[..., Any], value: object, *, now: datetim
 
 
 def _refuse_promises(value: object, *, inside: bool = False, depth: int = 0) -> None:
-    """Refuse what has not run, and never will: it must not pass for work that is done.
+    """Refuse a value that stands for work that has not run, such as a coroutine.
 
     Args:
-        inside: look into containers as well.
+        inside: whether to look into containers.
     """
     if isinstance(value, _PROMISES) and not isinstance(value, IOBase):
         if isinstance(value, Coroutine):
-            value.close()  # Nobody will await it, and Python need not complain of that as well.
+            value.close()  # Otherwise Python warns that nobody awaited it.
         raise UnfinishedWorkError(
             f"The task returned a value of the type {type(value).__qualname__}, which is not a "
             "result but work that has not run. Await it, or make a list of it, and return that."
         )
-    # Plain containers only: what else there is may do anything when it is looked at.
+    # Plain containers only: other objects can run code when they are read.
     if inside and depth < _DEEPEST and type(value) in _CONTAINERS:
         parts = [*value, *value.values()] if isinstance(value, dict) else value
         for part in cast("Iterable[object]", parts):
@@ -202,7 +202,7 @@ def _refuse_promises(value: object, *, inside: bool = False, depth: int = 0) -> 
 
 
 def add_error(result: TaskResult[..., Any], error: BaseException) -> TaskError:
-    """The attempt raised `error`."""
+    """Add the exception of an attempt to the result."""
     kind = type(error)
     task_error = TaskError(
         exception_class_path=f"{kind.__module__}.{kind.__qualname__}",
@@ -213,23 +213,23 @@ def add_error(result: TaskResult[..., Any], error: BaseException) -> TaskError:
 
 
 def mark_failed(result: TaskResult[..., Any], *, now: datetime) -> None:
-    """The task has failed, and will not be attempted again."""
+    """Mark the result as failed: no other attempt is made."""
     _finish(result, TaskResultStatus.FAILED, now)
 
 
 def mark_ready(result: TaskResult[..., Any]) -> None:
-    """The task waits for another attempt."""
+    """Mark the result as waiting for another attempt."""
     object.__setattr__(result, "status", TaskResultStatus.READY)
 
 
 def drop_attempt(result: TaskResult[..., Any]) -> None:
-    """The attempt that runs was none: the task snoozes."""
+    """Remove the running attempt from the result, because the task snoozes."""
     del result.worker_ids[-1:]
     mark_ready(result)
 
 
 def mark_cancelled(result: TaskResult[..., Any], *, now: datetime) -> None:
-    """The task was cancelled."""
+    """Mark the result as cancelled."""
     result.errors.append(TaskError(exception_class_path=TASK_CANCELLED, traceback=CANCELLED_TEXT))
     _finish(result, TaskResultStatus.FAILED, now)
 
