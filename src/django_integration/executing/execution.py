@@ -324,7 +324,7 @@ class Execution:
 
     @property
     def _is_early(self) -> bool:
-        """Whether Cloud Tasks delivered the task before it is due, because it cannot wait longer."""
+        """Whether the delivery is early: Cloud Tasks could not wait until the task is due."""
         due_at = self.next_attempt.payload.progress.due_at
         return self.lease is None and due_at is not None and due_at > self.began + self._ahead
 
