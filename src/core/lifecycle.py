@@ -1,20 +1,19 @@
 """Every transition of a recorded task.
 
-Theory of operation. A task waits, runs under a lease, and ends. Who wants to run it claims it: the
-claim puts a fresh token on the record, and from then on only the holder of that token can renew the
-lease or write how the attempt ended. A lease that is over means a runner that died, or was cut off;
-the next delivery takes over.
+Theory of operation. A task waits, runs under a lease, and ends. A process that wants to run a task
+claims it. The claim puts a new token on the record. From then on, only the holder of that token can
+renew the lease or write how the attempt ended. If the lease is over, the worker died or lost its
+connection, and the next delivery takes the task over.
 
-A store carries out each transition as one comparison and swap: it goes through only where the
-record's fence (`records.FENCE`) still is what the decision was made on. So of two that decide at
-once one wins, and the other decides again.
+A store makes each transition with a compare-and-swap: the change succeeds only if the fence of the
+record (`records.FENCE`) is the same as when the decision was made. If two processes decide at the
+same time, one succeeds, and the other decides again.
 
-One invariant holds after every transition: a record that is not final has a `relay.at`, the time
-when the relay looks at it next, whatever has become of its deliveries meanwhile. So a task that is
-not over, and that nobody runs, is never forgotten.
+One invariant holds after every transition: a record that is not final has a time `relay.at` when
+the relay looks at it, whatever happened to its deliveries. So no unfinished task is forgotten.
 
-A record is in one of five situations, and twelve events can happen to it. The table tells to which
-situations an event leads; "-" means that the event is refused, and changes nothing.
+A record is in one of five situations, and twelve events can happen to it. The table shows the
+situations that an event can lead to. "-" means that the event is refused and changes nothing.
 
 | event | READY | RUNNING | LOST | RETRYING | ENDED |
 |---|---|---|---|---|---|
@@ -31,25 +30,25 @@ situations an event leads; "-" means that the event is refused, and changes noth
 | FOUND | READY | - | - | RETRYING | - |
 | GONE | READY, ENDED | - | - | RETRYING, ENDED | - |
 
-A delivery of a Cloud Task that a later one has superseded changes nothing. While an attempt runs, a
-delivery is turned away, and a cancellation is a request. A task that was asked to stop, and whose
-runner is lost or whose attempt fails, ends as cancelled.
+A delivery of a Cloud Task changes nothing if a later Cloud Task has superseded it. While an attempt
+runs, other deliveries are turned away, and a cancellation is only a request. After such a request,
+the task ends as cancelled if its attempt fails or its worker is lost.
 
-When the relay looks:
+The relay looks at a task:
 
-| the task | the relay looks | and then |
+| the task | when the relay looks | what the relay does |
 |---|---|---|
-| is recorded, not sent | when the process that enqueued it has had its time | sends it |
-| is sent, and nobody has come | an hour after it was due, later each time | looks it up |
-| runs | at the end of the lease | looks later, or sends another if the runner is lost |
-| was sent again for a lost runner | a minute later, later each time | sends another |
-| failed, and a delivery was turned away | a minute later, later each time | sends another |
+| is recorded, not sent | after ENQUEUE_TIMEOUT and a grace period | sends it |
+| is sent, but not delivered | an hour after it was due, then later each time | looks it up |
+| runs | at the end of the lease | waits if the lease was renewed; else sends another |
+| was sent again for a lost worker | a minute later, then later each time | sends another |
+| failed, and a delivery was turned away | a minute later, then later each time | sends another |
 | failed, and its queue repeats it | an hour after its next attempt is due | looks it up |
-| failed, and the endpoint repeats it | when that process has had its time | sends it |
+| failed, and the endpoint repeats it | after ENQUEUE_TIMEOUT and a grace period | sends it |
 
-To look a task up is to ask Cloud Tasks for it. A task that Cloud Tasks does not have any more has
-failed, or is sent again, as LOST_TASKS says. Names keep this safe: a Cloud Task that still exists
-is not made twice.
+To look a task up means to ask Cloud Tasks whether it still has the task. If it does not, the task
+has failed, or it is sent again, as the option LOST_TASKS says. The names of Cloud Tasks make this
+safe: Cloud Tasks does not create a second task with the same name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -77,40 +76,40 @@ from .retry_policy import DEFAULT_MAX_ATTEMPTS, Again, Over
 from .scheduling import HORIZON, is_beyond_horizon
 
 LONGEST_TRACEBACK = 10_000
-"""Characters that are kept of one traceback: a record is written whole at each attempt."""
+"""Characters that are kept of a traceback."""
 
 WITHIN_HORIZON = timedelta(days=7)
-"""How long before it must, the relay sends a task that was due beyond Cloud Tasks' horizon."""
+"""The relay sends a task that was due beyond the horizon so long before the horizon."""
 
 GRACE_PERIOD = timedelta(seconds=15)
-"""How much longer than ENQUEUE_TIMEOUT the process that enqueued a task has it to itself."""
+"""The relay leaves a new task to the process that enqueued it for ENQUEUE_TIMEOUT and this time."""
 
 RELAY_LEASE = timedelta(seconds=30)
-"""How long a relay has a batch to itself before another one takes it for lost."""
+"""The time after which another relay takes over a batch."""
 
 UNREADABLE_WAIT = timedelta(hours=1)
-"""How long the relay leaves a record alone that it cannot read."""
+"""The time until the relay tries again to read an unreadable record."""
 
 DELIVERY_GRACE = timedelta(hours=1)
-"""How long after a task was due the relay first looks whether Cloud Tasks still has it."""
+"""The time from the due time of a task until the relay first looks it up."""
 
 LOOK_UP_PAUSE = timedelta(minutes=5)
-"""How long the relay waits before it looks a task up again, where that failed."""
+"""The time until the relay looks a task up again after an error."""
 
-_NAMES_LOOKED_UP = 5  # of the latest Cloud Tasks of one task, and its first
+_NAMES_LOOKED_UP = 5  # names of the latest Cloud Tasks of a task; the first is looked up too
 _LONGEST_LOOK = timedelta(days=7)
 _REDELIVERY = Backoff(first=60.0, longest=3600.0)
 _CREATION = Backoff(first=1.0, longest=300.0)
 _LONGEST_ERROR = 1000  # characters
-_MOST_UNKNOWN = 100  # earlier attempts: a header tells their number, and may say anything
+_MOST_UNKNOWN = 100  # earlier attempts; their number comes from a header, so it must be bounded
 
 
 class Situation(Enum):
-    """Where a record stands, by its state and its lease."""
+    """The situation of a record: its state, its attempts and its lease."""
 
     READY = "waits for its first attempt"
     RUNNING = "runs under a lease"
-    LOST = "its runner's lease is over"
+    LOST = "its lease is over"
     RETRYING = "waits for another attempt"
     ENDED = "nothing will run it again"
 
@@ -119,15 +118,15 @@ class Event(Enum):
     """What can happen to a record."""
 
     DELIVERED = "Cloud Tasks delivers the task"
-    RENEWED = "its runner renews the lease"
+    RENEWED = "its worker renews the lease"
     RETURNED = "the function returned"
     RAISED = "the function raised"
     SNOOZED = "the function asked to be called later"
-    CANCELLED = "somebody cancels it"
-    RUN_NOW = "somebody wants it to run now"
-    RELAY_DUE = "the time of the relay has come"
-    SENT = "Cloud Tasks took it"
-    NOT_SENT = "Cloud Tasks did not take it"
+    CANCELLED = "a person or the site cancels it"
+    RUN_NOW = "a person wants it to run now"
+    RELAY_DUE = "the relay looks at it"
+    SENT = "Cloud Tasks accepted it"
+    NOT_SENT = "Cloud Tasks did not accept it"
     FOUND = "Cloud Tasks still has it"
     GONE = "Cloud Tasks does not have it any more"
 
@@ -163,7 +162,7 @@ The same as the table above."""
 
 
 def situation(record: TaskRecord, now: datetime) -> Situation:
-    """Where a record stands."""
+    """Return the situation of a record."""
     match record.state:
         case State.READY:
             return _RETRYING if record.attempts else _READY
@@ -174,12 +173,12 @@ def situation(record: TaskRecord, now: datetime) -> Situation:
 
 
 def is_refused(event: Event, record: TaskRecord, now: datetime) -> bool:
-    """Whether the event changes nothing."""
+    """Return whether the event is refused and changes nothing."""
     return not TABLE[event][situation(record, now)]
 
 
 def _demand(event: Event, record: TaskRecord, now: datetime) -> None:
-    """For events that only the holder of a claim, or of a decision, brings about.
+    """Raise if the table refuses the event in the situation of the record.
 
     Raises:
         IllegalTransitionError: the event is refused.
@@ -192,7 +191,7 @@ def _demand(event: Event, record: TaskRecord, now: datetime) -> None:
         )
 
 
-# A record comes into being.
+# A new record.
 
 
 def enqueued(
@@ -204,13 +203,13 @@ def enqueued(
     now: datetime,
     timeout: float,
 ) -> TaskRecord:
-    """The record of a task that the process which enqueues it is about to send.
+    """Return the record of a new task. The process that enqueues it sends it next.
 
-    One that is due beyond Cloud Tasks' horizon is the relay's, when its time has come nearer.
+    If the task is due beyond the horizon of Cloud Tasks, the relay sends it later.
 
     Args:
-        args, kwargs: what JSON made of the arguments.
-        timeout: seconds that it may take to send it.
+        args, kwargs: the arguments as they come out of JSON.
+        timeout: seconds that sending may take.
     """
     kept = attrs.evolve(payload, args=args, kwargs=kwargs, recorded=True)
     relay = RelayStatus(_to_be_sent_at(run_after, now=now, timeout=timeout))
@@ -218,21 +217,21 @@ def enqueued(
 
 
 def adopted(payload: TaskPayload, *, earlier_attempts: int, now: datetime) -> TaskRecord:
-    """The record of a task that was delivered, and was enqueued without one.
+    """Return the record of a delivered task that was enqueued without a record.
 
     Args:
-        earlier_attempts: made before there was a record.
+        earlier_attempts: the number of attempts before there was a record.
     """
     return TaskRecord(
         payload=attrs.evolve(payload, recorded=True, progress=Progress()),
         attempts=(Attempt(UNKNOWN_WORKER),) * min(earlier_attempts, _MOST_UNKNOWN),
-        # The names that the next Cloud Tasks get must be new ones.
+        # The next Cloud Tasks need new names.
         redelivery=Redelivery(count=payload.progress.number, sent=True),
         relay=RelayStatus(now + DELIVERY_GRACE),
     )
 
 
-# A delivery wants to run it.
+# A delivery.
 
 
 @attrs.frozen
@@ -244,10 +243,10 @@ class Claimed:
 
 @attrs.frozen
 class TurnedAway:
-    """Somebody runs the task until `until` at least.
+    """Another attempt runs, at least until `until`.
 
-    `record` remembers it: the delivery that is sent away now may have been the queue's last, and
-    if the attempt that runs fails, the task must not be lost.
+    `record` notes the delivery that is turned away. It can be the last delivery of the queue. If
+    the running attempt fails then, the relay must send the task again.
     """
 
     record: TaskRecord
@@ -256,21 +255,21 @@ class TurnedAway:
 
 @attrs.frozen
 class Superseded:
-    """The endpoint has made, or the relay will make, a later Cloud Task for the next attempt."""
+    """A later Cloud Task brings the next attempt. It exists, or the relay sends it."""
 
     record: TaskRecord
 
 
 @attrs.frozen
 class Exhausted:
-    """The worker of the last attempt died, so that the task has failed, once `record` is stored."""
+    """The worker of the last allowed attempt died. The task has failed once `record` is stored."""
 
     record: TaskRecord
 
 
 @attrs.frozen
 class Ended:
-    """The task must not run (again). `record` is to be stored if it differs."""
+    """The task must not run. Store `record` if it differs."""
 
     record: TaskRecord
 
@@ -288,15 +287,15 @@ def claim(
     """Decide whether a delivery may run its task.
 
     Args:
-        token: fresh, and nobody else's.
-        worker: names who runs it.
-        lease: for how long, unless it is renewed.
-        max_attempts: that the task may have.
-        number: of the Cloud Task that is delivered; None if it is not known.
+        token: a new token that no other claim has.
+        worker: the name of the process.
+        lease: the duration of the claim, unless it is renewed.
+        max_attempts: the number of attempts after which the task has failed.
+        number: the number of the delivered Cloud Task; None if it is not known.
     """
     if is_refused(Event.DELIVERED, record, now):
         return Ended(record)
-    # The answer to the Cloud Task before was lost: its next attempt has a time of its own.
+    # The answer to an earlier Cloud Task was lost. The next attempt has its own Cloud Task.
     waits = record.state is State.READY and record.redelivery.at is not None
     if waits and number is not None and number < record.redelivery.count:
         return Superseded(record)
@@ -321,16 +320,16 @@ def claim(
 
 
 def renew(record: TaskRecord, *, now: datetime, lease: timedelta) -> TaskRecord:
-    """The record of a task that still runs."""
+    """Return the record of a running task with a renewed lease."""
     _demand(Event.RENEWED, record, now)
     return attrs.evolve(record, claim=attrs.evolve(record.claim, expires_at=now + lease))
 
 
-# An attempt ends.
+# The end of an attempt.
 
 
 def succeed(record: TaskRecord, value: Json, *, now: datetime, note: str = "") -> TaskRecord:
-    """The record of a task that returned `value`.
+    """Return the record of a task that returned `value`.
 
     Args:
         note: a remark about the attempt.
@@ -350,11 +349,13 @@ def fail(
     timeout: float = 0,
     note: str = "",
 ) -> TaskRecord:
-    """The record of a task whose attempt failed; one that was to stop is cancelled by that.
+    """Return the record of a task whose attempt failed.
+
+    If somebody cancelled the task during the attempt, it ends as cancelled.
 
     Args:
-        then: what follows. Of a snooze, see `snooze`.
-        timeout: seconds that it may take to send the next Cloud Task.
+        then: what follows. For a snooze, call `snooze`.
+        timeout: seconds that sending the next Cloud Task may take.
         note: a remark about the attempt.
     """
     _demand(Event.RAISED, record, now)
@@ -368,12 +369,12 @@ def fail(
 
 
 def snooze(record: TaskRecord, then: Again, *, now: datetime, timeout: float = 0) -> TaskRecord:
-    """The record of a task that asked to be called later: this was no attempt.
+    """Return the record of a task that snoozes. The attempt is removed from it.
 
-    One that was to stop is cancelled by that.
+    If somebody cancelled the task during the attempt, it ends as cancelled.
 
     Args:
-        timeout: seconds that it may take to send the next Cloud Task.
+        timeout: seconds that sending the next Cloud Task may take.
     """
     _demand(Event.SNOOZED, record, now)
     record = attrs.evolve(record, attempts=record.attempts[:-1])
@@ -382,11 +383,11 @@ def snooze(record: TaskRecord, then: Again, *, now: datetime, timeout: float = 0
     return _waiting(record, then, now=now, timeout=timeout)
 
 
-# People take hold of it.
+# Control by people and by the site.
 
 
 class CancelOutcome(Enum):
-    """What cancelling a task came to."""
+    """The result of cancelling a task."""
 
     CANCELLED = "cancelled"
     """It waited, and will not run."""
@@ -400,14 +401,17 @@ class CancelOutcome(Enum):
 
 @attrs.frozen
 class Cancelling:
-    """What cancelling a task means, once `record` is stored. CANCELLED: its Cloud Task can go."""
+    """The decision about a cancellation. It holds once `record` is stored.
+
+    If the outcome is CANCELLED, the Cloud Task can be deleted.
+    """
 
     outcome: CancelOutcome
     record: TaskRecord
 
 
 def withdraw(record: TaskRecord, *, now: datetime) -> Cancelling:
-    """Decide what cancelling a task means now."""
+    """Decide what cancelling the task now does."""
     if is_refused(Event.CANCELLED, record, now):
         return Cancelling(CancelOutcome.TOO_LATE, record)
     if record.lease_holds(now):
@@ -416,40 +420,40 @@ def withdraw(record: TaskRecord, *, now: datetime) -> Cancelling:
 
 
 def redeliver(record: TaskRecord, *, now: datetime) -> TaskRecord:
-    """The record of a task that is to get another Cloud Task, due at once."""
+    """Return the record of a task that gets another Cloud Task, due at once."""
     _demand(Event.RUN_NOW, record, now)
     redelivery = _next_redelivery(record)
     relay = attrs.evolve(record.relay, at=now)
     return attrs.evolve(record, run_after=None, redelivery=redelivery, relay=relay)
 
 
-# The relay looks at it.
+# The relay.
 
 
 @attrs.frozen
 class Send:
-    """Make a Cloud Task for `record`, storing it first if it differs."""
+    """Store `record` if it differs. Then create its Cloud Task."""
 
     record: TaskRecord
 
 
 @attrs.frozen
 class Reschedule:
-    """Nothing to send; store `record`, which says when to look again, if ever."""
+    """Nothing is to be sent. Store `record`, which says when to look again."""
 
     record: TaskRecord
 
 
 @attrs.frozen
 class LookUp:
-    """Ask Cloud Tasks whether it has one of these Cloud Tasks; then `found` or `gone`."""
+    """Ask Cloud Tasks whether one of these Cloud Tasks exists. Then call `found` or `gone`."""
 
     record: TaskRecord
     cloud_task_ids: tuple[str, ...]
 
 
 def look(record: TaskRecord, *, now: datetime) -> Send | Reschedule | LookUp:
-    """Decide about a record whose `relay.at` has come."""
+    """Decide what the relay does with a record whose `relay.at` is reached."""
     if situation(record, now) is _ENDED:
         return Reschedule(_looked_at(record, None))
     if record.lease_holds(now):
@@ -462,13 +466,13 @@ def look(record: TaskRecord, *, now: datetime) -> Send | Reschedule | LookUp:
         count = record.redelivery.count
         numbers = {0, *range(max(0, count - _NAMES_LOOKED_UP + 1), count + 1)}
         return LookUp(record, tuple(cloud_task_id(record.task_id, n) for n in sorted(numbers)))
-    # Its runner died, or its attempt failed while another delivery was turned away, and nobody has
-    # come since. Another name, as the earlier ones stay taken.
+    # The worker died, or the attempt failed after another delivery was turned away, and no delivery
+    # came since. The Cloud Task needs another name, because used names stay reserved.
     return Send(attrs.evolve(record, redelivery=_next_redelivery(record)))
 
 
 def sent(record: TaskRecord, *, now: datetime) -> TaskRecord:
-    """The record of a task that Cloud Tasks has; the relay looks whether it ever comes."""
+    """Return the record of a task that Cloud Tasks accepted."""
     _demand(Event.SENT, record, now)
     if record.state is State.READY and not record.redelivery.turned_away:
         at = _to_be_looked_up_at(record, now)
@@ -479,7 +483,7 @@ def sent(record: TaskRecord, *, now: datetime) -> TaskRecord:
 
 
 def found(record: TaskRecord, *, now: datetime) -> TaskRecord:
-    """The record of a task that waits, and that Cloud Tasks still has."""
+    """Return the record of a waiting task that Cloud Tasks still has."""
     _demand(Event.FOUND, record, now)
     return attrs.evolve(record, relay=RelayStatus(_to_be_looked_up_at(record, now)))
 
@@ -491,11 +495,11 @@ def gone(
     redelivered: bool,
     max_attempts: int = DEFAULT_MAX_ATTEMPTS,
 ) -> TaskRecord:
-    """The record of a task that waits, and that Cloud Tasks does not have any more.
+    """Return the record of a waiting task that Cloud Tasks does not have any more.
 
     Args:
-        redelivered: whether another Cloud Task is made for it; otherwise it has failed.
-        max_attempts: of the task.
+        redelivered: whether it gets another Cloud Task. Otherwise the task has failed.
+        max_attempts: the number of attempts that the task may have.
     """
     _demand(Event.GONE, record, now)
     if redelivered:
@@ -513,43 +517,43 @@ def gone(
 
 
 def not_looked_up(record: TaskRecord, *, now: datetime) -> TaskRecord:
-    """The record of a task that could not be looked up: the relay tries again."""
+    """Return the record of a task that the relay could not look up and tries again."""
     return _looked_at(record, now + LOOK_UP_PAUSE)
 
 
 def back_off(record: TaskRecord, error: str, *, now: datetime) -> TaskRecord:
-    """The record of a task that Cloud Tasks did not take, for the reason `error`."""
+    """Return the record of a task that Cloud Tasks did not accept, for the reason `error`."""
     _demand(Event.NOT_SENT, record, now)
     at, failures = now + retry_delay(record), record.relay.failures + 1
     return attrs.evolve(record, relay=RelayStatus(at, failures, storable(error)))
 
 
 def release(record: TaskRecord, *, now: datetime) -> TaskRecord:
-    """The record of a task that a relay has leased and did not try: it is the next one's."""
+    """Return the record of a task that a relay took and did not send: it is due again."""
     return _looked_at(record, now)
 
 
 def retry_delay(record: TaskRecord) -> timedelta:
-    """How long to wait after one more failure to send a task, or to handle its record."""
+    """Return the wait after another failure to send a task or to handle its record."""
     return timedelta(seconds=_CREATION.seconds(record.relay.failures + 1))
 
 
 def redelivery_delay(count: int) -> timedelta:
-    """How long to leave a task to its queue before the Cloud Task of that number is made."""
+    """Return the wait before the Cloud Task of that number is created."""
     return timedelta(seconds=_REDELIVERY.seconds(count)) if count else timedelta()
 
 
 def storable(error: str) -> str:
-    """A reason as every database can keep it: of bounded length, without NUL and surrogates."""
+    """Return a text that every database can store: short, without NUL and surrogates."""
     plain = error[:_LONGEST_ERROR].replace("\0", "\\x00")
     return plain.encode("utf-8", "backslashreplace").decode()
 
 
-# The parts that transitions share.
+# Parts that several transitions use.
 
 
 def _final(record: TaskRecord, state: State, now: datetime) -> TaskRecord:
-    """The record of a task that nothing will run again."""
+    """Return the record in a final state."""
     return attrs.evolve(
         record,
         state=state,
@@ -560,12 +564,12 @@ def _final(record: TaskRecord, state: State, now: datetime) -> TaskRecord:
 
 
 def _withdrawn(record: TaskRecord, now: datetime) -> TaskRecord:
-    """The record of a task that nobody runs, and that is cancelled now."""
+    """Return the record of a task that is cancelled and does not run."""
     return _final(_given_up_by_its_runner(record), State.CANCELLED, now)
 
 
 def _waiting(record: TaskRecord, then: Again, *, now: datetime, timeout: float) -> TaskRecord:
-    """The record of a task whose attempt is over, and which will be attempted again."""
+    """Return the record of a task that waits for another attempt."""
     waiting = attrs.evolve(
         record, state=State.READY, claim=attrs.evolve(record.claim, expires_at=None)
     )
@@ -573,8 +577,8 @@ def _waiting(record: TaskRecord, then: Again, *, now: datetime, timeout: float) 
         redelivery = Redelivery(count=record.redelivery.count + 1, at=then.at)
         relay_at = _to_be_sent_at(then.at, now=now, timeout=timeout)
         return attrs.evolve(waiting, redelivery=redelivery, relay=RelayStatus(relay_at))
-    # A delivery that was turned away meanwhile may have been the queue's last. If it was not, the
-    # queue comes first: another claim takes this back.
+    # The delivery that was turned away can be the last one of the queue. If it is not, the next
+    # delivery comes before the relay, and its claim resets this.
     if record.redelivery.turned_away:
         relay_at = now + redelivery_delay(record.redelivery.count + 1)
     else:
@@ -583,21 +587,21 @@ def _waiting(record: TaskRecord, then: Again, *, now: datetime, timeout: float) 
 
 
 def _to_be_sent_at(due: datetime | None, *, now: datetime, timeout: float) -> datetime:
-    """When the relay sends a task that this process is about to send, or that is due too late."""
+    """Return when the relay sends a task, unless this process has sent it before."""
     if due is not None and is_beyond_horizon(due, now=now):
         return due - HORIZON + WITHIN_HORIZON
     return now + timedelta(seconds=timeout) + GRACE_PERIOD
 
 
 def _to_be_looked_up_at(record: TaskRecord, now: datetime) -> datetime:
-    """An hour after the task is due; later, after as long as it is overdue, a week at most."""
+    """Return when to look a task up: an hour after it is due, then at growing intervals."""
     known = (record.due_at, record.last_attempted_at, record.payload.enqueued_at)
     due = max(filter(None, known), default=now)
     return max(now, due) + min(max(DELIVERY_GRACE, now - due), _LONGEST_LOOK)
 
 
 def _given_up_by_its_runner(record: TaskRecord) -> TaskRecord:
-    """The record without an attempt that is under way: its runner is lost."""
+    """Return the record with an error for a running attempt, because its worker is lost."""
     if record.state is not State.RUNNING:
         return record
     attempt = record.attempts[-1] if record.attempts else Attempt(UNKNOWN_WORKER)
@@ -617,16 +621,16 @@ def _closed(
     finished_at: datetime | None,
     note: str = "",
 ) -> tuple[Attempt, ...]:
-    """The attempts, the latest of which has ended."""
+    """Return the attempts with an end for the latest one."""
     latest = attempts[-1] if attempts else Attempt(UNKNOWN_WORKER)
     ended = attrs.evolve(latest, finished_at=finished_at, error=error, note=note)
     return (*attempts[:-1], ended)
 
 
 def _lost_at(record: TaskRecord) -> datetime | None:
-    """When the relay is to have the task redelivered, should its runner have died by then.
+    """Return when the relay sends a running task again if its worker has died.
 
-    At the end of the lease; later and later for a task that kills one runner after another.
+    That is the end of the lease, and later each time for a task whose workers die repeatedly.
     """
     expires_at = record.claim.expires_at
     return None if expires_at is None else expires_at + redelivery_delay(record.redelivery.count)
@@ -641,7 +645,7 @@ def _looked_at(record: TaskRecord, at: datetime | None) -> TaskRecord:
 
 
 def _shortened(error: AttemptError) -> AttemptError:
-    """Beginning and end of a long traceback: where it came from, and what it was."""
+    """Shorten a long traceback to its beginning and its end."""
     text = error.traceback
     if len(text) <= LONGEST_TRACEBACK:
         return error

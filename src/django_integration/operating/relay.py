@@ -1,4 +1,4 @@
-"""Sending recorded tasks to Cloud Tasks, by the process that enqueued them and by the relay."""
+"""Send recorded tasks to Cloud Tasks. The relay and the process that enqueues a task use this."""
 
 from __future__ import annotations
 
@@ -69,18 +69,17 @@ def send(
     *,
     unless_silent: bool = False,
 ) -> CloudTasksError | None:
-    """Have Cloud Tasks deliver a recorded task, and record whether it took it.
+    """Send a recorded task to Cloud Tasks, and record the result.
 
     Args:
-        request: made for this record, where there is one already.
-        unless_silent: leave it to the relay while Cloud Tasks does not answer: one task has
-            waited for that in vain, and the next ones need not, each in its turn.
+        request: the request for this record, if it exists already.
+        unless_silent: whether to leave the task to the relay while the circuit breaker is open.
 
     Returns:
-        Why it did not take it, after telling the log; the relay will try again.
+        The error if Cloud Tasks did not accept the task. It is logged, and the relay tries again.
     """
     if unless_silent and configuration.queue.is_silent:
-        message = "Cloud Tasks did not answer a moment ago."
+        message = "Cloud Tasks did not answer recently."
         error: CloudTasksError | None = ServiceUnavailableError(message)
     else:
         error = _create(configuration, record, request)
@@ -89,13 +88,13 @@ def send(
 
 
 def relay_batch(configurations: Mapping[str, Configuration], *, limit: int = BATCH) -> Relayed:
-    """Send tasks that are due to be relayed, up to `limit` from each store.
+    """Handle the records that the relay has to look at now, up to `limit` from each store.
 
-    Safe in any number of processes at once: each takes others in hand, and where two have the
-    same one nevertheless, its name makes one Cloud Task of it.
+    Any number of processes can call this at the same time. Each process takes different records.
+    If two processes take the same record, its name prevents a second Cloud Task.
 
     Args:
-        configurations: of the backends whose tasks are meant, by alias.
+        configurations: the configurations of the backends, by alias.
     """
     total, more = Relayed(0, 0), False
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="relay") as pool:
@@ -107,10 +106,7 @@ def relay_batch(configurations: Mapping[str, Configuration], *, limit: int = BAT
 
 
 def relay_for(aliases: Collection[str]) -> Relayed:
-    """Send what waits, for those backends that keep results.
-
-    For as long as there is something to send and Cloud Tasks takes it, up to half a minute.
-    """
+    """Relay for these backends until nothing is due, or for half a minute."""
     configurations = {
         backend.alias: backend.configuration for backend in backends() if backend.alias in aliases
     }
@@ -140,7 +136,7 @@ def _relay_from(
         with _each_for_itself(store, record, errors):
             decision = look(record, now=now)
             if decision.record is not record and not store.replace(record, decision.record):
-                continue  # Somebody has claimed it meanwhile.
+                continue  # Another process has claimed it.
             if decision.record.final and not record.final:
                 send_finished(decision.record)
             if isinstance(decision, LookUp):
@@ -150,11 +146,11 @@ def _relay_from(
     silent = _look_up(store, configurations, unsure, ready, errors)
     for some in batched(ready, _AT_ONCE):
         if silent:
-            # These would only wait for the same silence.
+            # Cloud Tasks does not answer, so these calls would only wait.
             for record in some:
                 store.replace(record, release(record, now=now))
             continue
-        # Only the creations are made in threads: the database is this thread's.
+        # Only the calls to Cloud Tasks run in threads: the database connection is of this thread.
         answers = list(pool.map(lambda r: _create(configurations[r.payload.backend], r), some))
         for record, error in zip(some, answers, strict=True):
             with _each_for_itself(store, record, errors):
@@ -175,10 +171,10 @@ def _look_up(
 ) -> bool:
     """Ask Cloud Tasks whether it still has tasks that it should have delivered.
 
-    Up to 20 of them a round, one after the other, so that a round makes few calls.
+    A call looks up at most 20 tasks, one after the other. The others are looked up later.
 
     Args:
-        ready: gets the records that are to be sent again.
+        ready: receives the records that are to be sent again.
 
     Returns:
         Whether Cloud Tasks did not answer.
@@ -206,7 +202,7 @@ def _look_up(
             limit = _policy(record).over(configuration.options.policy).limit
             after = gone(record, now=now, redelivered=redelivered, max_attempts=limit)
             if not store.replace(record, after):
-                continue  # Somebody has claimed it meanwhile.
+                continue  # Another process has claimed it.
             logger.error(
                 "Cloud Tasks does not have the task %s (%s) any more, after %d of %d attempts. %s",
                 record.task_id,
@@ -223,7 +219,7 @@ def _look_up(
 
 
 def _is_there(configuration: Configuration, wanted: LookUp) -> bool:
-    """Whether Cloud Tasks has one of these Cloud Tasks.
+    """Return whether one of these Cloud Tasks exists.
 
     Raises:
         LookUpError: Cloud Tasks refused, or did not answer.
@@ -240,7 +236,7 @@ _told_of_permission: set[str] = set()
 
 
 def _tell_of_look_up(configuration: Configuration, record: TaskRecord, error: LookUpError) -> None:
-    """Log why a task was not looked up; that the permission is missing, once for each project."""
+    """Log why a task was not looked up. A missing permission is logged once for each project."""
     if error.forbidden:
         project = configuration.route.project
         if project in _told_of_permission:
@@ -259,9 +255,9 @@ def _tell_of_look_up(configuration: Configuration, record: TaskRecord, error: Lo
 def _each_for_itself(
     store: ResultStore, record: TaskRecord, errors: list[CloudTasksError | None]
 ) -> Iterator[None]:
-    """Set a record aside that cannot be handled, so that the others of its batch are.
+    """Set a record aside if it cannot be handled, so that the rest of the batch is handled.
 
-    A database that does not answer is not about this record: that goes on to the caller.
+    An error of the database connection is raised, because it concerns all records.
     """
     try:
         yield
@@ -274,7 +270,7 @@ def _each_for_itself(
 
 
 def _set_aside(store: ResultStore, task_id: str, reason: str, wait: timedelta) -> CloudTasksError:
-    """Leave a record alone for a while, with the reason on it and in the log."""
+    """Set a record aside for some time. The reason is recorded and logged."""
     logger.error("The relay leaves the task %s alone for %s: %s", task_id, wait, reason)
     store.set_aside(task_id, storable(reason), until=get_runtime().clock() + wait)
     return UnreadableRecordError(reason)
@@ -290,7 +286,7 @@ def _create(
     except CloudTasksError as error:
         return error
     except Exception as error:
-        # Whatever it is, it is about this task: the others in the batch shall not wait for it.
+        # The error concerns this task only, so the rest of the batch continues.
         logger.exception("The task %s could not be sent.", record.task_id)
         return EnqueueError(f"{type(error).__name__}: {message_of(error)}")
     return None
@@ -312,7 +308,7 @@ def _request(configuration: Configuration, record: TaskRecord, *, now: datetime)
 
 
 def _policy(record: TaskRecord) -> TaskPolicy:
-    """What the task says about its attempts; nothing, if the site has no such task any more."""
+    """Return the policy of the task; an empty one if the site does not have the task any more."""
     try:
         return policy_of(recorded_task(record, due=False))
     except TaskResultDoesNotExist as error:
@@ -321,7 +317,7 @@ def _policy(record: TaskRecord) -> TaskPolicy:
 
 
 def _note(store: ResultStore, record: TaskRecord, error: CloudTasksError | None) -> None:
-    """Record whether Cloud Tasks took a task. What has become of it meanwhile wins."""
+    """Record whether Cloud Tasks accepted a task, unless the record has changed since."""
     if error is None:
         store.replace(record, sent(record, now=get_runtime().clock()))
         return

@@ -1,4 +1,4 @@
-"""The result store in the site's database."""
+"""The result store in the database of the site."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class DatabaseResultStore:
 
     Args:
         database: alias in `DATABASES`.
-        clock: the time, aware, that leases go by.
+        clock: returns the time (aware) for leases.
     """
 
     def __init__(self, database: str, *, clock: Callable[[], datetime]) -> None:
@@ -80,7 +80,7 @@ class DatabaseResultStore:
         commit_own(connections[self.database])
 
     def _insert_strictly(self, row: StoredTask) -> None:
-        """Insert it, unless it is there: MySQL's INSERT IGNORE would cut what is too long."""
+        """Insert the row unless it exists. INSERT IGNORE of MySQL would truncate long values."""
         try:
             with transaction.atomic(using=self.database):
                 row.save(using=self.database, force_insert=True)
@@ -147,7 +147,7 @@ class DatabaseResultStore:
         )
 
     def _each(self, keys: Sequence[str]) -> Iterator[TaskRecord | UnreadableRecord]:
-        """The records with those keys, in that order; one that cannot be read is one of many."""
+        """Yield the records with these keys, in order. An unreadable record does not stop this."""
         try:
             rows = self._rows.in_bulk(keys)
         except DatabaseFault:
@@ -201,17 +201,17 @@ class DatabaseResultStore:
         return deleted
 
     def _finished(self, state: State, before: datetime) -> QuerySet[StoredTask]:
-        """`may_prune` as a query, for one state at a time: its index has them in order."""
+        """Return `may_prune` as a query for one state. The index has the rows in order."""
         return self._rows.filter(status=state.value, finished_at__lt=to_site(before))
 
     def _as(self, record: TaskRecord) -> QuerySet[StoredTask]:
-        """The row, if its fence is that of the record."""
+        """Select the row if its fence equals the fence of the record."""
         return self._rows.filter(pk=record.task_id, **COLUMNS.encode_fence(record))
 
     def _persistently[R](self, call: Callable[[], R]) -> R:
-        """Try again on a new connection where this one broke.
+        """Call, and try again on a new connection if the connection broke.
 
-        Not in a transaction: that is gone with its connection.
+        In a transaction there is no second try, because the transaction is lost.
         """
         if connections[self.database].in_atomic_block:
             return call()
@@ -229,8 +229,8 @@ class DatabaseResultStore:
     def insist[R](self, call: Callable[[], R], go_on: Callable[[], bool]) -> R:
         """See `ResultStore.insist`.
 
-        The first failure of whatever kind may be due to what a task has made of the connection,
-        and so is answered with a new one.
+        The first failure can come from what a task did to the connection. So the next try uses a
+        new connection.
         """
         delay, is_new = _FIRST_DELAY, False
         while True:
@@ -248,7 +248,7 @@ class DatabaseResultStore:
             delay = min(2 * delay, _LONGEST_DELAY)
 
     def _committed[R](self, call: Callable[[], R]) -> R:
-        """What `call` answers, once what it wrote is committed."""
+        """Call, and return the answer after the commit."""
         answer = call()
         commit_own(connections[self.database])
         return answer
