@@ -13,8 +13,8 @@ One invariant holds after every transition: a record that is not final has a `re
 when the relay looks at it next, whatever has become of its deliveries meanwhile. So a task that is
 not over, and that nobody runs, is never forgotten.
 
-A record is in one of five situations, and twelve events can happen to it. The table tells to which
-situations an event leads; "-" means that the event is refused, and changes nothing.
+A record is in one of five situations, and thirteen events can happen to it. The table tells to
+which situations an event leads; "-" means that the event is refused, and changes nothing.
 
 | event | READY | RUNNING | LOST | RETRYING | ENDED |
 |---|---|---|---|---|---|
@@ -30,10 +30,14 @@ situations an event leads; "-" means that the event is refused, and changes noth
 | NOT_SENT | READY | RUNNING | LOST | RETRYING | - |
 | FOUND | READY | - | - | RETRYING | - |
 | GONE | READY, ENDED | - | - | RETRYING, ENDED | - |
+| REPLAYED | - | - | - | - | ENDED |
 
 A delivery of a Cloud Task that a later one has superseded changes nothing. While an attempt runs, a
 delivery is turned away, and a cancellation is a request. A task that was asked to stop, and whose
 runner is lost or whose attempt fails, ends as cancelled.
+
+A replay is a new task with a record of its own. The record of the task that it repeats stays as it
+is, but for the id of the new one.
 
 When the relay looks:
 
@@ -134,6 +138,7 @@ class Event(Enum):
     NOT_SENT = "Cloud Tasks did not take it"
     FOUND = "Cloud Tasks still has it"
     GONE = "Cloud Tasks does not have it any more"
+    REPLAYED = "a new task repeats it"
 
 
 _READY, _RUNNING, _LOST = Situation.READY, Situation.RUNNING, Situation.LOST
@@ -160,6 +165,7 @@ TABLE: Mapping[Event, Mapping[Situation, frozenset[Situation]]] = {
         Event.NOT_SENT: ({_READY}, {_RUNNING}, {_LOST}, {_RETRYING}, ()),
         Event.FOUND: ({_READY}, (), (), {_RETRYING}, ()),
         Event.GONE: ({_READY, _ENDED}, (), (), {_RETRYING, _ENDED}, ()),
+        Event.REPLAYED: ((), (), (), (), {_ENDED}),
     }.items()
 }
 """The situations that an event may lead to, by the situation before it; none where it is refused.
@@ -425,6 +431,46 @@ def redeliver(record: TaskRecord, *, now: datetime) -> TaskRecord:
     redelivery = _next_redelivery(record)
     relay = attrs.evolve(record.relay, at=now)
     return attrs.evolve(record, run_after=None, redelivery=redelivery, relay=relay)
+
+
+class ReplayRefusal(Enum):
+    """Why a task is not replayed."""
+
+    UNFINISHED = "It has not ended."
+    REPLAYED = "It was replayed before."
+    OVERTAKEN = "Its record was deleted or replayed at the same time."
+
+
+@attrs.frozen
+class Replay:
+    """What replaying a task means, once both records are stored in one transaction.
+
+    Attributes:
+        original: the record of the task that is repeated.
+        copy: the record of the new task.
+    """
+
+    original: TaskRecord
+    copy: TaskRecord
+
+
+def replay(
+    record: TaskRecord, copy: TaskRecord, *, now: datetime, again: bool = False
+) -> Replay | ReplayRefusal:
+    """Decide whether a task may be replayed.
+
+    Args:
+        copy: the record of the new task, as `enqueued` makes it.
+        again: also a task that was replayed before.
+    """
+    if is_refused(Event.REPLAYED, record, now):
+        return ReplayRefusal.UNFINISHED
+    if record.replayed_as and not again:
+        return ReplayRefusal.REPLAYED
+    return Replay(
+        attrs.evolve(record, replayed_as=copy.task_id),
+        attrs.evolve(copy, replay_of=record.task_id),
+    )
 
 
 # The relay looks at it.

@@ -33,6 +33,18 @@ def to_site(moment: datetime | None) -> datetime | None:
     )
 
 
+@overload
+def from_site(moment: datetime) -> datetime: ...
+
+
+@overload
+def from_site(moment: None) -> None: ...
+
+
+@overload
+def from_site(moment: datetime | None) -> datetime | None: ...
+
+
 def from_site(moment: datetime | None) -> datetime | None:
     """The site's moment, aware: a naive one is in the site's default time zone."""
     if moment is None or timezone.is_aware(moment):
