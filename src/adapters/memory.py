@@ -211,7 +211,8 @@ class MemoryResultStore:
         """See `ResultStore.atomic`."""
         with self._lock:
             outermost = self._commit_hooks is None
-            before, hooks = dict(self._records), self._commit_hooks or []
+            before = dict(self._records)
+            hooks = [] if self._commit_hooks is None else self._commit_hooks
             already = len(hooks)
             self._commit_hooks = hooks
             try:

@@ -175,6 +175,15 @@ def test_a_replay_that_is_not_completed_leaves_nothing(store: ResultStore) -> No
     assert store.get("two") is None
 
 
+def test_what_waits_for_the_commit_inside_another_transaction_is_called(store: ResultStore) -> None:
+    called: list[str] = []
+    with store.atomic():
+        with store.atomic():
+            store.on_commit(lambda: called.append("inner"))
+        assert called == []
+    assert called == ["inner"]
+
+
 def test_of_two_replays_at_once_one_wins(store: ResultStore) -> None:
     """The second begins while the transaction of the first is open."""
     original = failed("one")
