@@ -59,7 +59,7 @@ def text(client: Client, url: str = PAGE) -> str:
 
 def rows(client: Client, query: str = "") -> list[tuple[str, str, str]]:
     """Task, exception and number of each group."""
-    cells = r'<th scope="row">(.*?)</th>\s*<td>(.*?)</td>\s*<td>(.*?)</td>'
+    cells = r'<th scope="row">(.*?)<br>(.*?)</th>\s*<td>(.*?)</td>'
     return re.findall(cells, text(client, PAGE + query))
 
 
@@ -432,6 +432,17 @@ def test_a_task_that_two_people_run_again_at_once_is_run_again_once(
     told = messages(act(chief, "run_again", key))
     assert told == [f"Task {key} was replayed or deleted at the same time."]
     assert len(site.queue.requests) == 1
+
+
+def test_the_page_works_on_a_site_without_time_zones(
+    site: Site, chief: Client, settings: Any
+) -> None:
+    settings.USE_TZ = False
+    keys = [failed_task(site, name) for name in "ab"]
+    assert "Nov. 22, 2026, 6 a.m." in text(chief)
+    page = text(chief, link(chief, "replay"))
+    assert messages(confirm(chief, "replay", page)) == ["Replayed 2 tasks."]
+    assert all(site.record(key).replayed_as for key in keys)
 
 
 @pytest.mark.django_db(transaction=True, databases=["default", "sqlite-file"])
