@@ -11,6 +11,7 @@ from datetime import datetime
 import attrs
 
 from ..core.errors import InvalidTokenError
+from ..core.failures import FailedTask, FailureGroup, FailureSelection, group_of, selects
 from ..core.names import QueueName
 from ..core.ports import Claims
 from ..core.records import (
@@ -157,12 +158,66 @@ class MemoryResultStore:
             record.task_id for record in self._records.values() if may_prune(record, states, before)
         ]
 
+    def failure_groups(
+        self,
+        *,
+        since: datetime | None = None,
+        replayed: bool = False,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[FailureGroup]:
+        """See `ResultStore.failure_groups`."""
+        times: dict[tuple[str, str], list[datetime]] = {}
+        with self._lock:
+            for record in self._records.values():
+                group = group_of(record)
+                if group is None or record.finished_at is None:
+                    continue
+                path, failure = group
+                counted = FailureSelection(
+                    task_path=path, failure=failure, since=since, replayed=replayed
+                )
+                if selects(counted, record):
+                    times.setdefault(group, []).append(record.finished_at)
+        groups = [
+            FailureGroup(
+                task_path=path, failure=failure, count=len(at), first=min(at), last=max(at)
+            )
+            for (path, failure), at in times.items()
+        ]
+        groups.sort(key=lambda g: (g.task_path, g.failure))
+        groups.sort(key=lambda g: g.last, reverse=True)
+        return groups[offset:][:limit]
+
+    def failed_tasks(self, selection: FailureSelection, *, limit: int) -> list[FailedTask]:
+        """See `ResultStore.failed_tasks`."""
+        with self._lock:
+            return sorted(
+                FailedTask(record.finished_at, record.task_id)
+                for record in self._records.values()
+                if selects(selection, record) and record.finished_at
+            )[:limit]
+
+    def count_failures(self, selection: FailureSelection) -> int:
+        """See `ResultStore.count_failures`."""
+        with self._lock:
+            return sum(selects(selection, record) for record in self._records.values())
+
+    def delete_failures(self, selection: FailureSelection, *, limit: int) -> int:
+        """See `ResultStore.delete_failures`."""
+        with self._lock:
+            chosen = self.failed_tasks(selection, limit=limit)
+            for failed in chosen:
+                del self._records[failed.task_id]
+            return len(chosen)
+
     @contextmanager
     def atomic(self) -> Iterator[None]:
         """See `ResultStore.atomic`."""
         with self._lock:
             outermost = self._commit_hooks is None
-            before, hooks = dict(self._records), self._commit_hooks or []
+            before = dict(self._records)
+            hooks = [] if self._commit_hooks is None else self._commit_hooks
             already = len(hooks)
             self._commit_hooks = hooks
             try:

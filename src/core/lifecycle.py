@@ -12,7 +12,7 @@ same time, one succeeds, and the other decides again.
 One invariant holds after every transition: a record that is not final has a time `relay.at` when
 the relay looks at it, whatever happened to its deliveries. So no unfinished task is forgotten.
 
-A record is in one of five situations, and twelve events can happen to it. The table shows the
+A record is in one of five situations, and thirteen events can happen to it. The table shows the
 situations that an event can lead to. "-" means that the event is refused and changes nothing.
 
 | event | READY | RUNNING | LOST | RETRYING | ENDED |
@@ -29,10 +29,14 @@ situations that an event can lead to. "-" means that the event is refused and ch
 | NOT_SENT | READY | RUNNING | LOST | RETRYING | - |
 | FOUND | READY | - | - | RETRYING | - |
 | GONE | READY, ENDED | - | - | RETRYING, ENDED | - |
+| REPLAYED | - | - | - | - | ENDED |
 
 A delivery of a Cloud Task changes nothing if a later Cloud Task has superseded it. While an attempt
 runs, other deliveries are turned away, and a cancellation is only a request. After such a request,
 the task ends as cancelled if its attempt fails or its worker is lost.
+
+A replay is a new task with its own record. It changes the record of the task that it repeats in one
+way: that record gets the id of the new task.
 
 The relay looks at a task:
 
@@ -129,6 +133,7 @@ class Event(Enum):
     NOT_SENT = "Cloud Tasks did not accept it"
     FOUND = "Cloud Tasks still has it"
     GONE = "Cloud Tasks does not have it any more"
+    REPLAYED = "a new task repeats it"
 
 
 _READY, _RUNNING, _LOST = Situation.READY, Situation.RUNNING, Situation.LOST
@@ -155,6 +160,7 @@ TABLE: Mapping[Event, Mapping[Situation, frozenset[Situation]]] = {
         Event.NOT_SENT: ({_READY}, {_RUNNING}, {_LOST}, {_RETRYING}, ()),
         Event.FOUND: ({_READY}, (), (), {_RETRYING}, ()),
         Event.GONE: ({_READY, _ENDED}, (), (), {_RETRYING, _ENDED}, ()),
+        Event.REPLAYED: ((), (), (), (), {_ENDED}),
     }.items()
 }
 """The situations that an event may lead to, by the situation before it; none where it is refused.
@@ -425,6 +431,46 @@ def redeliver(record: TaskRecord, *, now: datetime) -> TaskRecord:
     redelivery = _next_redelivery(record)
     relay = attrs.evolve(record.relay, at=now)
     return attrs.evolve(record, run_after=None, redelivery=redelivery, relay=relay)
+
+
+class ReplayRefusal(Enum):
+    """The reason why a task is not replayed."""
+
+    UNFINISHED = "It has not ended."
+    REPLAYED = "It was replayed before."
+    OVERTAKEN = "Its record was deleted or replayed at the same time."
+
+
+@attrs.frozen
+class Replay:
+    """The decision to replay a task. It holds once one transaction has stored both records.
+
+    Attributes:
+        original: the record of the task that is repeated.
+        copy: the record of the new task.
+    """
+
+    original: TaskRecord
+    copy: TaskRecord
+
+
+def replay(
+    record: TaskRecord, copy: TaskRecord, *, now: datetime, again: bool = False
+) -> Replay | ReplayRefusal:
+    """Decide whether a task may be replayed.
+
+    Args:
+        copy: the record of the new task, as `enqueued` returns it.
+        again: whether to replay a task that was replayed before.
+    """
+    if is_refused(Event.REPLAYED, record, now):
+        return ReplayRefusal.UNFINISHED
+    if record.replayed_as and not again:
+        return ReplayRefusal.REPLAYED
+    return Replay(
+        attrs.evolve(record, replayed_as=copy.task_id),
+        attrs.evolve(copy, replay_of=record.task_id),
+    )
 
 
 # The relay.

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol
 
+from .failures import FailedTask, FailureGroup, FailureSelection
 from .names import QueueName
 from .records import Backlog, State, TaskRecord, UnreadableRecord
 from .requests import TaskRequest
@@ -101,6 +102,31 @@ class ResultStore(Protocol):
 
     def prune(self, states: Collection[State], before: datetime, *, limit: int) -> int:
         """Delete up to `limit` of those; how many there were."""
+
+    def failure_groups(
+        self,
+        *,
+        since: datetime | None = None,
+        replayed: bool = False,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[FailureGroup]:
+        """The final failures by task and class of error, the groups that failed last first.
+
+        Args:
+            since: only failures since then.
+            replayed: whether those that were replayed count as well.
+            limit, offset: how many groups, and how many are left out before them.
+        """
+
+    def failed_tasks(self, selection: FailureSelection, *, limit: int) -> list[FailedTask]:
+        """Up to `limit` of the chosen failures, the oldest first."""
+
+    def count_failures(self, selection: FailureSelection) -> int:
+        """How many failures are chosen."""
+
+    def delete_failures(self, selection: FailureSelection, *, limit: int) -> int:
+        """Delete up to `limit` of the chosen failures, the oldest first; how many there were."""
 
     def atomic(self) -> AbstractContextManager[None]:
         """A transaction: what happens inside happens wholly, or not at all if it raises."""

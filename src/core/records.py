@@ -131,7 +131,7 @@ class TaskRecord:
         finished_at: when the task reached a final state.
         lost: what is known of a task that Cloud Tasks lost; empty for all others.
         cancel_requested: somebody wants the running attempt to stop.
-        replay_of: the id of the task that this one repeats, after it had failed.
+        replay_of: the id of the task that this one repeats, after that one had ended.
         replayed_as: the id of the latest task that repeats this one.
     """
 
@@ -233,11 +233,13 @@ FENCE = (
     "cancel_requested",
     "redelivery.count",
     "redelivery.turned_away",
+    "replayed_as",
 )
 """The leaves that decisions rest on: a change goes through only where they are as they were.
 
 The end of the lease is one of them: who takes a task from a runner whose lease is over must not do
-so when the runner has renewed it meanwhile.
+so when the runner has renewed it meanwhile. So is the replay: of two that replay a task at once,
+the second must not replace the first.
 """
 
 

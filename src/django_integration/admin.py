@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -20,9 +19,7 @@ from django.db import connections
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
-from django.tasks.exceptions import InvalidTaskBackend, TaskResultDoesNotExist
-from django.urls import reverse
-from django.utils import formats, timezone
+from django.tasks.exceptions import InvalidTaskBackend
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
@@ -39,9 +36,12 @@ from ..core.records import (
     AttemptError,
 )
 from .configuration import Configuration
+from .display import moment, shown
+from .failure_pages import FailurePages
 from .models import Status, StoredTask
 from .operating.control import cancel_recorded, run_again, run_now
-from .registry import recording_backends
+from .operating.replaying import REASONS
+from .registry import recording_backends, results_database
 from .results.columns import decode_attempts
 
 _MOST_COUNTED = 10_000
@@ -105,7 +105,7 @@ class TaskFilter(KindsFilter):
 
 def _kinds(column: str) -> list[str]:
     """The different values of an indexed column, from one seek in its index for each."""
-    connection = connections[_database()]
+    connection = connections[results_database()]
     quote = connection.ops.quote_name
     table, name = quote(StoredTask._meta.db_table), quote(column)
     with connection.cursor() as cursor:
@@ -134,12 +134,13 @@ _FIELDSETS: list[tuple[str | None, dict[str, list[str]]]] = [
         },
     ),
     ("Attempts", {"fields": ["attempts", "errors"]}),
+    ("Replays", {"fields": ["repeated_task", "latest_replay"]}),
     ("Relay", {"fields": ["relay_looks", "relay_failures", "relay_error"]}),
 ]
 
 
 @admin.register(StoredTask)
-class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the stubs only
+class StoredTaskAdmin(FailurePages):
     """Recorded tasks: read only, but for three actions."""
 
     list_display = (
@@ -167,9 +168,9 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[StoredTask]:
         """The rows, of the database that the backends record in."""
-        rows = super().get_queryset(request).using(_database())
+        rows = super().get_queryset(request).using(results_database())
         match = request.resolver_match
-        in_list = match is not None and match.url_name == f"{_url('changelist')}"
+        in_list = match is not None and match.url_name == self._url_name("changelist")
         return rows.defer(*_BIG_COLUMNS) if in_list else rows
 
     def get_search_results(
@@ -205,22 +206,22 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
     @admin.display(description="due at")
     def due_at(self, row: StoredTask) -> str:
         """When it was to run, if not at once."""
-        return _moment(row.run_after)
+        return moment(row.run_after)
 
     @admin.display(description="next attempt due at")
     def next_attempt(self, row: StoredTask) -> str:
         """When the task asked to be attempted again, or its backoff function did."""
-        return _moment(row.redelivery_at)
+        return moment(row.redelivery_at)
 
     @admin.display(description="lease ends")
     def lease_ends(self, row: StoredTask) -> str:
         """Until when its runner has the task."""
-        return _moment(row.claim_expires_at)
+        return moment(row.claim_expires_at)
 
     @admin.display(description="next look of the relay")
     def relay_looks(self, row: StoredTask) -> str:
         """When the relay looks at it."""
-        return _moment(row.relay_at)
+        return moment(row.relay_at)
 
     @admin.display(description="attempts")
     def attempts(self, row: StoredTask) -> SafeString:
@@ -231,11 +232,11 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
         lines = (
             (
                 number,
-                _shown(attempt.worker),
-                _moment(attempt.started_at),
-                _moment(attempt.finished_at),
-                _shown(attempt.error.exception_class_path) if attempt.error else "-",
-                _shown(attempt.note),
+                shown(attempt.worker),
+                moment(attempt.started_at),
+                moment(attempt.finished_at),
+                shown(attempt.error.exception_class_path) if attempt.error else "-",
+                shown(attempt.note),
             )
             for number, attempt in enumerate(attempts, 1)
         )
@@ -258,10 +259,28 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
         return format_html_join(
             "",
             "<details open><summary>{}</summary><pre>{}</pre></details>",
-            ((_shown(error.exception_class_path), _shown(error.traceback)) for error in errors),
+            ((shown(error.exception_class_path), shown(error.traceback)) for error in errors),
         )
 
-    # Nothing is written but by the actions.
+    @admin.display(description="replay of")
+    def repeated_task(self, row: StoredTask) -> SafeString | str:
+        """The task that this one repeats."""
+        return self._link(row.replay_of)
+
+    @admin.display(description="replayed as")
+    def latest_replay(self, row: StoredTask) -> SafeString | str:
+        """The latest task that repeats this one."""
+        return self._link(row.replayed_as)
+
+    def _link(self, task_id: str) -> SafeString | str:
+        """The page of a task, where it has a record."""
+        if not task_id:
+            return "-"
+        if not StoredTask.objects.using(results_database()).filter(pk=task_id).exists():
+            return f"{task_id}, which has no record any more"
+        return format_html('<a href="{}">{}</a>', self._url("change", quote(task_id)), task_id)
+
+    # Nothing is written but by the actions and the pages of failures.
 
     def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002 - Django's signature
         """Tasks are enqueued by code."""
@@ -334,9 +353,10 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
         """Enqueue the same once more, under a new id."""
 
         def act(row: StoredTask) -> str:
-            return f"Run again as {run_again(row.record).id}"
+            new = run_again(row.record)
+            return f"Run again as {new}" if new else ""
 
-        return self._act(request, rows, act, "")
+        return self._act(request, rows, act, "was replayed or deleted at the same time")
 
     def _act(
         self,
@@ -361,7 +381,7 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
         for row in (found for key in keys for found in rows.defer(None).filter(pk=key)):
             try:
                 said = act(row)
-            except (CloudTasksError, InvalidTaskBackend, TaskResultDoesNotExist) as error:
+            except REASONS as error:
                 # A word first: Django begins a message with a capital letter, and ids have none.
                 self.message_user(request, f"Task {row.pk}: {error}", messages.ERROR)
                 if isinstance(error, CloudTasksError) and error.unanswered:
@@ -383,19 +403,8 @@ class StoredTaskAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in
             told = f"{done[0]}." if len(done) == 1 else f"Done for {len(done)} tasks."
             self.message_user(request, told, messages.SUCCESS)
         if _FROM_DETAIL in request.POST and keys:
-            page = f"{self.admin_site.name}:{_url('change')}"
-            return redirect(reverse(page, args=[quote(keys[0])]))
+            return redirect(self._url("change", quote(keys[0])))
         return None
-
-
-def _url(page: str) -> str:
-    return f"{StoredTask._meta.app_label}_{StoredTask._meta.model_name}_{page}"
-
-
-def _database() -> str:
-    """Where the backends record; the checks see to it that it is one place."""
-    recording = recording_backends().values()
-    return next((c.options.results_database for c in recording), "default")
 
 
 def _recording(row: StoredTask) -> tuple[Configuration, ResultStore]:
@@ -410,20 +419,13 @@ def _recording(row: StoredTask) -> tuple[Configuration, ResultStore]:
     return configuration, configuration.results
 
 
-def _moment(moment: datetime | None) -> str:
-    """As Django's own fields show theirs."""
-    if moment is None:
-        return "-"
-    return formats.date_format(timezone.localtime(moment), "DATETIME_FORMAT")
-
-
 def _json(text: str) -> SafeString:
     """JSON for people; what is damaged is shown as it is."""
     try:
         told = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
     except (ValueError, RecursionError) as error:
-        return format_html("<p>This is not JSON: {}</p><pre>{}</pre>", str(error), _shown(text))
-    return format_html("<pre>{}</pre>", _shown(told))
+        return format_html("<p>This is not JSON: {}</p><pre>{}</pre>", str(error), shown(text))
+    return format_html("<pre>{}</pre>", shown(told))
 
 
 def _attempts(row: StoredTask) -> tuple[Attempt, ...] | None:
@@ -432,8 +434,3 @@ def _attempts(row: StoredTask) -> tuple[Attempt, ...] | None:
         return decode_attempts(row.attempts_json, row.tracebacks_json)
     except Exception:  # noqa: BLE001 - a damaged record is shown as it is
         return None
-
-
-def _shown(text: str) -> str:
-    """Text that a page can carry: a lone surrogate has no UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode()

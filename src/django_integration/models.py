@@ -128,7 +128,8 @@ class StoredTask(models.Model):
             ),
             models.Index(fields=["task_path", "-enqueued_at", "-task_id"], name="cloudtasks_path"),
             models.Index(
-                fields=["failure", "task_path", "finished_at"], name="cloudtasks_failures"
+                fields=["failure", "task_path", "finished_at", "replayed_as"],
+                name="cloudtasks_failures",
             ),
         ]
 

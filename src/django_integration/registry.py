@@ -46,3 +46,9 @@ def backends() -> list[SiteBackend]:
 def recording_backends() -> dict[str, Configuration]:
     """The configurations of those that keep results, by alias."""
     return {b.alias: b.configuration for b in backends() if b.configuration.results}
+
+
+def results_database() -> str:
+    """Where the backends record; the checks see to it that it is one place."""
+    recording = recording_backends().values()
+    return next((c.options.results_database for c in recording), "default")

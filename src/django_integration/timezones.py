@@ -33,6 +33,18 @@ def to_site(moment: datetime | None) -> datetime | None:
     )
 
 
+@overload
+def from_site(moment: datetime) -> datetime: ...
+
+
+@overload
+def from_site(moment: None) -> None: ...
+
+
+@overload
+def from_site(moment: datetime | None) -> datetime | None: ...
+
+
 def from_site(moment: datetime | None) -> datetime | None:
     """Convert a datetime of the site to an aware one. An aware datetime or None stays as it is."""
     if moment is None or timezone.is_aware(moment):

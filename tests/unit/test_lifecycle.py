@@ -20,6 +20,8 @@ from django_tasks_cloud_tasks.core.lifecycle import (
     Event,
     Exhausted,
     LookUp,
+    Replay,
+    ReplayRefusal,
     Reschedule,
     Send,
     Situation,
@@ -37,6 +39,7 @@ from django_tasks_cloud_tasks.core.lifecycle import (
     not_looked_up,
     redeliver,
     renew,
+    replay,
     sent,
     situation,
     snooze,
@@ -52,6 +55,7 @@ from django_tasks_cloud_tasks.core.records import (
     AttemptError,
     State,
     TaskRecord,
+    fence_of,
 )
 from django_tasks_cloud_tasks.core.retry_policy import Again, Over
 from django_tasks_cloud_tasks.emulator.state.retries import RetryPolicy
@@ -486,6 +490,43 @@ def test_a_task_that_fails_beside_duplicates_does_not_breed_cloud_tasks() -> Non
     assert len(cloud_tasks) < 8
 
 
+# Replays.
+
+COPY = enqueued(
+    attrs.evolve(PAYLOAD, task_id="two"), args=[1], kwargs={}, run_after=None, now=LATER, timeout=0
+)
+
+
+def test_a_replay_is_a_new_task_and_both_records_name_the_other() -> None:
+    failed = fail(run(WAITING), ERROR, now=NOW, then=OVER)
+    decision = replay(failed, COPY, now=LATER)
+    assert decision == Replay(changed(failed, replayed_as="two"), changed(COPY, replay_of="one"))
+    assert isinstance(decision, Replay)
+    assert decision.original.failure == ERROR.exception_class_path, "it has failed all the same"
+
+
+def test_a_task_is_replayed_once_unless_somebody_wants_it_again() -> None:
+    failed = changed(fail(run(WAITING), ERROR, now=NOW, then=OVER), replayed_as="earlier")
+    assert replay(failed, COPY, now=LATER) is ReplayRefusal.REPLAYED
+    decision = replay(failed, COPY, now=LATER, again=True)
+    assert isinstance(decision, Replay)
+    assert decision.original.replayed_as == "two"
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_task_that_has_not_ended_is_not_replayed(again: bool) -> None:
+    waiting_again = fail(run(WAITING), ERROR, now=NOW, then=QUEUE)
+    for record in (WAITING, run(WAITING), waiting_again):
+        assert replay(record, COPY, now=LATER, again=again) is ReplayRefusal.UNFINISHED
+
+
+def test_of_two_replays_the_fence_lets_one_through() -> None:
+    failed = fail(run(WAITING), ERROR, now=NOW, then=OVER)
+    first = replay(failed, COPY, now=LATER)
+    assert isinstance(first, Replay)
+    assert fence_of(first.original) != fence_of(failed)
+
+
 # The table.
 
 ADDED = adopted(PAYLOAD, earlier_attempts=0, now=NOW)
@@ -511,6 +552,7 @@ RECORDS = {
         withdrawn(WAITING),
         withdrawn(RETRYING),
         gone(sent(WAITING, now=NOW), now=NOW, redelivered=False),
+        changed(fail(RUNNING, ERROR, now=NOW, then=OVER), replayed_as="two"),
     ],
 }
 for where in (Situation.RUNNING, Situation.LOST):
@@ -518,7 +560,9 @@ for where in (Situation.RUNNING, Situation.LOST):
 WHEN = {Situation.LOST: [LATER, NOW + timedelta(days=31)]}
 
 
-def after(event: Event, record: TaskRecord, now: datetime) -> list[TaskRecord | None]:
+def after(  # noqa: PLR0912 - one branch for each event
+    event: Event, record: TaskRecord, now: datetime
+) -> list[TaskRecord | None]:
     """Return the possible records after an event; None means that the event is refused."""
     match event:
         case Event.DELIVERED:
@@ -550,6 +594,9 @@ def after(event: Event, record: TaskRecord, now: datetime) -> list[TaskRecord | 
             return [found(record, now=now)]
         case Event.GONE:
             return [gone(record, now=now, redelivered=again) for again in (False, True)]
+        case Event.REPLAYED:
+            decisions = [replay(record, COPY, now=now, again=again) for again in (False, True)]
+            return [d.original if isinstance(d, Replay) else None for d in decisions]
 
 
 @pytest.mark.parametrize("event", Event)

@@ -17,17 +17,17 @@ from django.core.checks import CheckMessage
 from django.tasks.backends.base import BaseTaskBackend
 from django.tasks.base import DEFAULT_TASK_PRIORITY
 from django.tasks.base import Task as BaseTask
-from django.tasks.exceptions import InvalidTask, TaskResultDoesNotExist
+from django.tasks.exceptions import InvalidTask, InvalidTaskBackend, TaskResultDoesNotExist
 from django.tasks.signals import task_enqueued
 from django.utils.module_loading import import_string
 
 from ...core.backoff import Backoff
 from ...core.errors import CloudTasksError, OptionsError
-from ...core.lifecycle import enqueued
+from ...core.lifecycle import Replay, ReplayRefusal, enqueued, replay
 from ...core.names import is_queue_id, is_task_id
 from ...core.payload import Progress, TaskPayload, is_in_calendar
 from ...core.ports import ResultStore
-from ...core.records import LONGEST_NAME
+from ...core.records import LONGEST_NAME, TaskRecord
 from ...core.requests import TaskRequest, build_task_request
 from ...core.scheduling import is_beyond_horizon, queue_for
 from ..configuration import Configuration
@@ -161,7 +161,8 @@ class CloudTasksBackend(SiteBackend):
         configuration = self.configuration
         prepared = self._prepare(configuration, task, args, kwargs)
         if configuration.results:
-            self._record(configuration, configuration.results, prepared)
+            record = self._new_record(configuration, prepared)
+            self._keep(configuration, configuration.results, prepared, record)
         elif awaited := self._awaited(configuration):
             after_commit(awaited, partial(self._create_late, configuration, prepared))
         else:
@@ -190,6 +191,46 @@ class CloudTasksBackend(SiteBackend):
         mark_enqueued(prepared.result, prepared.enqueued_at)
         await asend_signal(task_enqueued, type(self), prepared.result)
         return prepared.result
+
+    def enqueue_replay(
+        self,
+        task: Task[..., Any],
+        seen: TaskRecord,
+        *,
+        again: bool,
+        on_refusal: Callable[[CloudTasksError], None],
+    ) -> Replay | ReplayRefusal:
+        """Enqueue a recorded task once more; for `operating.replaying`.
+
+        The new record and the change of the old one are one transaction.
+
+        Args:
+            task: as `seen` tells of it.
+            again: also if it was replayed before.
+            on_refusal: is called after the commit if Cloud Tasks did not take the new task, which
+                then waits for the relay.
+
+        Raises:
+            InvalidTask: see `validate_task`.
+            InvalidTaskBackend: this backend keeps no results.
+            EnqueueError: the task cannot be sent at all.
+            ConfigurationError: something needed is neither set nor detected.
+        """
+        configuration = self.configuration
+        store = configuration.results
+        if store is None:
+            raise InvalidTaskBackend(f"The backend {self.alias!r} keeps no results.")
+        prepared = self._prepare(configuration, task, seen.payload.args, seen.payload.kwargs)
+        copy = self._new_record(configuration, prepared)
+        decision = replay(seen, copy, now=prepared.enqueued_at, again=again)
+        if isinstance(decision, ReplayRefusal):
+            return decision
+        with store.atomic():
+            # The old record first: whoever comes second waits for its lock, and changes nothing.
+            if not store.replace(seen, decision.original):
+                return ReplayRefusal.OVERTAKEN
+            self._keep(configuration, store, prepared, decision.copy, on_refusal)
+        return decision
 
     def get_result(self, result_id: str) -> TaskResult[..., Any]:
         """What became of a task of this backend.
@@ -292,27 +333,38 @@ class CloudTasksBackend(SiteBackend):
             )
         self._findable.add(task.func)
 
-    def _record[**P, R](
-        self,
-        configuration: Configuration,
-        store: ResultStore,
-        prepared: _Prepared[TaskResult[P, R]],
-    ) -> None:
-        result, now = prepared.result, prepared.enqueued_at
-        record = enqueued(
+    @staticmethod
+    def _new_record[**P, R](
+        configuration: Configuration, prepared: _Prepared[TaskResult[P, R]]
+    ) -> TaskRecord:
+        result = prepared.result
+        return enqueued(
             prepared.payload,
             args=result.args,
             kwargs=result.kwargs,
             run_after=from_site(result.task.run_after),
-            now=now,
+            now=prepared.enqueued_at,
             timeout=configuration.options.enqueue_timeout,
         )
+
+    def _keep[**P, R](
+        self,
+        configuration: Configuration,
+        store: ResultStore,
+        prepared: _Prepared[TaskResult[P, R]],
+        record: TaskRecord,
+        on_refusal: Callable[[CloudTasksError], None] = lambda _: None,
+    ) -> None:
+        """Keep the record of a new task, and send the task once that is committed."""
+        result, now = prepared.result, prepared.enqueued_at
         store.add(record)
 
         def committed() -> None:
             if not is_beyond_horizon(record.run_after, now=now):
                 try:
-                    send(configuration, store, record, prepared.request, unless_silent=True)
+                    error = send(configuration, store, record, prepared.request, unless_silent=True)
+                    if error is not None:
+                        on_refusal(error)
                 except Exception:
                     # The database, which has just had the record: the relay will see to it.
                     logger.exception(

@@ -71,7 +71,8 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             "storedtask",
             models.Index(
-                fields=["failure", "task_path", "finished_at"], name="cloudtasks_failures"
+                fields=["failure", "task_path", "finished_at", "replayed_as"],
+                name="cloudtasks_failures",
             ),
         ),
     ]

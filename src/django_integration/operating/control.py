@@ -21,6 +21,7 @@ from ..results.task_results import mark_cancelled, recorded_task, refresh
 from ..runtime import get_runtime
 from ..signals import send_finished
 from .relay import send
+from .replaying import replay_task
 
 logger = logging.getLogger("django_tasks_cloud_tasks")
 
@@ -127,13 +128,22 @@ def run_now(configuration: Configuration, store: ResultStore, record: TaskRecord
     return True
 
 
-def run_again(record: TaskRecord) -> TaskResult[..., Any]:
+def run_again(record: TaskRecord) -> str:
     """Enqueue what a record tells of as a new task, with an id and a record of its own.
+
+    Where the task has ended, both records name the other.
+
+    Returns:
+        The id of the new task; empty if somebody else replayed or deleted it at the same time.
 
     Raises:
         TaskResultDoesNotExist: the site has no such task any more.
+        InvalidTask, InvalidTaskBackend, CloudTasksError: it cannot be enqueued.
     """
-    return recorded_task(record, due=False).enqueue(*record.payload.args, **record.payload.kwargs)
+    if record.final:
+        return replay_task(record, again=True).replayed_as
+    task = recorded_task(record, due=False)
+    return task.enqueue(*record.payload.args, **record.payload.kwargs).id
 
 
 def _cancel_unrecorded(configuration: Configuration, result: TaskResult[..., Any]) -> CancelOutcome:

@@ -17,9 +17,20 @@ from django.db import (
     connections,
     transaction,
 )
-from django.db.models import BigIntegerField, ExpressionWrapper, F, QuerySet, Value
+from django.db.models import (
+    BigIntegerField,
+    Count,
+    ExpressionWrapper,
+    F,
+    Max,
+    Min,
+    Q,
+    QuerySet,
+    Value,
+)
 
 from ...core.errors import ConfigurationError, UnreadableRecordError
+from ...core.failures import FailedTask, FailureGroup, FailureSelection
 from ...core.records import (
     Backlog,
     State,
@@ -28,7 +39,7 @@ from ...core.records import (
     fence_of,
 )
 from ..models import COLUMNS, StoredTask, unreadable
-from ..timezones import to_site
+from ..timezones import from_site, to_site
 from ..transactions import commit_own
 from ..transactions import renew as renew_connection
 
@@ -203,6 +214,73 @@ class DatabaseResultStore:
     def _finished(self, state: State, before: datetime) -> QuerySet[StoredTask]:
         """Return `may_prune` as a query for one state. The index has the rows in order."""
         return self._rows.filter(status=state.value, finished_at__lt=to_site(before))
+
+    def failure_groups(
+        self,
+        *,
+        since: datetime | None = None,
+        replayed: bool = False,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[FailureGroup]:
+        """See `ResultStore.failure_groups`. Reads the index of failures only."""
+        rows = self._failures(since=since, replayed=replayed).values("failure", "task_path")
+        groups = rows.annotate(
+            count=Count("*"), first=Min("finished_at"), last=Max("finished_at")
+        ).order_by("-last", "task_path", "failure")
+        return [
+            FailureGroup(
+                task_path=group["task_path"],
+                failure=group["failure"],
+                count=group["count"],
+                first=from_site(group["first"]),
+                last=from_site(group["last"]),
+            )
+            for group in groups[offset : None if limit is None else offset + limit]
+            if group["first"] and group["last"]
+        ]
+
+    def failed_tasks(self, selection: FailureSelection, *, limit: int) -> list[FailedTask]:
+        """See `ResultStore.failed_tasks`."""
+        rows = self._chosen(selection).order_by("finished_at", "task_id")
+        places = rows.values_list("finished_at", "task_id")[:limit]
+        return [FailedTask(from_site(finished), key) for finished, key in places if finished]
+
+    def count_failures(self, selection: FailureSelection) -> int:
+        """See `ResultStore.count_failures`."""
+        return self._chosen(selection).order_by().count()
+
+    def delete_failures(self, selection: FailureSelection, *, limit: int) -> int:
+        """See `ResultStore.delete_failures`."""
+        deleted = 0
+        while deleted < limit:
+            some = self.failed_tasks(selection, limit=min(_BATCH, limit - deleted))
+            if not some:
+                break
+            # One that was replayed meanwhile is none of them any more.
+            keys = [failed.task_id for failed in some]
+            deleted += self._chosen(selection).filter(pk__in=keys).delete()[0]
+        return deleted
+
+    def _chosen(self, selection: FailureSelection) -> QuerySet[StoredTask]:
+        """`selects` as a query."""
+        rows = self._failures(since=selection.since, replayed=selection.replayed).filter(
+            failure=selection.failure, task_path=selection.task_path
+        )
+        if selection.until is not None:
+            rows = rows.filter(finished_at__lte=to_site(selection.until))
+        if selection.after is not None:
+            last = to_site(selection.after.finished_at)
+            behind = Q(finished_at__gt=last) | Q(task_id__gt=selection.after.task_id)
+            rows = rows.filter(behind, finished_at__gte=last)
+        return rows
+
+    def _failures(self, *, since: datetime | None, replayed: bool) -> QuerySet[StoredTask]:
+        """The final failures."""
+        rows = self._rows.filter(failure__gt="", finished_at__isnull=False).order_by()
+        if since is not None:
+            rows = rows.filter(finished_at__gte=to_site(since))
+        return rows if replayed else rows.filter(replayed_as="")
 
     def _as(self, record: TaskRecord) -> QuerySet[StoredTask]:
         """Select the row if its fence equals the fence of the record."""
