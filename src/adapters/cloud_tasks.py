@@ -38,8 +38,8 @@ from ..core.api_failures import (
     Call,
     Code,
     Control,
-    Decision,
     Failure,
+    NextStep,
     Reply,
     Sleep,
     Told,
@@ -205,7 +205,7 @@ class GrpcTaskQueue:
         method, message = _CONTROLS[control]
         metadata = (("x-goog-request-params", "name=" + _escaped(name)),)
 
-        def failed(failure: Failure) -> Decision[ControlError]:
+        def failed(failure: Failure) -> NextStep[ControlError]:
             return after_failed_control(
                 failure, control=control, name=name, timeout=timeout, jitter=_jitter()
             )
@@ -288,7 +288,7 @@ class GrpcTaskQueue:
 
     def _creation_failed(
         self, request: TaskRequest, timeout: float
-    ) -> Callable[[Failure], Decision[EnqueueError]]:
+    ) -> Callable[[Failure], NextStep[EnqueueError]]:
         return lambda failure: after_failure(
             failure,
             request=request,

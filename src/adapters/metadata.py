@@ -29,7 +29,7 @@ _PAUSE = 5.0  # seconds before a failed request for a value is repeated
 _PRODUCT = Path("/sys/class/dmi/id/product_name")  # the product name of the machine, on Linux
 
 
-def found[R](finding: Finding[R], metadata: MetadataServer) -> R:
+def answer_finding[R](finding: Finding[R], metadata: MetadataServer) -> R:
     """Run a finding with the values of a metadata server, and return its result.
 
     Args:

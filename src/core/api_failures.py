@@ -162,7 +162,7 @@ class GiveUp[E: CloudTasksError]:
     error: E
 
 
-type Decision[E: CloudTasksError] = Done | TryAgain | GiveUp[E]
+type NextStep[E: CloudTasksError] = Done | TryAgain | GiveUp[E]
 
 
 @attrs.frozen
@@ -197,7 +197,7 @@ class Told:
 
 
 def calling[E: CloudTasksError](
-    decide: Callable[[Failure], Decision[E]], *, timeout: float
+    decide: Callable[[Failure], NextStep[E]], *, timeout: float
 ) -> Generator[Call | Sleep, Told, bool]:
     """A call with its repetitions.
 
@@ -249,7 +249,7 @@ def after_failure(
     timeout: float,
     jitter: float,
     emulator: str | None = None,
-) -> Decision[EnqueueError]:
+) -> NextStep[EnqueueError]:
     """What to do after a failed attempt.
 
     Args:
@@ -279,7 +279,7 @@ def after_failure(
 
 def after_failed_control(
     failure: Failure, *, control: Control, name: str, timeout: float, jitter: float
-) -> Decision[ControlError]:
+) -> NextStep[ControlError]:
     """What to do after a failed attempt to have something done to the task of that name.
 
     To delete a task twice deletes it, and to run it twice delivers it twice at worst.

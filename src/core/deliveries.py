@@ -7,10 +7,9 @@ from typing import Self
 
 import attrs
 
-from .lifecycle import Claimed, Ended, Exhausted, Superseded, TurnedAway, adopted, claim
+from .lifecycle import Claimed, Ended, Exhausted, Outdated, TurnedAway, adopted, claim
 from .names import cloud_task_number, is_queue_id, is_task_id
-from .outcomes import AttemptsUsedUp, BadPayload, Busy, Duplicate, Outcome, Unrecorded
-from .outcomes import Superseded as SupersededOutcome
+from .outcomes import AttemptsUsedUp, BadPayload, Busy, Duplicate, Outcome, Superseded, Unrecorded
 from .payload import Progress, TaskPayload
 from .records import LONGEST_NAME, TaskRecord
 
@@ -97,7 +96,7 @@ class Decline:
     record: TaskRecord | None = None
 
 
-def receive(
+def decide_delivery(
     payload: TaskPayload,
     record: TaskRecord | None,
     *,
@@ -134,8 +133,8 @@ def receive(
             return Run(then)
         case TurnedAway(then, until):
             return Decline(Busy(payload.task_id, (until - now).total_seconds()), then)
-        case Superseded(then):
-            return Decline(SupersededOutcome(payload.task_id), then)
+        case Outdated(then):
+            return Decline(Superseded(payload.task_id), then)
         case Exhausted(then):
             return Decline(AttemptsUsedUp(payload.task_id, len(then.attempts)), then)
         case Ended(then):

@@ -260,7 +260,7 @@ class TurnedAway:
 
 
 @attrs.frozen
-class Superseded:
+class Outdated:
     """A later Cloud Task brings the next attempt. It exists, or the relay sends it."""
 
     record: TaskRecord
@@ -289,7 +289,7 @@ def claim(
     lease: timedelta,
     max_attempts: int = DEFAULT_MAX_ATTEMPTS,
     number: int | None = None,
-) -> Claimed | TurnedAway | Superseded | Exhausted | Ended:
+) -> Claimed | TurnedAway | Outdated | Exhausted | Ended:
     """Decide whether a delivery may run its task.
 
     Args:
@@ -304,7 +304,7 @@ def claim(
     # The answer to an earlier Cloud Task was lost. The next attempt has its own Cloud Task.
     waits = record.state is State.READY and record.redelivery.at is not None
     if waits and number is not None and number < record.redelivery.count:
-        return Superseded(record)
+        return Outdated(record)
     if record.lease_holds(now) and record.claim.expires_at:
         redelivery = attrs.evolve(record.redelivery, turned_away=True)
         return TurnedAway(attrs.evolve(record, redelivery=redelivery), record.claim.expires_at)

@@ -21,7 +21,7 @@ from django.utils.translation import get_language, get_language_from_path
 from django.utils.translation import override as override_language
 
 from ..adapters.client_version import RETRY_CONFIG_SINCE, client_version, sends_retry_config
-from ..adapters.metadata import NoMetadataServer, found
+from ..adapters.metadata import NoMetadataServer, answer_finding
 from ..core.detection import (
     Detected,
     Found,
@@ -97,7 +97,7 @@ def _read(backend: SiteBackend) -> _Subject:
     platform = Platform(environ=environ, emulated=host is not None)
     try:
         finding = find_handler_host(options.handler_host, platform)
-        handler_host = found(finding, NoMetadataServer())
+        handler_host = answer_finding(finding, NoMetadataServer())
     except ConfigurationError as error:
         wrong.append(str(error))
     return _Subject(

@@ -17,7 +17,7 @@ from django.core.signals import setting_changed
 
 from ..adapters.forks import renew_in_children
 from ..adapters.heartbeat import Heartbeat
-from ..adapters.metadata import NoMetadataServer, found, metadata_server
+from ..adapters.metadata import NoMetadataServer, answer_finding, metadata_server
 from ..core import detection
 from ..core.detection import Detected
 from ..core.ports import MetadataServer, ResultStore, TaskQueue, TokenVerifier
@@ -149,7 +149,7 @@ class Runtime:
             ConfigurationError: see there.
         """
         platform = detection.Platform(environ=self.environ, emulated=emulator_host is not None)
-        return found(find(option, platform), self.metadata(emulator_host))
+        return answer_finding(find(option, platform), self.metadata(emulator_host))
 
 
 def _kept[K, V](kept: dict[K, V], key: K, make: Callable[[K], V], lock: threading.Lock) -> V:

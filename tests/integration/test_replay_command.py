@@ -159,7 +159,7 @@ def test_if_nothing_matches_it_names_what_there_is(site: Site) -> None:
 
 def test_without_a_backend_that_keeps_results_it_says_so(site: Site) -> None:
     with override_settings(TASKS={}):
-        assert "No backend keeps results" in refused("--all")[1]
+        assert "No backend in TASKS keeps results" in refused("--all")[1]
 
 
 def test_it_says_each_kind_of_reason_once_and_its_status_is_1(site: Site) -> None:

@@ -8,10 +8,10 @@ from django_tasks_cloud_tasks.core.api_failures import (
     Call,
     Code,
     Control,
-    Decision,
     Done,
     Failure,
     GiveUp,
+    NextStep,
     Repeat,
     Reply,
     Sleep,
@@ -65,7 +65,7 @@ def failure(
 
 def decide(
     failed: Failure, of: TaskRequest | None = None, jitter: float = 1.0
-) -> Decision[EnqueueError]:
+) -> NextStep[EnqueueError]:
     return after_failure(failed, request=of or request(), timeout=10, jitter=jitter)
 
 
@@ -179,7 +179,7 @@ def test_what_is_recorded_may_exist_already() -> None:
 NAME = "projects/p/locations/l/queues/q/tasks/t"
 
 
-def control(failed: Failure, of: Control = Control.DELETE) -> Decision[ControlError]:
+def control(failed: Failure, of: Control = Control.DELETE) -> NextStep[ControlError]:
     return after_failed_control(failed, control=of, name=NAME, timeout=10, jitter=1.0)
 
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import attrs
 import pytest
-from django_tasks_cloud_tasks.core.deliveries import Adopt, Decline, Delivery, Run, receive
+from django_tasks_cloud_tasks.core.deliveries import Adopt, Decline, Delivery, Run, decide_delivery
 from django_tasks_cloud_tasks.core.lifecycle import adopted, claim, enqueued, succeed
 from django_tasks_cloud_tasks.core.outcomes import BadPayload, Busy, Duplicate, Unrecorded
 from django_tasks_cloud_tasks.core.payload import TaskPayload
@@ -21,7 +21,7 @@ RUNNING = claim(WAITING, now=NOW, token="t1", worker="w1", lease=LEASE).record
 
 
 def decide(record: TaskRecord | None, payload: TaskPayload = RECORDED) -> Adopt | Run | Decline:
-    return receive(
+    return decide_delivery(
         payload,
         record,
         delivery=Delivery(retry_count=2),

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import attrs
 import pytest
-from django_tasks_cloud_tasks.adapters.metadata import found
+from django_tasks_cloud_tasks.adapters.metadata import answer_finding
 from django_tasks_cloud_tasks.core.detection import (
     Detected,
     Finding,
@@ -78,7 +78,7 @@ class Place:
     metadata: Metadata
 
     def find(self, find: Find, option: str | None = None) -> Detected:
-        return found(find(option, self.platform), self.metadata)
+        return answer_finding(find(option, self.platform), self.metadata)
 
 
 def at(environ: Mapping[str, str], metadata: Metadata, *, emulated: bool = False) -> Place:

@@ -20,12 +20,12 @@ from django_tasks_cloud_tasks.core.lifecycle import (
     Event,
     Exhausted,
     LookUp,
+    Outdated,
     Replay,
     ReplayRefusal,
     Reschedule,
     Send,
     Situation,
-    Superseded,
     TurnedAway,
     adopted,
     back_off,
@@ -353,7 +353,7 @@ def test_a_cloud_task_that_was_followed_by_another_changes_nothing_when_it_comes
     def delivered(number: int | None) -> object:
         return claim(waiting, now=NOW, token="t2", worker="w", lease=LEASE, number=number)
 
-    assert delivered(0) == Superseded(waiting), "its answer was lost"
+    assert delivered(0) == Outdated(waiting), "its answer was lost"
     assert isinstance(delivered(1), Claimed)
     assert isinstance(delivered(None), Claimed), "somebody delivers it by hand"
 

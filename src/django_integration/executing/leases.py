@@ -12,7 +12,7 @@ from datetime import datetime
 from django.tasks.base import TaskError
 
 from ...adapters.heartbeat import Beat
-from ...core.deliveries import Adopt, Delivery, Run, receive
+from ...core.deliveries import Adopt, Delivery, Run, decide_delivery
 from ...core.errors import UnreadableRecordError
 from ...core.lifecycle import fail, renew, snooze, succeed
 from ...core.outcomes import Busy, Outcome, Unreadable, Unrecorded
@@ -54,7 +54,7 @@ def claim_task(
             logger.error("A task is not run: %s", error)  # noqa: TRY400 - the reason says it all
             return Unreadable(payload.task_id)
         runtime = get_runtime()
-        decision = receive(
+        decision = decide_delivery(
             payload,
             seen,
             delivery=delivery,
