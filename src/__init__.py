@@ -1,7 +1,7 @@
 """Django's task framework on Google Cloud Tasks.
 
-The names below are imported when they are first used, so that start-up stays light: neither
-grpc nor google.cloud is loaded before the first task is enqueued.
+The public names are imported when they are first used, so that the start is fast. grpc and
+google.cloud are loaded only when the first task is enqueued.
 """
 
 from typing import TYPE_CHECKING

@@ -1,3 +1,3 @@
-"""Where Django looks for the app of `INSTALLED_APPS = ["django_tasks_cloud_tasks"]`."""
+"""Django finds the app of `INSTALLED_APPS = ["django_tasks_cloud_tasks"]` in this module."""
 
 from .django_integration.apps import CloudTasksConfig as CloudTasksConfig

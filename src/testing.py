@@ -1,6 +1,7 @@
-"""For tests of sites: mixins for unittest and `manage.py test`, and context managers for others.
+"""Helpers for the tests of a site.
 
-pytest finds its fixtures by itself.
+There are mixins for unittest and `manage.py test`, and context managers for other test runners.
+pytest loads its fixtures automatically.
 """
 
 from .django_integration.testing.contexts import CapturedTask as CapturedTask

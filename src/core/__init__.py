@@ -1,8 +1,7 @@
-"""Values and decisions: everything that can be right or wrong about a task.
+"""The core: values, and decisions about tasks.
 
-Nothing in here does anything. Time, ids, environment and answers from the outside come in as
-arguments; frozen values go out. Where a decision needs to know more, it says what, and is told.
-`ports` names what the shells ask of the outside; nothing in here calls it. Only attrs and the
-standard library are imported, and no clock, randomness, logging or socket among it. Tests walk the
-imports and hold it to that.
+The core has no side effects. It receives the time, ids, the environment and external responses as
+arguments, and returns frozen values. A decision that needs more data requests it from its caller.
+`ports` defines the protocols of the adapters; the core does not call them. The core imports only
+attrs and modules of the standard library that do no input or output. Tests check the imports.
 """

@@ -1,11 +1,11 @@
-"""What failures of the Cloud Tasks API mean: whether to call again, when to stop, what to say.
+"""Failures of the Cloud Tasks API: whether to repeat a call, when to give up, which error to raise.
 
-A call with its repetitions is one generator, `calling`. It needs a network and a clock, and has
-neither: it yields what to do next (`Call`, `Sleep`), and is told how that went.
+The generator `calling` makes one call and its repetitions. It does no input or output: it yields
+the next step (`Call` or `Sleep`), and its caller sends the result back (`Told`).
 
-A creation that failed may have worked: the answer, not the request, may be what was lost. With
-the task named after its id, doing it again is harmless, because the service answers
-ALREADY_EXISTS, and on a repetition that means that an earlier attempt got through.
+A creation that failed may have created the task, because only the response may be lost. If the
+Cloud Task is named after the task's id, the repetition cannot create a second one: Cloud Tasks
+answers ALREADY_EXISTS. On a repetition, that means that an earlier attempt created the task.
 """
 
 from collections.abc import Callable, Generator, Mapping
@@ -30,39 +30,40 @@ from .requests import TaskRequest
 
 
 class Repeat(Enum):
-    """Whether a call that ended with a status is made again."""
+    """Whether a call that failed with a status is repeated."""
 
     NEVER = "never"
-    """The service has understood the call, and refuses it."""
+    """The call is not repeated, because a repetition would fail too."""
 
     AGAIN = "again"
-    """It may pass."""
+    """The call is repeated, because the failure may be temporary."""
 
     RECONNECTED = "reconnected"
-    """It may pass, and may be due to the connection: a proxy, a network, or a freeze of the
-    instance can have left one that swallows everything. The next attempt makes another one."""
+    """The call is repeated on a new connection. The failure may be temporary, or the connection may
+    be dead: a proxy, a network fault or a frozen instance can cause a connection that loses data
+    without an error."""
 
 
 class Code(Enum):
-    """The status codes of gRPC, each with what it means for a call to Cloud Tasks."""
+    """The status codes of gRPC, each with its meaning for a call to Cloud Tasks."""
 
-    CANCELLED = Repeat.RECONNECTED, "a stream that was reset, or closed by a fork"
-    UNKNOWN = Repeat.RECONNECTED, "an answer that broke off, or HTTP 408 or 500 of a proxy"
-    INVALID_ARGUMENT = Repeat.NEVER, "the request is wrong"
-    DEADLINE_EXCEEDED = Repeat.RECONNECTED, "no answer in time"
-    NOT_FOUND = Repeat.NEVER, "there is no such queue or task"
-    ALREADY_EXISTS = Repeat.NEVER, "the name is taken"
-    PERMISSION_DENIED = Repeat.NEVER, "the account may not"
-    RESOURCE_EXHAUSTED = Repeat.AGAIN, "a quota, for a minute at most"
-    FAILED_PRECONDITION = Repeat.NEVER, "the queue or the project is not in a state for it"
-    ABORTED = Repeat.AGAIN, "two calls met"
-    OUT_OF_RANGE = Repeat.NEVER, "a value of the request is out of its range"
-    UNIMPLEMENTED = Repeat.NEVER, "the service has no such method"
-    INTERNAL = Repeat.RECONNECTED, "a fault of the service or of the framing on the way"
-    UNAVAILABLE = Repeat.AGAIN, "no connection"
-    DATA_LOSS = Repeat.NEVER, "the service has lost data for good"
-    UNAUTHENTICATED = Repeat.NEVER, "no credentials, or bad ones"
-    OTHER = Repeat.NEVER, "a code that gRPC did not have when this was written"
+    CANCELLED = Repeat.RECONNECTED, "the stream was reset, or a fork closed it"
+    UNKNOWN = Repeat.RECONNECTED, "the response is incomplete, or a proxy answered HTTP 408 or 500"
+    INVALID_ARGUMENT = Repeat.NEVER, "the request is not valid"
+    DEADLINE_EXCEEDED = Repeat.RECONNECTED, "there was no response before the deadline"
+    NOT_FOUND = Repeat.NEVER, "the queue or the task does not exist"
+    ALREADY_EXISTS = Repeat.NEVER, "the name is in use"
+    PERMISSION_DENIED = Repeat.NEVER, "the account does not have the permission"
+    RESOURCE_EXHAUSTED = Repeat.AGAIN, "a quota is used up, for at most one minute"
+    FAILED_PRECONDITION = Repeat.NEVER, "the state of the queue or the project forbids the call"
+    ABORTED = Repeat.AGAIN, "two calls conflicted"
+    OUT_OF_RANGE = Repeat.NEVER, "a value in the request is out of range"
+    UNIMPLEMENTED = Repeat.NEVER, "the service does not have this method"
+    INTERNAL = Repeat.RECONNECTED, "the service or the framing on the way failed"
+    UNAVAILABLE = Repeat.AGAIN, "there is no connection"
+    DATA_LOSS = Repeat.NEVER, "the service lost data permanently"
+    UNAUTHENTICATED = Repeat.NEVER, "the credentials are missing or not valid"
+    OTHER = Repeat.NEVER, "this package does not know the code"
 
     def __init__(self, repeat: Repeat, meaning: str) -> None:
         self.repeat = repeat
@@ -70,7 +71,7 @@ class Code(Enum):
 
     @classmethod
     def named(cls, name: str) -> "Code":
-        """The code of that gRPC name."""
+        """Return the code with this gRPC name; OTHER for an unknown name."""
         return cls.__members__.get(name, cls.OTHER)
 
 
@@ -80,14 +81,15 @@ _SHORTEST_ATTEMPT = 1.0
 
 @attrs.frozen(kw_only=True)
 class Reply:
-    """How a call ended that the service, or the network, failed.
+    """The response to a failed call, or the error of the network.
 
     Attributes:
-        code: what kind of failure.
+        code: the status code.
         status: gRPC's name of the status code.
-        details: what the service or the network said.
-        refused: whether nobody, or no Cloud Tasks, listens at the address.
-        retry_after: seconds that the service asked to be left alone for (`RetryInfo`).
+        details: the message of the service or of the network.
+        refused: whether no server listens at the address, or a server that is not Cloud Tasks.
+        retry_after: the seconds that the service asks the client to wait (`RetryInfo`); 0 if it
+            does not ask.
     """
 
     code: Code
@@ -99,12 +101,13 @@ class Reply:
 
 @attrs.frozen(kw_only=True)
 class Failure:
-    """A failed attempt at a call, among the others.
+    """A failed attempt at a call.
 
     Attributes:
-        attempt: its number, 1 for the first.
-        elapsed: seconds since the first attempt began.
-        before: how the attempt before it failed.
+        reply: how the attempt failed.
+        attempt: the number of the attempt; 1 is the first.
+        elapsed: the seconds since the start of the first attempt.
+        before: the failure of the previous attempt; None for the first attempt.
     """
 
     reply: Reply
@@ -114,14 +117,14 @@ class Failure:
 
     @property
     def code(self) -> Code:
-        """What kind of failure."""
+        """The status code of the failure."""
         return self.reply.code
 
     @property
     def said(self) -> str:
-        """What was said last, and before that if it was something else.
+        """The message of this failure, and of the latest earlier failure with another status.
 
-        An attempt that runs out of time hides why the ones before it failed.
+        If an attempt exceeds its deadline, only the earlier failures show the cause.
         """
         earlier = self.before
         while earlier is not None and earlier.reply.status == self.reply.status:
@@ -134,10 +137,10 @@ class Failure:
 
 @attrs.frozen
 class Done:
-    """The call has worked, or an earlier attempt did whose answer was lost.
+    """The call succeeded, or an earlier attempt succeeded and its response was lost.
 
     Attributes:
-        found: whether there was a task to do it to.
+        found: whether the task existed.
     """
 
     found: bool = True
@@ -145,10 +148,11 @@ class Done:
 
 @attrs.frozen
 class TryAgain:
-    """Make the call again after `delay` seconds.
+    """Repeat the call.
 
     Attributes:
-        reconnect: whether over a new connection.
+        delay: the wait before the call, in seconds.
+        reconnect: whether to use a new connection.
     """
 
     delay: float
@@ -167,17 +171,18 @@ type NextStep[E: CloudTasksError] = Done | TryAgain | GiveUp[E]
 
 @attrs.frozen
 class Call:
-    """Make the call. It may take `timeout` seconds."""
+    """Make the call, with a timeout in seconds."""
 
     timeout: float
 
 
 @attrs.frozen
 class Sleep:
-    """Do nothing for so many seconds.
+    """Wait before the next call.
 
     Attributes:
-        reconnect: whether the connection is to be given up before: the next call makes another.
+        seconds: the wait in seconds.
+        reconnect: whether to drop the connection first, so that the next call opens a new one.
     """
 
     seconds: float
@@ -186,10 +191,11 @@ class Sleep:
 
 @attrs.frozen
 class Told:
-    """What the generator is told: how the call ended (None: it worked), and the time.
+    """The result of a step, which the caller sends into the generator `calling`.
 
     Attributes:
-        elapsed: seconds since the first attempt began.
+        elapsed: the seconds since the start of the first attempt.
+        reply: the failure of the call; None if the call succeeded, or after `Sleep`.
     """
 
     elapsed: float
@@ -199,17 +205,17 @@ class Told:
 def calling[E: CloudTasksError](
     decide: Callable[[Failure], NextStep[E]], *, timeout: float
 ) -> Generator[Call | Sleep, Told, bool]:
-    """A call with its repetitions.
+    """Make a call, and repeat it after failures, as `decide` says.
 
     Args:
-        decide: what a failed attempt leads to.
-        timeout: seconds that all attempts together may take.
+        decide: decides what follows from a failed attempt.
+        timeout: the seconds that all attempts and waits may take together.
 
     Returns:
-        Whether there was something to do it to.
+        Whether the task existed. True for a creation.
 
     Raises:
-        CloudTasksError: the one that `decide` gives up with.
+        CloudTasksError: the error of the `GiveUp` that `decide` returned.
     """
     failure: Failure | None = None
     remaining, attempt = timeout, 1
@@ -230,7 +236,7 @@ def calling[E: CloudTasksError](
 
 
 class Control(Enum):
-    """What can be done to a task that is in its queue."""
+    """A call for a Cloud Task that is in its queue."""
 
     DELETE = "delete"
     RUN = "run"
@@ -238,7 +244,14 @@ class Control(Enum):
 
 
 def attempt_timeout(*, remaining: float) -> float:
-    """Seconds that the next attempt may take, so that another one fits behind a lost answer."""
+    """Return the timeout of the next attempt, in seconds.
+
+    It is half of the remaining time, but at least 1 second if so much remains. So there is time
+    for another attempt if the response is lost.
+
+    Args:
+        remaining: the seconds that remain for all attempts.
+    """
     return max(remaining / 2, min(remaining, _SHORTEST_ATTEMPT))
 
 
@@ -250,13 +263,16 @@ def after_failure(
     jitter: float,
     emulator: str | None = None,
 ) -> NextStep[EnqueueError]:
-    """What to do after a failed attempt.
+    """Decide what follows from a failed attempt to create a task.
 
     Args:
-        timeout: seconds that all attempts together may take.
-        jitter: 0 to 1, at random, so that clients that failed together do not return together.
-        emulator: the address of the emulator that was asked, if one was: then the advice is
-            another, and nobody waits for a program that is not running.
+        failure: the failed attempt.
+        request: the request of the call.
+        timeout: the seconds that all attempts and waits may take together.
+        jitter: a random number from 0 to 1. It spreads the repetitions of clients that failed at
+            the same time.
+        emulator: the address (HOST:PORT) if the call went to an emulator. The error messages then
+            differ. If no emulator listens there, the call is not repeated.
     """
     repeated = failure.attempt > 1 or request.may_exist
     if failure.code is Code.ALREADY_EXISTS and repeated and request.task_id:
@@ -269,7 +285,8 @@ def after_failure(
                 f"({failure.said})"
             )
         )
-    # Without a name each creation makes a task; these two may have, without a word.
+    # Without a task id, each creation makes a new task. A call that failed with one of these two
+    # codes may have created one, so it is not repeated.
     doubles = request.task_id is None and failure.code in {Code.CANCELLED, Code.UNKNOWN}
     again = None if doubles else _again(failure, timeout, jitter)
     if again is not None:
@@ -280,9 +297,17 @@ def after_failure(
 def after_failed_control(
     failure: Failure, *, control: Control, name: str, timeout: float, jitter: float
 ) -> NextStep[ControlError]:
-    """What to do after a failed attempt to have something done to the task of that name.
+    """Decide what follows from a failed attempt to delete, run or look up a Cloud Task.
 
-    To delete a task twice deletes it, and to run it twice delivers it twice at worst.
+    These calls can be repeated: a second deletion changes nothing, and a second run causes at most
+    one more delivery.
+
+    Args:
+        failure: the failed attempt.
+        control: the kind of the call.
+        name: the name of the Cloud Task, for the error message.
+        timeout: the seconds that all attempts and waits may take together.
+        jitter: a random number from 0 to 1, as in `after_failure`.
     """
     if failure.code is Code.NOT_FOUND:
         is_deleted = control is Control.DELETE and failure.attempt > 1
@@ -313,14 +338,14 @@ _ROLES: Mapping[Control, str] = {
 
 
 def _asked(failure: Failure) -> str:
-    """What the service asked for, as a sentence."""
+    """Return a sentence with the wait that the service asks for; empty if it does not ask."""
     if not failure.reply.retry_after:
         return ""
     return f"Cloud Tasks asks to wait {failure.reply.retry_after:g} s before the next try. "
 
 
 def _again(failure: Failure, timeout: float, jitter: float) -> TryAgain | None:
-    """The next attempt, where one may help and there is time for it."""
+    """Return the next attempt; None if it cannot succeed, or if there is no time left for it."""
     if failure.code.repeat is Repeat.NEVER:
         return None
     backoff = _BACKOFF.seconds(failure.attempt) * (0.5 + jitter / 2)
@@ -357,8 +382,8 @@ def _error(
     if failure.code.repeat is not Repeat.NEVER:
         wait = _asked(failure)
         return ServiceUnavailableError(
-            f"Cloud Tasks did not take the task for {queue} within {timeout:g} s "
-            f"({failure.attempt} attempts). {wait}Check the network and, for an emulator, its "
-            f"address; ENQUEUE_TIMEOUT sets how long to try. {said}"
+            f"Cloud Tasks did not accept the task for {queue} within {timeout:g} s "
+            f"({failure.attempt} attempts). {wait}Check the network. If you use an emulator, "
+            f"check its address. ENQUEUE_TIMEOUT limits the time for all attempts. {said}"
         )
     return TaskRejectedError(f"Cloud Tasks refused a task for {queue} {said}")

@@ -1,15 +1,15 @@
-"""Who may have a task executed.
+"""Authorization of requests to execute tasks.
 
-| mode | proof demanded |
+| mode | required proof |
 |---|---|
-| oidc | a token of Google's for the audience, with the verified e-mail of the service account |
-| signature | the signature that the backend put on the body, made with SECRET_KEY |
-| platform | the signature, and the e-mail in a token that Cloud Run checked at its door |
-| none | nothing |
+| oidc | a token from Google for the audience, with the verified e-mail of the service account |
+| signature | the signature of the body, which the backend makes with SECRET_KEY |
+| platform | the signature, and the e-mail in a token that Cloud Run has verified |
+| none | no proof |
 
-`auto` is oidc where a service account is known and signature otherwise. Signature and audience
-of a token alone prove nothing, because every service account of the world can have one for any
-audience: the e-mail is what counts.
+`auto` means oidc if a service account is known, and signature otherwise. The signature and the
+audience of a token are not sufficient, because any service account can get a token for any
+audience. So the e-mail in the token is always compared.
 """
 
 import base64
@@ -34,14 +34,15 @@ _REMOVED = "SIGNATURE_REMOVED_BY_GOOGLE"
 
 @attrs.frozen(kw_only=True)
 class Policy:
-    """What a backend demands, resolved.
+    """The proof that a backend requires.
 
     Attributes:
-        mode: never `AUTO`.
-        service_accounts: e-mails of which a token must carry one: today's, and those that tasks
-            still in their queues were created with. Empty where no token is demanded.
-        audiences: of which a token must be for one; likewise.
-        open_without_proof: whether a request that brings no proof at all is let in.
+        mode: the mode; never `AUTO`.
+        service_accounts: the accepted e-mails of a token. The first one is the current account. The
+            others are earlier accounts, because tasks in the queues still carry their tokens. Empty
+            if no token is required.
+        audiences: the accepted audiences of a token, the current one first.
+        open_without_proof: whether a request without any proof is granted.
     """
 
     mode: Authentication
@@ -52,13 +53,13 @@ class Policy:
 
 @attrs.frozen(kw_only=True)
 class Proof:
-    """What a request brings along.
+    """The parts of a request that can prove who sent it.
 
     Attributes:
-        body: None if it is larger than the site takes, or broke off.
-        authorization: the header of that name.
-        signature: the header `SIGNATURE_HEADER`.
-        from_browser: whether a page sent it, of whatever site.
+        body: the body; None if it is incomplete, or too large for the site.
+        authorization: the header `Authorization`; None without one.
+        signature: the header `SIGNATURE_HEADER`; None without one.
+        from_browser: whether a web page of any site sent the request.
     """
 
     body: bytes | None
@@ -78,7 +79,7 @@ class Verdict(Enum):
 
 @attrs.frozen
 class Decision:
-    """A verdict and, for the log of the site only, its reason."""
+    """A verdict and its reason. The reason is for the log of the site, not for the response."""
 
     verdict: Verdict
     reason: str
@@ -91,7 +92,10 @@ class Decision:
 
 @attrs.frozen
 class NeedsSignature:
-    """Ask whether this site made `signature` for `body`, and then `judge_signature`."""
+    """The decision depends on the signature.
+
+    The caller checks whether this site made `signature` for `body`, and calls `judge_signature`.
+    """
 
     body: bytes
     signature: str
@@ -99,7 +103,7 @@ class NeedsSignature:
 
 @attrs.frozen
 class NeedsToken:
-    """Ask for the claims of this token, verified, and then `judge_token`."""
+    """The decision depends on the token. The caller verifies it, and calls `judge_token`."""
 
     token: str
 
@@ -113,11 +117,18 @@ def resolve_policy(
     earlier_service_accounts: Sequence[str] = (),
     earlier_audiences: Sequence[str] = (),
 ) -> Policy:
-    """The policy of a backend.
+    """Return the policy of a backend.
 
-    The earlier ones count beside today's, never in their place.
+    Requests without proof are granted only with DEBUG and `auto`. A site that sets another mode
+    always gets that mode.
 
-    Only `auto` opens for requests without proof, and only under DEBUG: who names a mode means it.
+    Args:
+        authentication: the option AUTHENTICATION.
+        service_account: the e-mail of the current account; None if it is not known.
+        audience: the current audience; None if it is not known.
+        debug: the setting DEBUG.
+        earlier_service_accounts: more accepted e-mails; ignored without a current account.
+        earlier_audiences: more accepted audiences; ignored without a current audience.
     """
     return Policy(
         mode=authentication.resolved(knows_account=service_account is not None),
@@ -128,11 +139,11 @@ def resolve_policy(
 
 
 def demand(policy: Policy, proof: Proof) -> NeedsSignature | NeedsToken | Decision:
-    """Decide whether a request may have its task executed, or what the decision needs to know."""
+    """Decide on a request, or return the check that the decision depends on."""
     if policy.mode is Authentication.NONE:
         return Decision(Verdict.GRANTED, "AUTHENTICATION is 'none'")
     if policy.open_without_proof and proof.authorization is None and proof.signature is None:
-        # Any page that a developer visits can make the browser send something to localhost.
+        # Any web page that a developer opens can make the browser send requests to localhost.
         if proof.from_browser:
             return _unauthenticated("no proof, and a web page sent it")
         return Decision(Verdict.GRANTED_WITHOUT_PROOF, "DEBUG is on, and there is no proof")
@@ -149,10 +160,12 @@ def demand(policy: Policy, proof: Proof) -> NeedsSignature | NeedsToken | Decisi
 
 
 def judge_signature(policy: Policy, proof: Proof, *, is_valid: bool) -> Decision:
-    """The decision on a request with a signature.
+    """Decide on a request with a signature.
 
     Args:
-        is_valid: whether this site made it for the body.
+        policy: the policy of the backend.
+        proof: the proof in the request.
+        is_valid: whether this site made the signature for the body.
     """
     if not is_valid:
         return _unauthenticated("the payload signature is wrong")
@@ -166,10 +179,12 @@ def judge_signature(policy: Policy, proof: Proof, *, is_valid: bool) -> Decision
 
 
 def judge_token(policy: Policy, claims: Claims | InvalidTokenError) -> Decision:
-    """The decision on a request with a token.
+    """Decide on a request with a token.
 
     Args:
-        claims: of the token, whose signature and times are good; or why there are none.
+        policy: the policy of the backend.
+        claims: the claims of the token, after its signature and times were verified; or the error
+            of that verification.
     """
     if isinstance(claims, InvalidTokenError):
         return _unauthenticated(str(claims))
@@ -184,16 +199,16 @@ def judge_token(policy: Policy, claims: Claims | InvalidTokenError) -> Decision:
         return _unauthenticated(str(error))
 
 
-# A request is judged for each backend of the site.
+# The same request gets one decision for each backend of the site.
 
 
 @attrs.frozen
 class Refusal:
-    """The caller may not do what was asked for.
+    """The refusal of a request.
 
     Attributes:
         verdict: UNAUTHENTICATED or FORBIDDEN.
-        reasons: for the log of the site only.
+        reasons: the reasons, for the log of the site and not for the response.
     """
 
     verdict: Verdict
@@ -201,10 +216,10 @@ class Refusal:
 
 
 def refusal_of_all(decisions: Mapping[str, Decision]) -> Refusal | None:
-    """Why the caller may use no backend; None if there is one.
+    """Return the refusal if no backend granted the request; None if at least one did.
 
     Args:
-        decisions: on the request, by the alias of the backend.
+        decisions: the decisions on the request, by the alias of the backend.
     """
     if any(decision.granted for decision in decisions.values()):
         return None
@@ -212,11 +227,13 @@ def refusal_of_all(decisions: Mapping[str, Decision]) -> Refusal | None:
 
 
 def refusal_of(decisions: Mapping[str, Decision], alias: str) -> Refusal | None:
-    """Why the caller may not use that backend; None if they may, or if it demands nothing of its
-    own.
+    """Return the refusal if this backend did not grant the request; None if it did.
 
-    It is asked twice: for the backend that the payload names, and for the one that the task was
-    declared for. Who may use one backend must not run what is declared for another.
+    Also None if there is no decision for this backend, for example because it is not a Cloud Tasks
+    backend.
+
+    The view calls this twice: for the backend in the payload, and for the backend that the task is
+    declared for. So a caller of one backend cannot run a task that is declared for another.
     """
     decision = decisions.get(alias)
     return None if decision is None or decision.granted else _refusal([decision])
@@ -235,17 +252,17 @@ def _unauthenticated(reason: str) -> Decision:
 
 
 def bearer_token(authorization: str | None) -> str:
-    """The token of an `Authorization: Bearer` header.
+    """Return the token in an `Authorization: Bearer` header.
 
     Raises:
-        InvalidTokenError: there is no header, or it is no such header.
+        InvalidTokenError: the header is missing, too long, or has another format.
     """
     if authorization is None:
         raise InvalidTokenError("no Authorization header")
     if len(authorization) > _LONGEST_HEADER:
         raise InvalidTokenError(f"an Authorization header of {len(authorization):,} characters")
     scheme, _, token = authorization.partition(" ")
-    # Three parts in base64url: a comma, for one, means that there were two headers.
+    # A token has three parts in base64url. A comma, for example, means that there were two headers.
     if (
         scheme.lower() != "bearer"
         or token.count(".") != 2  # noqa: PLR2004 - header.claims.signature
@@ -257,10 +274,10 @@ def bearer_token(authorization: str | None) -> str:
 
 
 def claims_without_signature(token: str) -> Claims:
-    """The claims of a token whose signature Cloud Run checked at the door and took away.
+    """Return the claims of a token whose signature Cloud Run has verified and replaced.
 
     Raises:
-        InvalidTokenError: the token is not of that kind.
+        InvalidTokenError: Cloud Run did not replace the signature, or the claims are not JSON.
     """
     _, encoded, signature = token.split(".")
     if not hmac.compare_digest(signature, _REMOVED):
@@ -292,19 +309,19 @@ def _judge_account(claims: Claims, policy: Policy) -> Decision:
 
 
 def _quoted(claim: object) -> str:
-    """A claim for the log: without line breaks, and no longer than a line."""
+    """Return a claim for the log: without line breaks, and at most 200 characters long."""
     return repr(claim)[:200]
 
 
 def _is_one_of(claim: object, values: Sequence[str]) -> bool:
-    """Whether a token says what it must.
+    """Return whether a claim is one of the accepted values.
 
     Raises:
-        InvalidTokenError: nothing is known that it must say, and so nothing can be proved.
+        InvalidTokenError: there are no accepted values, so no token can be accepted.
     """
     if not values:
         raise InvalidTokenError(
-            "this site demands a token but knows no service account or audience to compare it with"
+            "this site requires a token, but its service account or its audience is not known"
         )
     return isinstance(claim, str) and claim in values
 

@@ -1,24 +1,24 @@
 """Waits that grow from one failure to the next.
 
-A task's own waits between its attempts, and the waits of this package before it repeats a call.
-The emulator has a policy of its own, which is Cloud Tasks' (`emulator.state.retries`).
+They are used between the attempts of a task, and before this package repeats a call. The emulator
+does not use them: `emulator.state.retries` implements the retry policy of Cloud Tasks.
 """
 
 from datetime import timedelta
 
 import attrs
 
-_MOST_DOUBLINGS = 64  # larger powers of two overflow a float sooner or later
+_MOST_DOUBLINGS = 64  # a much larger power of two overflows a float
 
 
 def seconds_of(value: object) -> float:
-    """A duration in seconds.
+    """Return a duration in seconds.
 
     Args:
         value: a number of seconds, or a timedelta.
 
     Raises:
-        ValueError: it is neither, or it is negative or not finite.
+        ValueError: the value is neither, or it is not between 0 and 3650 days.
     """
     seconds: float | None = None
     if isinstance(value, timedelta):
@@ -37,18 +37,19 @@ _LONGEST = timedelta(days=3650)
 
 @attrs.frozen
 class Backoff:
-    """Waits that double, then grow evenly, as those of a Cloud Tasks queue do.
+    """The waits between attempts. They double at first and then grow linearly.
 
-    Example: `Backoff(10, 300, 3)` waits 10, 20, 40, 80, 160, 240, 300, 300 ... seconds.
+    A Cloud Tasks queue computes its waits in the same way. Example: `Backoff(10, 300, 3)` waits
+    10, 20, 40, 80, 160, 240, 300, 300 ... seconds.
 
     Attributes:
-        first: the wait after the first failure; seconds, or a timedelta.
-        longest: no wait is longer; seconds, or a timedelta.
-        doublings: how often the wait doubles. After that it grows each time by the last
-            doubled wait.
+        first: the wait after the first failure, in seconds or as a timedelta.
+        longest: the maximum wait, in seconds or as a timedelta.
+        doublings: how many times the wait doubles. After that, each wait is longer than the
+            previous one by the last doubled wait.
 
     Raises:
-        ValueError: a value is negative, or `longest` is shorter than `first`.
+        ValueError: a value is not a duration or not a count, or `longest` is shorter than `first`.
     """
 
     first: float = attrs.field(converter=seconds_of)
@@ -66,7 +67,7 @@ class Backoff:
             )
 
     def seconds(self, failures: int) -> float:
-        """The wait after that many failures in a row, 1 or more."""
+        """Return the wait in seconds after this number of consecutive failures, 1 or more."""
         doubled = min(failures - 1, self.doublings, _MOST_DOUBLINGS)
         steps = max(1, failures - self.doublings)
         return min(self.first * 2.0**doubled * steps, self.longest)

@@ -1,6 +1,7 @@
-"""The circuit breaker for a Cloud Tasks that does not answer: who has waited, waits for the others.
+"""A circuit breaker for calls to Cloud Tasks.
 
-Without it each call waits for its own time-out: a thousand of them in one request, for hours.
+After a call without an answer, further calls are refused for some seconds. Otherwise each of a
+thousand calls in one request would wait for its own timeout.
 """
 
 from datetime import datetime, timedelta
@@ -10,23 +11,26 @@ import attrs
 from .errors import CloudTasksError
 
 BREAKER_COOLDOWN = timedelta(seconds=5)
-"""For how long, after a call that nobody answered, others are not tried."""
+"""How long the breaker stays open after a call without an answer."""
 
 
 @attrs.frozen
 class Breaker:
-    """Open for a while after a call that was not answered.
+    """The state of a circuit breaker. It is open for a while after a call without an answer.
 
     Attributes:
-        open_until: when calls are tried again; None if the latest one was answered.
+        open_until: when the breaker closes; None if the latest call was answered.
     """
 
     open_until: datetime | None = None
 
     def is_open(self, now: datetime) -> bool:
-        """Whether a call would only wait for the same silence."""
+        """Return whether the breaker is open, so that a call would probably get no answer."""
         return self.open_until is not None and now < self.open_until
 
     def after(self, error: CloudTasksError, *, now: datetime) -> "Breaker":
-        """The breaker after a call that ended with that error."""
+        """Return the breaker after a call that failed with this error.
+
+        It opens if Cloud Tasks did not answer. Otherwise it does not change.
+        """
         return Breaker(now + BREAKER_COOLDOWN) if error.unanswered else self

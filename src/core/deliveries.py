@@ -1,4 +1,4 @@
-"""A delivery: what its headers say, and what it means for a task that is recorded."""
+"""A delivery: its headers, and the decision on a delivery of a recorded task."""
 
 import re
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ from .outcomes import AttemptsUsedUp, BadPayload, Busy, Duplicate, Outcome, Supe
 from .payload import Progress, TaskPayload
 from .records import LONGEST_NAME, TaskRecord
 
-# A retry count that no queue reaches in the 31 days a task lives is not worth a longer list of
-# workers: the number of the attempt stays there.
+# No queue reaches this retry count in the 31 days that a task exists. A larger count would only
+# make the list of workers longer.
 _HIGHEST_RETRY_COUNT = 99_999
 _COUNT = re.compile(r"[0-9]{1,9}", re.ASCII)
 _SECONDS = re.compile(r"[0-9]{1,11}(\.[0-9]{1,9})?", re.ASCII)
@@ -23,13 +23,13 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @attrs.frozen(kw_only=True)
 class Delivery:
-    """One dispatch of a task.
+    """One dispatch of a task. A request by hand has the default values.
 
     Attributes:
-        retry_count: dispatches of this Cloud Task before this one.
-        cloud_task_id: of the Cloud Task; empty where a person made the request.
-        queue: id of its queue; likewise.
-        eta: when it was due, by the clock of Cloud Tasks; None where a person made the request.
+        retry_count: the number of earlier dispatches of this Cloud Task.
+        cloud_task_id: the id of the Cloud Task; empty if it is not known.
+        queue: the id of the queue; empty if it is not known.
+        eta: when the dispatch was due, by the clock of Cloud Tasks; None if it is not known.
     """
 
     retry_count: int = 0
@@ -39,9 +39,9 @@ class Delivery:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, object]) -> Self:
-        """Read `X-CloudTasks-*` from where CGI, WSGI and Django's `request.META` keep headers.
+        """Read the headers `X-CloudTasks-*` from a WSGI environment or Django's `request.META`.
 
-        Headers that are absent or make no sense count as absent: a delivery by hand has none.
+        A header with an invalid value counts as missing.
         """
         count = str(environ.get("HTTP_X_CLOUDTASKS_TASKRETRYCOUNT", ""))
         name = str(environ.get("HTTP_X_CLOUDTASKS_TASKNAME", ""))
@@ -54,16 +54,16 @@ class Delivery:
         )
 
     def earlier_attempts(self, progress: Progress) -> int:
-        """How many attempts were made before this one, by what is known without a record.
+        """Return the number of earlier attempts at a task without a record.
 
-        From the retry count: the execution count leaves out 5xx answers and time-outs, as
-        production was seen to do.
+        It is computed from the retry count. The execution count is not suitable, because production
+        does not count responses with 5xx and timeouts in it.
         """
         return min(progress.attempts + self.retry_count, _HIGHEST_RETRY_COUNT)
 
 
 def _eta(text: str) -> datetime | None:
-    """The time in a header that has seconds since 1970, with a fraction or not."""
+    """Return the time in a header with seconds since 1970; None if it has another format."""
     if not _SECONDS.fullmatch(text):
         return None
     return _EPOCH + timedelta(seconds=float(text))
@@ -71,14 +71,14 @@ def _eta(text: str) -> datetime | None:
 
 @attrs.frozen
 class Adopt:
-    """There is no record: add this one, and decide again."""
+    """The task has no record. The caller must add this one, and call `receive` again."""
 
     record: TaskRecord
 
 
 @attrs.frozen
 class Run:
-    """The task is to run under the claim of `record`, once that is stored."""
+    """The task runs under the claim in `record`. The caller must store `record` first."""
 
     record: TaskRecord
 
@@ -89,7 +89,7 @@ class Decline:
 
     Attributes:
         outcome: how the request ends.
-        record: to be stored first, where it is not the one that was seen; None if there is none.
+        record: the record to store first, if it differs from the current one; None without one.
     """
 
     outcome: Outcome
@@ -107,12 +107,17 @@ def decide_delivery(
     lease: timedelta,
     max_attempts: int,
 ) -> Adopt | Run | Decline:
-    """Decide what a delivery means for a task that is to be recorded.
+    """Decide on a delivery of a task whose backend keeps results.
 
     Args:
-        record: of the task, if there is one.
-        token, worker, lease: of the claim, should the task run.
-        max_attempts: of the task.
+        payload: the payload of the delivery.
+        record: the record of the task; None without one.
+        delivery: the headers of the delivery.
+        now: the current time.
+        token: a new token for the claim.
+        worker: the id of the worker that makes the claim.
+        lease: the duration of the lease.
+        max_attempts: the maximum number of attempts of the task.
     """
     if record is None:
         return _without_record(payload, delivery, now)
@@ -146,6 +151,6 @@ def _without_record(payload: TaskPayload, delivery: Delivery, now: datetime) -> 
         return Decline(Unrecorded(payload.task_id))
     if not is_task_id(payload.task_id) or len(payload.task_id) > LONGEST_NAME:
         return Decline(BadPayload(("task_id cannot be the id of a Cloud Task",)))
-    # Enqueued before results were kept, or by someone else.
+    # The task was enqueued before RESULTS was set, or by another program.
     earlier = delivery.earlier_attempts(payload.progress)
     return Adopt(adopted(payload, earlier_attempts=earlier, now=now))

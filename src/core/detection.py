@@ -1,8 +1,9 @@
-"""Where the app runs: project, location, handler host and service account.
+"""Detection of the project, the location, the handler host and the service account.
 
-Sources are asked in order (option, environment, metadata server) and only until one answers.
-Each answer says where it came from; each miss says everything that was tried. What is to be asked
-of the metadata server is yielded, and the answer sent back: `Finding`.
+The sources are an option, the environment and the metadata server. They are read in this order
+until one of them has a value. The result names the source of the value, or all sources without one.
+A detection is a generator (`Finding`): it yields a request to the metadata server (`Ask`), and its
+caller sends the answer back.
 """
 
 import re
@@ -24,7 +25,13 @@ _REGION = re.compile(r"projects/[^/]+/regions/([a-z]+-[a-z]+[0-9]+)")
 
 @attrs.frozen
 class Found:
-    """A value and its source. `caution` tells what may be wrong with a value that is a guess."""
+    """A value and its source.
+
+    Attributes:
+        value: the value.
+        source: the name of the source, for messages.
+        caution: why the value may be wrong; None unless it is a guess.
+    """
 
     value: str
     source: str
@@ -33,17 +40,23 @@ class Found:
 
 @attrs.frozen
 class Missing:
-    """Nothing found; `tried` names each source."""
+    """The result of a detection that found no value.
+
+    Attributes:
+        what: the name of the value, for messages.
+        option: the option that sets the value.
+        tried: the names of all sources.
+    """
 
     what: str
     option: str
     tried: tuple[str, ...]
 
     def error(self, *, emulated: bool = False) -> ConfigurationError:
-        """The exception for code that cannot do without the value.
+        """Return the exception for code that needs the value.
 
         Args:
-            emulated: whether an emulator is in use already.
+            emulated: whether an emulator is in use; the advice in the message depends on it.
         """
         laptop = (
             "with an emulator any value works"
@@ -58,12 +71,12 @@ class Missing:
 
 @attrs.frozen(kw_only=True)
 class Platform:
-    """What is known of where the app runs.
+    """The platform on which the app runs.
 
     Attributes:
-        environ: the environment's variables.
-        emulated: whether tasks go to an emulator. Then nothing is Google Cloud's, and what is
-            missing has a default: an emulator takes any project, and the app is `runserver`'s.
+        environ: the environment variables.
+        emulated: whether tasks go to an emulator. Missing values then have defaults: the emulator
+            accepts any project and location, and the app is expected at the address of `runserver`.
     """
 
     environ: Environment
@@ -72,10 +85,11 @@ class Platform:
 
 @attrs.frozen
 class Ask:
-    """Ask the metadata server for the value under that path.
+    """A request to the metadata server.
 
     Attributes:
-        is_valid: whether a text can be such a value.
+        path: the path of the value.
+        is_valid: returns whether a text can be the value.
     """
 
     path: str
@@ -84,11 +98,11 @@ class Ask:
 
 @attrs.frozen
 class MetadataAnswer:
-    """What the metadata server said.
+    """The answer of the metadata server.
 
     Attributes:
-        value: None if it has none.
-        is_absent: whether it is certain that there is no such server.
+        value: the value; None if there is none.
+        is_absent: whether it is certain that there is no metadata server.
     """
 
     value: str | None
@@ -102,23 +116,27 @@ type Source = tuple[str, str | Asking | None]
 
 
 def is_cloud_run(environ: Environment) -> bool:
-    """Whether this is a container of a Cloud Run service."""
+    """Return whether the process runs in a container of a Cloud Run service."""
     return "K_SERVICE" in environ and "K_REVISION" in environ
 
 
 def is_app_engine(environ: Environment) -> bool:
-    """Whether this is an App Engine instance."""
+    """Return whether the process runs on App Engine."""
     return "GAE_APPLICATION" in environ or "GAE_SERVICE" in environ
 
 
 def find_project(option: str | None, platform: Platform) -> Finding[Detected]:
-    """The id of the Google Cloud project.
+    """Find the id of the Google Cloud project.
+
+    Args:
+        option: the option CLOUD_TASKS_PROJECT; None if it is not set.
+        platform: the platform of the app.
 
     Raises:
-        ConfigurationError: the environment has something else.
+        ConfigurationError: the value in the environment is not a project id.
     """
 
-    # GAE_APPLICATION is CODE~PROJECT; the code names a region, but not by its name.
+    # GAE_APPLICATION is CODE~PROJECT. The code stands for a region, but is not the region's name.
     app_engine = platform.environ.get("GAE_APPLICATION", "").partition("~")[2]
     found = yield from _first(
         "Google Cloud project",
@@ -135,10 +153,14 @@ def find_project(option: str | None, platform: Platform) -> Finding[Detected]:
 
 
 def find_location(option: str | None, platform: Platform) -> Finding[Detected]:
-    """The region of the queues: by default that of the app.
+    """Find the region of the queues. The default is the region of the app.
+
+    Args:
+        option: the option CLOUD_TASKS_LOCATION; None if it is not set.
+        platform: the platform of the app.
 
     Raises:
-        ConfigurationError: the environment has something else.
+        ConfigurationError: the value in the environment is not a region.
     """
 
     found = yield from _first(
@@ -158,11 +180,15 @@ def find_location(option: str | None, platform: Platform) -> Finding[Detected]:
 
 
 def find_service_account(option: str | None, platform: Platform) -> Finding[Detected]:
-    """The e-mail of the account whose token tasks carry: by default the app's own.
+    """Find the e-mail of the service account whose token tasks carry. The default is the app's own.
+
+    Args:
+        option: the option OIDC_SERVICE_ACCOUNT_EMAIL; None if it is not set.
+        platform: the platform of the app.
 
     Raises:
-        ConfigurationError: the environment has something else; or this is Cloud Run or App Engine,
-            where there is one, and the metadata server did not tell it.
+        ConfigurationError: the value in the environment is not an e-mail address; or the app runs
+            on Cloud Run or App Engine, and the metadata server did not return its account.
     """
     path = "instance/service-accounts/default/email"
     always_there = is_cloud_run(platform.environ) or is_app_engine(platform.environ)
@@ -172,7 +198,7 @@ def find_service_account(option: str | None, platform: Platform) -> Finding[Dete
         if answer.value is None and always_there and not answer.is_absent:
             raise ConfigurationError(
                 "The metadata server has no service account for this app, but Cloud Run and "
-                "App Engine always have one. It is asked again in a few seconds."
+                "App Engine always have one. The metadata server is asked again in a few seconds."
             )
         return answer.value
 
@@ -189,10 +215,14 @@ def find_service_account(option: str | None, platform: Platform) -> Finding[Dete
 
 
 def find_handler_host(option: str | None, platform: Platform) -> Finding[Detected]:
-    """The address under which Cloud Tasks reaches the app, such as `https://app.example.com`.
+    """Find the address at which Cloud Tasks reaches the app, such as `https://app.example.com`.
+
+    Args:
+        option: the option TASK_HANDLER_HOST; None if it is not set.
+        platform: the platform of the app.
 
     Raises:
-        ConfigurationError: a variable of the environment has something else.
+        ConfigurationError: the value in the environment is not a URL without a path.
     """
     sources = _variables(platform, "TASK_HANDLER_HOST", "SERVICE_URL")
     if is_cloud_run(platform.environ):
@@ -212,7 +242,10 @@ def find_handler_host(option: str | None, platform: Platform) -> Finding[Detecte
 
 
 def _cloud_run_url(platform: Platform) -> Finding[str | None]:
-    """`https://SERVICE-PROJECT_NUMBER.REGION.run.app`, if its first label fits into DNS."""
+    """Find `https://SERVICE-PROJECT_NUMBER.REGION.run.app`.
+
+    None if the first label is longer than DNS allows, because Cloud Run then uses another name.
+    """
     number = (yield Ask("project/numeric-project-id", str.isdecimal)).value
     region = yield from _last_part(_REGION, "instance/region")
     label = f"{platform.environ['K_SERVICE']}-{number}"
@@ -222,7 +255,7 @@ def _cloud_run_url(platform: Platform) -> Finding[str | None]:
 
 
 def _app_engine_url(platform: Platform) -> Finding[Found | None]:
-    """`https://VERSION-dot-SERVICE-dot-PROJECT.appspot.com`, which only older apps answer to."""
+    """Find `https://VERSION-dot-SERVICE-dot-PROJECT.appspot.com`, the address of older apps."""
     project, environ = (yield from find_project(None, platform)), platform.environ
     service, version = environ.get("GAE_SERVICE"), environ.get("GAE_VERSION")
     if isinstance(project, Missing) or ":" in project.value or not service or not version:
@@ -234,9 +267,9 @@ def _app_engine_url(platform: Platform) -> Finding[Found | None]:
         f"https://{label}.appspot.com",
         "",
         caution=(
-            "apps made since February 2020 have a region id in their host name that is not "
-            "in the environment; if tasks do not arrive, set SERVICE_URL or "
-            "TASK_HANDLER_HOST to the app's real address"
+            "apps created since February 2020 have a region id in their host name, and the "
+            "environment does not contain it; if tasks do not arrive, set SERVICE_URL or "
+            "TASK_HANDLER_HOST to the real address of the app"
         ),
     )
 
@@ -253,17 +286,17 @@ def _part_of_metadata(path: str, pattern: re.Pattern[str]) -> Source:
 
 
 def _last_part(pattern: re.Pattern[str], path: str) -> Finding[str | None]:
-    """The id at the end of a value such as `projects/1/regions/europe-west1`."""
+    """Find the region in a value such as `projects/1/regions/europe-west1`."""
     answer = yield Ask(path, lambda text: pattern.fullmatch(text) is not None)
     match = pattern.fullmatch(answer.value or "")
     return match.group(1) if match else None
 
 
 def _checked(found: Detected, is_valid: Callable[[str], bool], what: str) -> Detected:
-    """What was found, if it can be what it is taken for.
+    """Return the result of a detection, after a check of its value.
 
     Raises:
-        ConfigurationError: it cannot.
+        ConfigurationError: the value is not valid.
     """
     if isinstance(found, Found) and not is_valid(found.value):
         raise ConfigurationError(f"{found.value!r} ({found.source}) is not {what}.")

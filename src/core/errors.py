@@ -1,4 +1,7 @@
-"""The exceptions, one small tree. A message says what was wrong, with which value, what to do."""
+"""The exceptions of this package.
+
+A message says what is wrong, with which value, and what to do.
+"""
 
 from collections.abc import Sequence
 
@@ -6,30 +9,35 @@ import attrs
 
 
 class CloudTasksError(Exception):
-    """Base of everything this package raises on its own account.
+    """The base class of the exceptions of this package.
 
     Attributes:
-        unanswered: whether Cloud Tasks did not answer in time; then the next call would wait as
-            long.
+        unanswered: whether Cloud Tasks did not answer in time. The next call would then probably
+            get no answer either.
     """
 
     unanswered: bool = False
 
 
 class ConfigurationError(CloudTasksError):
-    """The settings, or what was detected in their place, cannot work."""
+    """A setting, an environment variable or a detected value is missing or not valid."""
 
 
 @attrs.frozen
 class OptionFault:
-    """What is wrong with one option of a backend."""
+    """A fault in one option of a backend.
+
+    Attributes:
+        option: the name of the option.
+        message: what is wrong, for people.
+    """
 
     option: str
     message: str
 
 
 class OptionsError(ConfigurationError):
-    """`OPTIONS` of a backend has faults; `faults` lists them all."""
+    """`OPTIONS` of a backend has faults. `faults` contains all of them."""
 
     def __init__(self, faults: Sequence[OptionFault]) -> None:
         self.faults = tuple(faults)
@@ -37,11 +45,11 @@ class OptionsError(ConfigurationError):
 
 
 class InvalidNameError(CloudTasksError, ValueError):
-    """A resource name or id that Cloud Tasks would refuse."""
+    """Cloud Tasks would refuse this resource name or id."""
 
 
 class InvalidPayloadError(CloudTasksError, ValueError):
-    """A request body that is no task; `faults` lists everything wrong with it."""
+    """A request body does not contain a task. `faults` contains all its faults."""
 
     def __init__(self, faults: Sequence[str]) -> None:
         self.faults = tuple(faults)
@@ -49,15 +57,20 @@ class InvalidPayloadError(CloudTasksError, ValueError):
 
 
 class InvalidTokenError(CloudTasksError):
-    """An identity token that proves nothing. The message never contains the token."""
+    """An identity token is not valid. The message never contains the token."""
 
 
 class EnqueueError(CloudTasksError):
-    """A task was not put into its queue, or it is not known whether it was."""
+    """A task was not created in its queue, or it is not known whether it was created."""
 
 
 class PayloadTooLargeError(EnqueueError):
-    """The task is larger than Cloud Tasks stores; nothing was sent."""
+    """The task is larger than Cloud Tasks allows. It was not sent.
+
+    Attributes:
+        size: the size of the task in bytes, as Cloud Tasks stores it.
+        limit: the largest size that Cloud Tasks allows, in bytes.
+    """
 
     def __init__(self, message: str, *, size: int, limit: int) -> None:
         self.size = size
@@ -66,21 +79,25 @@ class PayloadTooLargeError(EnqueueError):
 
 
 class QueueNotFoundError(EnqueueError):
-    """The queue does not exist in that project and location."""
+    """The queue does not exist in this project and location."""
 
 
 class PermissionDeniedError(EnqueueError):
-    """The credentials are missing, or may not create tasks in that queue."""
+    """The credentials are missing, or do not have the permission to create tasks in the queue."""
 
 
 class ServiceUnavailableError(EnqueueError):
-    """Cloud Tasks did not take the task in time, the retries included."""
+    """Cloud Tasks did not accept the task in time. All repetitions of the call failed too."""
 
     unanswered = True
 
 
 class ControlError(CloudTasksError):
-    """Nothing could be done to a task that is in its queue."""
+    """Cloud Tasks did not delete, run or look up a task.
+
+    Attributes:
+        unanswered: see `CloudTasksError`.
+    """
 
     def __init__(self, message: str, *, unanswered: bool = False) -> None:
         self.unanswered = unanswered
@@ -88,18 +105,18 @@ class ControlError(CloudTasksError):
 
 
 class CancelError(ControlError):
-    """A task could not be cancelled, or it is not known whether it was."""
+    """A task was not cancelled, or it is not known whether it was cancelled."""
 
 
 class RunNowError(ControlError):
-    """Cloud Tasks could not be told to run a task now."""
+    """Cloud Tasks did not accept the request to run a task now."""
 
 
 class LookUpError(ControlError):
-    """A task could not be looked up in its queue.
+    """Cloud Tasks did not answer whether a task is in its queue.
 
     Attributes:
-        forbidden: whether the permission is missing.
+        forbidden: whether the credentials are missing or do not have the permission.
     """
 
     def __init__(self, message: str, *, unanswered: bool = False, forbidden: bool = False) -> None:
@@ -108,42 +125,42 @@ class LookUpError(ControlError):
 
 
 class TaskCancelledError(CloudTasksError):
-    """Stands among the errors of a result for a task that was cancelled."""
+    """A task was cancelled. This class is never raised; it appears in the errors of a result."""
 
 
 class WorkerLostError(CloudTasksError):
-    """Stands among the errors of a result for an attempt whose worker died."""
+    """A worker died during an attempt. This class is never raised; it appears in the errors."""
 
 
 class TaskLostError(CloudTasksError):
-    """Stands among the errors of a result for a task that Cloud Tasks does not have any more."""
+    """Cloud Tasks no longer has a task. This class is never raised; it appears in the errors."""
 
 
 class UncommittedWorkError(CloudTasksError):
-    """A task returned, and what it did in a database cannot be committed."""
+    """A task returned, but its work in a database cannot be committed."""
 
 
 class UnfinishedWorkError(CloudTasksError):
-    """A task returned something that has not run yet, such as a generator."""
+    """A task returned an object whose code has not run yet, such as a generator."""
 
 
 class UnserializableReturnError(CloudTasksError):
-    """A task did its work and returned what JSON cannot carry."""
+    """A task returned a value that JSON cannot represent."""
 
     def __init__(self, kind: type) -> None:
         super().__init__(
             f"The task returned a value of the type {kind.__qualname__} that cannot be kept as "
-            "JSON; return text, numbers, lists and dicts only."
+            "JSON. Return only text, numbers, lists and dicts."
         )
 
 
 class UnreadableRecordError(CloudTasksError):
-    """The record of a task is damaged, or a newer version of this package wrote it."""
+    """The record of a task is damaged, or was written by a newer version of this package."""
 
 
 class IllegalTransitionError(CloudTasksError):
-    """The record of a task is not in a situation in which this can happen to it."""
+    """An event is not possible in the current situation of a task's record."""
 
 
 class TaskRejectedError(EnqueueError):
-    """Cloud Tasks refused the task for another reason, which the message carries."""
+    """Cloud Tasks refused the task for another reason. The message contains the reason."""

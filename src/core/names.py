@@ -1,7 +1,7 @@
-"""Resource names: parse, validate and format them.
+"""Resource names of Cloud Tasks: parsing, validation and formatting.
 
-The alphabets are those of the API reference: a task id is `[A-Za-z0-9_-]{1,500}`, a queue id
-`[A-Za-z0-9-]{1,100}`; projects may carry a domain (`example.com:app`).
+The API reference defines the characters: a task id is `[A-Za-z0-9_-]{1,500}`, and a queue id is
+`[A-Za-z0-9-]{1,100}`. A project id can contain a domain (`example.com:app`).
 """
 
 import re
@@ -21,26 +21,31 @@ _NUMBER = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 
 @lru_cache(maxsize=1000)
 def is_queue_id(text: str) -> bool:
-    """Whether Cloud Tasks takes `text` as the id of a queue."""
+    """Return whether Cloud Tasks accepts `text` as the id of a queue."""
     return _QUEUE_ID.fullmatch(text) is not None
 
 
 def is_task_id(text: str) -> bool:
-    """Whether Cloud Tasks takes `text` as the id of a task."""
+    """Return whether Cloud Tasks accepts `text` as the id of a task."""
     return _TASK_ID.fullmatch(text) is not None
 
 
 def cloud_task_id(task_id: str, number: int) -> str:
-    """The id of the Cloud Task of that number that is made for a task; 0 is the first.
+    """Return the id of a Cloud Task for a task.
 
-    A name stays taken for a day after its task is gone, so a Cloud Task that is made again needs
-    another one. It follows from the number, so that two who make the same make one.
+    A name stays in use for a day after its Cloud Task is deleted, so each further Cloud Task of the
+    same task needs a new name. The name follows from the number, so that two processes that create
+    the same Cloud Task at the same time create only one.
+
+    Args:
+        task_id: the id of the task.
+        number: the number of the Cloud Task; 0 is the first for this task.
     """
     return f"{task_id}-{number}" if number else task_id
 
 
 def cloud_task_number(name: str, task_id: str) -> int | None:
-    """The number of the Cloud Task `name` of that task; None if it is not one of its names."""
+    """Return the number of the Cloud Task `name` of a task; None if it belongs to another task."""
     if name == task_id:
         return 0
     prefix, _, number = name.rpartition("-")
@@ -48,18 +53,22 @@ def cloud_task_number(name: str, task_id: str) -> int | None:
 
 
 def is_project_id(text: str) -> bool:
-    """Whether `text` can be the id, or the number, of a project."""
+    """Return whether `text` can be the id or the number of a project."""
     return _PROJECT.fullmatch(text) is not None
 
 
 def is_location_id(text: str) -> bool:
-    """Whether `text` can be the id of a location."""
+    """Return whether `text` can be the id of a location."""
     return _LOCATION.fullmatch(text) is not None
 
 
 @attrs.frozen
 class QueueName:
-    """`projects/PROJECT/locations/LOCATION/queues/QUEUE`."""
+    """The name of a queue: `projects/PROJECT/locations/LOCATION/queues/QUEUE`.
+
+    Raises:
+        InvalidNameError: a part contains other characters, or is too long.
+    """
 
     project: str
     location: str
@@ -78,10 +87,10 @@ class QueueName:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Take a full queue name apart.
+        """Parse a full queue name.
 
         Raises:
-            InvalidNameError: not of that form.
+            InvalidNameError: the text has another format.
         """
         match text.split("/"):
             case ["projects", project, "locations", location, "queues", queue]:
@@ -92,7 +101,7 @@ class QueueName:
 
     @property
     def parent(self) -> str:
-        """The location that holds the queue: `projects/PROJECT/locations/LOCATION`."""
+        """The location of the queue: `projects/PROJECT/locations/LOCATION`."""
         return f"projects/{self.project}/locations/{self.location}"
 
     def __str__(self) -> str:

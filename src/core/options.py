@@ -1,4 +1,7 @@
-"""`OPTIONS` of a backend: every key typed, unknown ones refused with the nearest known one."""
+"""The `OPTIONS` of a backend: their types, defaults and checks.
+
+For an unknown option, the error message names the most similar known option.
+"""
 
 import difflib
 import re
@@ -27,7 +30,7 @@ _LONGEST_TIMEOUT = 3600  # seconds
 
 
 class Authentication(Enum):
-    """What a request to execute a task must prove. `authorization` tells what each means."""
+    """The proof that a request to execute a task must contain. See `authorization`."""
 
     AUTO = "auto"
     OIDC = "oidc"
@@ -36,25 +39,25 @@ class Authentication(Enum):
     NONE = "none"
 
     def resolved(self, *, knows_account: bool) -> "Authentication":
-        """The mode that is meant: `auto` is `oidc` where a service account is known."""
+        """Return the effective mode: `auto` means `oidc` if a service account is known."""
         if self is not Authentication.AUTO:
             return self
         return Authentication.OIDC if knows_account else Authentication.SIGNATURE
 
     @property
     def may_use_tokens(self) -> bool:
-        """Whether tasks may carry a token: of no other mode is the account looked up."""
+        """Whether tasks can carry a token. Otherwise the service account is not detected."""
         return self not in {Authentication.SIGNATURE, Authentication.NONE}
 
 
 class Results(Enum):
-    """Where results are kept."""
+    """Where the results of tasks are kept."""
 
     DATABASE = "database"
 
 
 class LostTasks(Enum):
-    """What becomes of a recorded task that Cloud Tasks does not have any more."""
+    """How the relay handles a recorded task that Cloud Tasks no longer has."""
 
     FAIL = "fail"
     REDELIVER = "redeliver"
@@ -62,7 +65,11 @@ class LostTasks(Enum):
 
 @attrs.frozen(kw_only=True)
 class BackendOptions:
-    """The options of one entry of `TASKS`, checked. None where detection or a default decides."""
+    """The checked options of one entry of `TASKS`.
+
+    None means that the option is not set; detection or a default then applies. `enqueue_timeout` is
+    in seconds.
+    """
 
     project: str | None = None
     location: str | None = None
@@ -89,7 +96,7 @@ class BackendOptions:
 
     @property
     def policy(self) -> TaskPolicy:
-        """What tasks have that say nothing about their attempts."""
+        """The default policy for tasks that do not set their own."""
         return TaskPolicy(
             max_attempts=self.max_attempts, backoff=self.backoff, timeout=self.task_timeout
         )
@@ -99,10 +106,12 @@ class BackendOptions:
         """Read the `OPTIONS` of a backend.
 
         Args:
-            beside: keys of the entry in `TASKS` that stand beside `OPTIONS`, and mean nothing.
+            options: the value of `OPTIONS`.
+            beside: keys of the entry in `TASKS` that have no effect, because they are not inside
+                `OPTIONS`.
 
         Raises:
-            OptionsError: with every fault found.
+            OptionsError: the options have faults. The error contains all of them.
         """
         read_options, faults = cls.read(options, beside)
         if faults:
@@ -113,7 +122,15 @@ class BackendOptions:
     def read(
         cls, options: object, beside: Collection[str] = ()
     ) -> tuple[Self, tuple[OptionFault, ...]]:
-        """Read as much as makes sense, for checks that go on; what is faulty has its default."""
+        """Read the `OPTIONS` of a backend, and return the faults instead of raising them.
+
+        Args:
+            options: the value of `OPTIONS`, of any type.
+            beside: see `from_mapping`.
+
+        Returns:
+            The options, with the default value for each faulty option, and all faults.
+        """
         faults = [OptionFault(str(name), _beside(name)) for name in beside]
         if not isinstance(options, Mapping):
             faults.append(OptionFault("OPTIONS", f"OPTIONS must be a dict, not {options!r}"))
@@ -158,11 +175,12 @@ def _unknown(name: object) -> str:
     )
 
 
-# Readers: the value as the backend wants it, or a ValueError that says what it must be.
+# Readers convert the value of an option. They raise ValueError with a text that completes the
+# sentence "OPTION must be ...".
 
 
 def _string(is_valid: Callable[[str], object], said: str) -> Callable[[object], str]:
-    """A reader of strings of a kind, which is `said` in words."""
+    """Return a reader for strings that are valid. `said` describes them in the error message."""
 
     def read(value: object) -> str:
         if isinstance(value, str) and is_valid(value):
@@ -178,7 +196,7 @@ _location = _string(is_location_id, "a region, such as 'europe-west1'")
 
 
 def _several(read: Callable[[object], str]) -> Callable[[object], tuple[str, ...]]:
-    """A reader of a list of values."""
+    """Return a reader for a list of values."""
 
     def read_all(value: object) -> tuple[str, ...]:
         if isinstance(value, str) or not isinstance(value, Sequence):
@@ -204,7 +222,7 @@ def _on_commit(value: object) -> bool | str:
 
 
 def is_web_address(text: str) -> bool:
-    """Whether `text` is http:// or https:// and a host, with a port or not, and nothing more."""
+    """Return whether `text` is an http or https URL that contains only a host and maybe a port."""
     scheme, separator, rest = text.partition("://")
     return (
         scheme in {"http", "https"}
@@ -215,13 +233,13 @@ def is_web_address(text: str) -> bool:
 
 
 def is_address(text: str) -> bool:
-    """Whether `text` is HOST:PORT."""
+    """Return whether `text` is HOST:PORT."""
     host, _, port = text.rpartition(":")
     return bool(host) and "/" not in host and port.isdecimal()
 
 
 def is_email(text: str) -> bool:
-    """Whether `text` can be the e-mail address of an account."""
+    """Return whether `text` can be the e-mail address of an account."""
     return _EMAIL.fullmatch(text) is not None
 
 
@@ -269,7 +287,7 @@ def _seconds(value: object) -> float:
 
 
 def _duration(shortest: timedelta, longest: timedelta, said: str) -> Callable[[object], timedelta]:
-    """A reader of durations within these bounds, which are `said` in words."""
+    """Return a reader for durations in a range. `said` describes the range in the error message."""
 
     def read(value: object) -> timedelta:
         try:

@@ -1,7 +1,8 @@
-"""How a request to execute a task ended, and what to answer Cloud Tasks.
+"""The outcomes of a request to execute a task, and the response to each of them.
 
-Cloud Tasks removes a Cloud Task on 200-299. On everything else it repeats it, by the retry settings
-of the Cloud Task or of its queue. So a status here is a decision about the task's future as well.
+Cloud Tasks deletes a Cloud Task after a response with 200-299. After any other response it repeats
+the Cloud Task, by the retry settings of the Cloud Task or of its queue. So the status of a response
+also decides whether the task is delivered again.
 """
 
 import math
@@ -23,13 +24,14 @@ class Succeeded:
 
 @attrs.frozen
 class AttemptFailed:
-    """The attempt failed, and the task will be attempted again.
+    """The attempt failed, and another attempt follows.
 
     Attributes:
-        error: `Class: message`.
-        traceback: of the exception.
-        by_queue: the queue brings the next attempt; otherwise another Cloud Task does, which
-            exists or is recorded.
+        task_id: the id of the task.
+        error: `Class: message` of the exception.
+        traceback: the traceback of the exception.
+        by_queue: whether the queue delivers the next attempt. Otherwise another Cloud Task does. It
+            already exists, or the record tells the relay to create it.
     """
 
     task_id: str
@@ -40,7 +42,7 @@ class AttemptFailed:
 
 @attrs.frozen
 class Failed:
-    """The task has failed, and will not be attempted again."""
+    """The task has failed, and no further attempt follows."""
 
     task_id: str
     error: str
@@ -49,28 +51,31 @@ class Failed:
 
 @attrs.frozen
 class Snoozed:
-    """The task asked to be called later. Another Cloud Task does that."""
+    """The task raised `Snooze`. Another Cloud Task delivers it later."""
 
     task_id: str
 
 
 @attrs.frozen
 class NotDue:
-    """The task is due later than Cloud Tasks can be told. Another Cloud Task takes it further."""
+    """The task is not due yet, because Cloud Tasks cannot schedule so far ahead.
+
+    Another Cloud Task delivers it later.
+    """
 
     task_id: str
 
 
 @attrs.frozen
 class NextNotCreated:
-    """Another Cloud Task is needed for the task, and Cloud Tasks did not take it."""
+    """Another Cloud Task is needed for the task, but Cloud Tasks did not accept it."""
 
     task_id: str
 
 
 @attrs.frozen
 class AttemptsUsedUp:
-    """The workers of all attempts died, and the task may not be attempted again."""
+    """The task has used up its attempts, and the worker of the last one died."""
 
     task_id: str
     attempts: int
@@ -78,14 +83,14 @@ class AttemptsUsedUp:
 
 @attrs.frozen
 class Superseded:
-    """A later Cloud Task of the same task brings its next attempt."""
+    """This Cloud Task is out of date. A later one delivers the next attempt of the same task."""
 
     task_id: str
 
 
 @attrs.frozen
 class Duplicate:
-    """The task has ended before: `state` says how."""
+    """The task had already ended before this delivery, with this state."""
 
     task_id: str
     state: State
@@ -93,14 +98,14 @@ class Duplicate:
 
 @attrs.frozen
 class Cancelled:
-    """The task failed after it was asked to stop: it did."""
+    """The attempt failed after the cancellation of the task was requested, so it is cancelled."""
 
     task_id: str
 
 
 @attrs.frozen
 class Busy:
-    """Another attempt runs, for `seconds` at least."""
+    """Another attempt is running. Its lease ends in `seconds`, unless it is renewed."""
 
     task_id: str
     seconds: float
@@ -108,40 +113,40 @@ class Busy:
 
 @attrs.frozen
 class LeaseLost:
-    """The attempt was made, but another runner had taken over: how it ended is not recorded."""
+    """The attempt is over, but another worker has taken over the task. Its end is not recorded."""
 
     task_id: str
 
 
 @attrs.frozen
 class Unrecorded:
-    """The task was recorded when it was enqueued, and there is no record of it now."""
+    """The task was recorded when it was enqueued, but its record no longer exists."""
 
     task_id: str
 
 
 @attrs.frozen
 class EndNotRecorded:
-    """The attempt was made, and the store did not take how it ended before the lease was over."""
+    """The attempt is over, but its end could not be stored before the lease ended."""
 
     task_id: str
 
 
 @attrs.frozen
 class Unreadable:
-    """The task is recorded, and its record cannot be read."""
+    """The record of the task cannot be read."""
 
     task_id: str
 
 
 @attrs.frozen
 class Relayed:
-    """The relay looked for tasks to send.
+    """The result of a run of the relay.
 
     Attributes:
-        sent: how many Cloud Tasks took.
-        failed: how many it did not.
-        more: whether more may be due, and Cloud Tasks answers.
+        sent: the number of tasks that Cloud Tasks accepted.
+        failed: the number of tasks that could not be sent or handled.
+        more: whether more tasks may be due while Cloud Tasks answers.
     """
 
     sent: int
@@ -149,20 +154,23 @@ class Relayed:
     more: bool = False
 
     def and_then(self, later: "Relayed") -> "Relayed":
-        """Both together."""
+        """Return the sum of two runs."""
         return Relayed(self.sent + later.sent, self.failed + later.failed, later.more)
 
 
 @attrs.frozen
 class BadPayload:
-    """The body is not a task."""
+    """The body of the request does not contain a task."""
 
     faults: tuple[str, ...]
 
 
 @attrs.frozen
 class UnknownTask:
-    """There is no such task here. A rolling deploy may know it in a minute, so it is repeated."""
+    """This process does not know the task.
+
+    The delivery is repeated, because another version of the site may know it during a deployment.
+    """
 
     task_id: str
     reason: str
@@ -170,17 +178,17 @@ class UnknownTask:
 
 @attrs.frozen
 class Unauthenticated:
-    """No proof, or a bad one."""
+    """The request contains no valid proof of its sender."""
 
 
 @attrs.frozen
 class Forbidden:
-    """The proof is good but is someone else's."""
+    """The request contains a valid proof, but its sender has no permission to run the task."""
 
 
 @attrs.frozen
 class WrongMethod:
-    """Not a POST."""
+    """The method of the request is not POST."""
 
 
 type Refused = BadPayload | UnknownTask | Unauthenticated | Forbidden | WrongMethod
@@ -208,7 +216,7 @@ type Outcome = (
 
 @attrs.frozen
 class Response:
-    """The HTTP response: status, JSON document, further headers."""
+    """An HTTP response: status, JSON document and additional headers."""
 
     status: HTTPStatus
     document: dict[str, Json]
@@ -216,9 +224,13 @@ class Response:
 
 
 def response_to(outcome: Outcome, *, debug: bool) -> Response:
-    """The answer to Cloud Tasks; tracebacks are part of it only under DEBUG.
+    """Return the response to a request.
 
-    To a caller that proved nothing the answer tells nothing about tasks.
+    A response to a caller without valid proof contains nothing about tasks.
+
+    Args:
+        outcome: how the request ended.
+        debug: the setting DEBUG. Only with DEBUG the response contains a traceback.
     """
     match outcome:
         case Succeeded(task_id):
@@ -248,7 +260,7 @@ def response_to(outcome: Outcome, *, debug: bool) -> Response:
 
 
 def _fail(outcome: AttemptFailed | Failed | AttemptsUsedUp, *, debug: bool) -> Response:
-    """The answer after a failed attempt: 500 only where the queue is to bring the next one."""
+    """Return the response to a failed attempt: 500 only if the queue delivers the next one."""
     status, document = HTTPStatus.OK, {"status": "failed", "task_id": outcome.task_id}
     match outcome:
         case AttemptFailed(_, error, traceback, by_queue):
@@ -267,14 +279,14 @@ def _fail(outcome: AttemptFailed | Failed | AttemptsUsedUp, *, debug: bool) -> R
 def _repeat(
     outcome: Busy | LeaseLost | Unrecorded | Unreadable | EndNotRecorded | NextNotCreated,
 ) -> Response:
-    """The answer that has Cloud Tasks deliver a task again."""
+    """Return a response after which Cloud Tasks delivers the task again."""
     match outcome:
-        # Here the queue is to slow down: Cloud Tasks itself takes no tasks now.
+        # 503 slows the queue down. That is right here, because Cloud Tasks accepts no tasks now.
         case NextNotCreated(task_id):
             reason = "Another Cloud Task is needed for this task, and Cloud Tasks did not take it."
             return _error(HTTPStatus.SERVICE_UNAVAILABLE, reason, task_id=task_id)
-        # 409 has the delivery repeated, as every status but 2xx does. Not 429 or 503: those make
-        # Cloud Tasks slow the whole queue down.
+        # Cloud Tasks repeats the delivery after any status except 2xx. 429 and 503 would also slow
+        # the whole queue down, so the status here is 409.
         case Busy(task_id, seconds):
             wait = max(1, math.ceil(seconds))
             reason = f"Another attempt is running, for at least {wait} s more."
@@ -294,7 +306,7 @@ def _repeat(
 
 
 def _refuse(outcome: Refused) -> Response:
-    """The answer to a request of which no task came."""
+    """Return the response to a request that is refused before a task runs."""
     match outcome:
         case BadPayload(faults):
             return _error(HTTPStatus.BAD_REQUEST, "The body is not a task.", faults=list(faults))

@@ -1,4 +1,4 @@
-"""The JSON that travels from `enqueue()` to the worker: the wire format, both ways."""
+"""The JSON body that carries a task from `enqueue()` to the worker: encoding and decoding."""
 
 import json
 import math
@@ -14,7 +14,11 @@ type Json = bool | int | float | str | list[Json] | dict[str, Json] | None
 
 
 def _carry(value: object) -> object:
-    """What JSON's encoder does not know, as something it does."""
+    """Convert a value of a type that the JSON encoder does not know.
+
+    Raises:
+        TypeError: JSON cannot represent the value.
+    """
     if isinstance(value, bytes):
         return value.decode()
     if isinstance(value, Mapping):
@@ -22,7 +26,7 @@ def _carry(value: object) -> object:
     if isinstance(value, Sequence):
         return list(value)
     raise TypeError(
-        f"{_short(value)} has the type {type(value).__qualname__}, which JSON does not have"
+        f"{_short(value)} has the type {type(value).__qualname__}, which JSON cannot represent"
     )
 
 
@@ -33,14 +37,16 @@ def _short(value: object) -> str:
 
 @attrs.frozen(kw_only=True)
 class Progress:
-    """What a task that nobody records carries from one Cloud Task to the next. Times are aware.
+    """The state that a task without a record carries from one Cloud Task to the next.
+
+    All times are aware.
 
     Attributes:
-        attempts: how many were made by way of earlier Cloud Tasks.
-        number: of this Cloud Task; 0 is the first.
-        run_after: when the task was due first, where it was enqueued for later.
-        due_at: when this attempt is due, where Cloud Tasks cannot be told: it delivers the task
-            at most 720 hours after its creation.
+        attempts: the number of attempts through earlier Cloud Tasks.
+        number: the number of this Cloud Task; 0 is the first.
+        run_after: when the task was first due; None if it was due at once.
+        due_at: when this attempt is due, if that is beyond the 720 hours of Cloud Tasks; otherwise
+            None.
     """
 
     attempts: int = 0
@@ -54,20 +60,21 @@ _NO_PROGRESS = Progress()
 
 @attrs.frozen(kw_only=True)
 class TaskPayload:
-    """What a worker needs to know of a task.
+    """The data that a worker needs to execute a task.
 
     Attributes:
-        task_id: id of the `TaskResult`, and of the Cloud Task where tasks are named.
-        task_path: dotted path of the task object.
-        args, kwargs: arguments, as they are given to `encode` or come from `decode`.
-        queue_name: Django's queue; the Cloud Tasks queue may differ by priority.
-        backend: alias in `TASKS`.
-        priority: -100 to 100.
-        takes_context: whether the task wants a `TaskContext` (told to readers of other tools;
-            the worker asks the task).
-        enqueued_at: aware, or None if unknown.
-        recorded: whether a result store knows the task.
-        progress: see `Progress`. The keys travel beside the others, where they say something.
+        task_id: the id of the `TaskResult`. It is also the id of the Cloud Task with NAME_TASKS.
+        task_path: the dotted path of the task object.
+        args, kwargs: the arguments: before `encode` the original ones, after `decode` as JSON
+            represents them.
+        queue_name: Django's queue. PRIORITY_QUEUES can select another Cloud Tasks queue.
+        backend: the alias in `TASKS`.
+        priority: the priority, from -100 to 100.
+        takes_context: whether the task takes a `TaskContext`. The worker does not read it; it is
+            for other programs.
+        enqueued_at: when the task was enqueued, as an aware datetime; None if it is not known.
+        recorded: whether a result store contains the task.
+        progress: see `Progress`. Its non-empty values are keys of the same JSON object.
     """
 
     task_id: str
@@ -83,12 +90,12 @@ class TaskPayload:
     progress: Progress = _NO_PROGRESS
 
     def encode(self) -> bytes:
-        """The request body, in UTF-8.
+        """Return the request body: JSON in UTF-8.
 
-        What Django's own normalization takes is taken: mappings, sequences, bytes that are text.
+        Mappings, sequences and bytes in UTF-8 are accepted, as in Django's own normalization.
 
         Raises:
-            TypeError: JSON cannot carry an argument.
+            TypeError: JSON cannot represent an argument.
         """
         document: dict[str, object] = {
             "task_id": self.task_id,
@@ -109,7 +116,7 @@ class TaskPayload:
             try:
                 body = _utf8(document)
             except TypeError:
-                # Keys that are bytes, which Django takes and the encoder does not ask about.
+                # Django accepts keys of the type bytes. The encoder refuses them without `_carry`.
                 plain = {"args": _with_text_keys(self.args), "kwargs": _with_text_keys(self.kwargs)}
                 body = _utf8({**document, **plain})
             if not self._is_plain():
@@ -122,7 +129,7 @@ class TaskPayload:
         return body
 
     def _culprit(self) -> str | None:
-        """Which argument JSON cannot carry, and what to pass instead, where that is known."""
+        """Return a text about the argument that JSON cannot represent; None if it is not found."""
         named: list[tuple[str, object]] = [
             *((f"argument {number}", value) for number, value in enumerate(self.args, 1)),
             *((f"argument {name!r}", value) for name, value in self.kwargs.items()),
@@ -137,33 +144,33 @@ class TaskPayload:
             try:
                 _ENCODER.encode(value)
             except TypeError:
-                continue  # Keys that are bytes, which are taken.
+                continue  # A key of the type bytes, which `encode` accepts.
             except (ValueError, RecursionError) as error:
                 return f"{name}: {error}"
         return None
 
     def carried(self, body: bytes) -> tuple[list[Any], dict[str, Any]]:
-        """Positional and keyword arguments as the task will get them out of the encoded `body`."""
+        """Return the positional and keyword arguments that a worker decodes from `body`."""
         if self._is_plain():
             return list(self.args), dict(self.kwargs)
         document = _DECODER.decode(body.decode())
         return document["args"], document["kwargs"]
 
     def _is_plain(self) -> bool:
-        """Whether no argument is a container, or of a type that JSON does not have."""
+        """Return whether JSON does not change any argument: all are text, numbers, bool or None."""
         return _PLAIN_TYPES.issuperset(map(type, self.args)) and _PLAIN_TYPES.issuperset(
             map(type, self.kwargs.values())
         )
 
     @classmethod
     def decode(cls, body: bytes) -> Self:
-        """Read a request body.
+        """Decode a request body.
 
-        Only the id, the path and the arguments are demanded, so that a request by hand stays
-        short; what else is there must be of its type, and unknown fields are left alone.
+        Only the id, the path and the arguments are required, so that a request by hand can be
+        short. Other known fields must have the right type. Unknown fields are ignored.
 
         Raises:
-            InvalidPayloadError: with every fault found.
+            InvalidPayloadError: the body is not a task. The error contains all faults.
         """
         try:
             document = _STRICT_DECODER.decode(body.decode())
@@ -173,7 +180,7 @@ class TaskPayload:
             raise InvalidPayloadError(
                 [f"the body must be a JSON object, not {_JSON_TYPES[type(document)]}"]
             )
-        # Of whatever type for now; nothing but `_is_sound` looks at it before that is settled.
+        # The values can have any type here. `_is_sound` checks them before they are used.
         field: Callable[..., Any] = document.get
         faults: list[str] = []
         enqueued_at = _moment("enqueued_at", field("enqueued_at"), faults)
@@ -197,7 +204,7 @@ class TaskPayload:
         return payload
 
     def _is_sound(self) -> bool:
-        """One look for the many that are right. What is wrong with the others, `_faults` tells."""
+        """Return whether `_faults` would find no fault. This check is faster."""
         types = (type(self.task_id), type(self.task_path), type(self.args), type(self.kwargs))
         more = (type(self.queue_name), type(self.backend), type(self.priority))
         return (
@@ -209,10 +216,10 @@ class TaskPayload:
         )
 
 
-# What comes out of JSON as it went in.
+# Values of these types do not change in JSON.
 _PLAIN_TYPES = frozenset({str, int, float, bool, type(None)})
 
-# The fields but the time: their types, and whether they must be there.
+# All fields except the time and the progress: the type, and whether the field is required.
 _FIELDS: Mapping[str, tuple[type, bool]] = {
     "task_id": (str, True),
     "task_path": (str, True),
@@ -229,8 +236,8 @@ _TYPES = tuple(kind for kind, _ in _FIELDS.values())
 _PROGRESS = {field.name for field in attrs.fields(Progress)}
 _HIGHEST_COUNT = 1_000_000
 _LONGEST_TEXT = 1000
-_SHOWN = 80  # characters of a value in an error
-_DEEPEST = 20  # containers in one another that are looked through for an error
+_SHOWN = 80  # characters of a value in an error message
+_DEEPEST = 20  # levels of nested containers in which an invalid value is searched
 
 
 def _refuse_constant(name: str) -> Json:
@@ -264,12 +271,12 @@ def _utf8(document: Mapping[str, object]) -> bytes:
     try:
         return _ENCODER.encode(document).encode()
     except UnicodeEncodeError:
-        # A lone surrogate has no UTF-8, but JSON can escape it.
+        # A lone surrogate cannot be encoded in UTF-8, but JSON can escape it.
         return _ASCII_ENCODER.encode(document).encode()
 
 
 def _strange(value: object, path: str = "", depth: int = 0) -> tuple[str, object] | None:
-    """The first part of a value that JSON has no type for, and where in the value it is."""
+    """Return the path and the value of the first part that JSON cannot represent; None if none."""
     if value is None or isinstance(value, bool | int | str) or depth > _DEEPEST:
         return None
     if isinstance(value, float):
@@ -294,7 +301,7 @@ def _strange(value: object, path: str = "", depth: int = 0) -> tuple[str, object
 
 
 def _instead_of(value: object) -> str:
-    """The advice what to pass in place of a value, by its type. It looks at types only."""
+    """Return advice about what to pass instead of a value. It depends only on the type."""
     names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(value).__mro__}
     if "django.db.models.base.Model" in names:
         return "Pass its primary key, and load the object in the task."
@@ -327,9 +334,13 @@ _ADVICE: Mapping[str, str] = {
 
 
 def _with_text_keys(value: object) -> object:
-    """The value with keys that are bytes as text, as Django's own normalization has them."""
+    """Return the value with keys of the type bytes as text, as in Django's own normalization.
+
+    Raises:
+        ValueError: two keys of a dict become the same.
+    """
     if isinstance(value, Mapping):
-        # Pairs first: two keys that become one must be told of, not lost here.
+        # The pairs are built first, because a dict would silently lose one of two equal keys.
         pairs = [
             (key.decode() if isinstance(key, bytes) else key, _with_text_keys(part))
             for key, part in value.items()
@@ -354,7 +365,7 @@ _JSON_TYPES: Mapping[type, str] = {
 
 
 def _faults(document: Mapping[str, Json]) -> list[str]:
-    """Everything that is wrong with the fields of a payload, but the time."""
+    """Return all faults of the fields of a payload, except those of the time and the progress."""
     faults = []
     for name, (kind, required) in _FIELDS.items():
         value = document.get(name)
@@ -371,7 +382,7 @@ def _faults(document: Mapping[str, Json]) -> list[str]:
 
 
 def _is_plain(text: str) -> bool:
-    """Whether a text may stand in a log line: no line breaks, nothing invisible, not too long."""
+    """Return whether a text can be written to a log: not empty, not too long, and printable."""
     return 0 < len(text) <= _LONGEST_TEXT and text.isprintable()
 
 
@@ -383,7 +394,10 @@ def _is_dotted_path(text: str) -> bool:
 
 
 def is_in_calendar(moment: datetime) -> bool:
-    """Whether an aware moment is one in every time zone: a day from the calendar's ends."""
+    """Return whether an aware datetime can be expressed in every time zone.
+
+    It must be at least one day from the first and the last day of the calendar.
+    """
     try:
         in_utc = moment.astimezone(UTC)
     except OverflowError:

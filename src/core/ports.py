@@ -1,4 +1,4 @@
-"""What the core asks of the outside, as protocols. `adapters` and tests implement them."""
+"""The protocols of the adapters. `adapters`, the Django integration and tests implement them."""
 
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
@@ -15,93 +15,102 @@ type Claims = Mapping[str, object]
 
 
 class TaskQueue(Protocol):
-    """Where tasks are created."""
+    """The queues of Cloud Tasks. All timeouts are in seconds, and include all repetitions."""
 
     def create(self, request: TaskRequest, *, timeout: float) -> None:
-        """Create the task; return once it is stored.
-
-        Args:
-            timeout: seconds in all, retries included.
+        """Create a task. Return when Cloud Tasks has stored it.
 
         Raises:
-            EnqueueError: it was not stored, or nobody can tell.
+            EnqueueError: the task was not stored, or it is not known whether it was.
         """
 
     async def acreate(self, request: TaskRequest, *, timeout: float) -> None:  # noqa: ASYNC109 - one word for both
-        """`create`, awaited on the running loop without a thread."""
+        """Create a task as `create` does, on the running event loop and without a thread."""
 
     def delete(self, queue: QueueName, task_id: str, *, timeout: float) -> bool:
-        """Delete a task that has not ended; whether there was one.
+        """Delete a task from its queue. Return whether it existed.
 
         Raises:
-            CancelError: it was not deleted, or nobody can tell.
+            CancelError: the task was not deleted, or it is not known whether it was.
         """
 
     def run(self, queue: QueueName, task_id: str, *, timeout: float) -> bool:
-        """Dispatch a task now, whatever its schedule time; whether there is one.
+        """Dispatch a task now, before its schedule time. Return whether it exists.
 
         Raises:
-            RunNowError: Cloud Tasks refused, or did not answer.
+            RunNowError: Cloud Tasks refused the call or did not answer.
         """
 
     def exists(self, queue: QueueName, task_id: str, *, timeout: float) -> bool:
-        """Whether there is a task of that id that has not ended.
+        """Return whether a task with this id is in its queue.
 
         Raises:
-            LookUpError: Cloud Tasks refused, or did not answer.
+            LookUpError: Cloud Tasks refused the call or did not answer.
         """
 
 
 class ResultStore(Protocol):
-    """Where records of tasks are kept. Every method may be called from any thread."""
+    """A store for the records of tasks. Every method can be called from any thread."""
 
     def add(self, record: TaskRecord) -> None:
-        """Keep a record, in the caller's transaction. One with that id that is there stays."""
+        """Add a record, in the caller's transaction. An existing record with its id is kept."""
 
     def get(self, task_id: str) -> TaskRecord | None:
-        """The record as it is now.
+        """Return the current record of a task; None without one.
 
         Raises:
-            UnreadableRecordError: there is one, and it cannot be read.
+            UnreadableRecordError: the record exists, but cannot be read.
         """
 
     def replace(self, seen: TaskRecord, then: TaskRecord) -> bool:
-        """Change what differs between the two, in one step.
+        """Write the differences between two versions of a record, in one step.
+
+        Args:
+            seen: the version on which the decision is based.
+            then: the new version.
 
         Returns:
-            False, and nothing changed, if the fence is no longer that of `seen`.
+            Whether they were written. False if the stored fence is no longer that of `seen`.
         """
 
     def renew(self, seen: TaskRecord, then: TaskRecord) -> bool:
-        """`replace`, for what can be left to the next time: it waits for nobody.
+        """Write the differences as `replace` does, but do not wait for a lock on the record.
+
+        It is used for the renewal of a lease, which can be left out once.
 
         Returns:
-            False if the fence is no longer that of `seen`. True also where somebody else is
-            about to change the record, and nothing was written.
+            False if the stored fence is no longer that of `seen`. True otherwise, also if nothing
+            was written because another transaction has the lock.
         """
 
     def due(
         self, backends: Collection[str], *, now: datetime, until: datetime, limit: int
     ) -> list[TaskRecord | UnreadableRecord]:
-        """Take records of these backends whose `relay.at` has come, the longest due first.
+        """Return the records that are due for the relay, the longest due first.
 
-        Their `relay.at` becomes `until`, so that of several processes each takes others.
+        Their `relay.at` is set to `until`, so that another process does not get the same records.
+
+        Args:
+            backends: the aliases of the backends of the records.
+            now: the current time. A record is due if its `relay.at` is not later.
+            until: when the records are due again.
+            limit: the maximum number of records.
         """
 
     def set_aside(self, task_id: str, reason: str, *, until: datetime) -> None:
-        """Have the relay leave a record alone until then; `reason` becomes its `relay.error`.
+        """Set `relay.at` of a record to `until` and `relay.error` to `reason`.
 
-        For records that cannot be handled otherwise. It reads nothing of the record.
+        It is used for records that the relay cannot handle. It does not read the record.
         """
 
     def backlog(self, backends: Collection[str]) -> Backlog:
-        """The records of these backends that failed to be sent, and wait for another try."""
+        """Return a summary of the records of these backends that the relay could not send yet."""
 
     def count_finished(self, states: Collection[State], before: datetime) -> int:
-        """How many records in these states finished before that time."""
+        """Return the number of records in these states that finished before this time."""
 
     def prune(self, states: Collection[State], before: datetime, *, limit: int) -> int:
-        """Delete up to `limit` of those; how many there were."""
+        """Delete up to `limit` of these records. Return the number of deleted records."""
 
     def failure_groups(
         self,
@@ -129,63 +138,67 @@ class ResultStore(Protocol):
         """Delete up to `limit` of the chosen failures, the oldest first; how many there were."""
 
     def atomic(self) -> AbstractContextManager[None]:
-        """A transaction: what happens inside happens wholly, or not at all if it raises."""
+        """Return a context for a transaction. It is rolled back if its body raises."""
 
     def on_commit(self, call: Callable[[], None]) -> None:
-        """Call once the caller's transaction is committed; at once if there is none.
+        """Call `call` after the commit of the caller's transaction; at once if there is none.
 
-        What it raises is logged and goes no further: the caller's work is done.
+        An exception in `call` is logged and not raised, because the work of the caller is already
+        committed.
         """
 
     def insist[R](self, call: Callable[[], R], go_on: Callable[[], bool]) -> R:
-        """What `call` answers, which asks this store; asked again while the store is away.
+        """Call `call`, and repeat it while the store cannot be reached. Return its result.
 
-        Not in a caller's transaction: that is over when something in it fails.
+        Inside a transaction the call is not repeated, because a failure ends the transaction.
 
         Args:
-            go_on: whether another try is worth it.
+            call: a function that uses this store.
+            go_on: returns whether to make another try.
 
         Raises:
-            Exception: what the last try raised.
+            Exception: the exception of the last try.
         """
 
     def rest(self) -> None:
-        """Give back what others may wait for, while this thread does something else."""
+        """Release resources that other threads may wait for. The thread may use the store later."""
 
     def release(self) -> None:
-        """Give back what this thread holds; for threads that do not serve requests."""
+        """Release all resources of this thread. For threads that do not serve requests."""
 
 
 class MetadataServer(Protocol):
-    """Google Cloud's metadata server, or its absence."""
+    """The metadata server of Google Cloud, if there is one."""
 
     @property
     def is_absent(self) -> bool:
-        """Whether it is certain that there is none, so that no value will ever come."""
+        """Whether it is certain that there is no metadata server."""
 
     def get(self, path: str, is_valid: Callable[[str], bool] = bool) -> str | None:
-        """The value under `/computeMetadata/v1/` + `path`; None if there is none to be had.
+        """Return the value at `/computeMetadata/v1/` + `path`; None if there is no value.
 
         Args:
-            is_valid: whether a text can be such a value. What is none is not kept.
+            path: the path of the value.
+            is_valid: returns whether a text can be the value. Other texts are not cached.
 
         Raises:
-            ConfigurationError: there is a server, and it does not answer, or not with a value.
+            ConfigurationError: there is a server, and it returns no response or no valid value.
         """
 
 
 class TokenVerifier(Protocol):
-    """Verifies OIDC tokens: signature and validity in time. What they claim, the core judges."""
+    """Verifies the signature and the times of OIDC tokens. `authorization` checks the claims."""
 
     def verify(self, token: str, *, may_wait: bool) -> Claims | None:
-        """The claims of a token that its issuer signed and that is valid now.
+        """Verify a token and return its claims.
 
         Args:
-            may_wait: whether certificates may be fetched, or modules imported, for it.
+            token: the token.
+            may_wait: whether the call may fetch certificates or import modules.
 
         Returns:
-            None where it would have to wait, and must not.
+            The claims. None if `may_wait` is False and the verification would have to wait.
 
         Raises:
-            InvalidTokenError: bad in any way, or no certificates to check it with.
+            InvalidTokenError: the token is not valid, or there are no certificates.
         """

@@ -1,8 +1,8 @@
-"""What a result store keeps about a task. `lifecycle` tells how it changes.
+"""The record of a task in a result store. `lifecycle` defines its transitions.
 
-A record is made of values: the task as it travels, the attempts at it, the claim of who runs it,
-and what the relay does for it. A store keeps each leaf of them on its own (`leaves`), and changes
-only those that differ.
+A record contains the payload, the attempts, the claim of the worker and the state of the relay. A
+leaf is an attribute without further attributes, such as `claim.token` (see `LEAVES`). A store keeps
+each leaf separately, and writes only the leaves that differ.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -22,19 +22,19 @@ TASK_LOST = f"{TaskLostError.__module__}.{TaskLostError.__qualname__}"
 TASK_CANCELLED = f"{TaskCancelledError.__module__}.{TaskCancelledError.__qualname__}"
 
 CANCELLED_TEXT = "The task was cancelled.\n"
-"""What stands for a traceback where there is none."""
+"""The text in place of a traceback in the error of a cancelled task."""
 
 UNKNOWN_WORKER = "unknown"
-"""The worker of an attempt that was made before there was a record."""
+"""The worker of an attempt before the task had a record."""
 
 LONGEST_NAME = 255
-"""Characters of a task's id, and of its path: every database can index so many."""
+"""The maximum length of a task's id and of its path. Every database can index text of this size."""
 
 
 class State(Enum):
-    """The state of a task: those of Django, and cancelled, which Django calls failed.
+    """The state of a task: the statuses of Django, and CANCELLED, which Django shows as FAILED.
 
-    READY also means that the task waits for another attempt. The last three are final.
+    READY also means that the task waits for another attempt. The last three states are final.
     """
 
     READY = "READY"
@@ -57,13 +57,14 @@ class AttemptError:
 
 @attrs.frozen
 class Attempt:
-    """One attempt at a task. Its number is its place among the attempts, from 1.
+    """One attempt at a task. Its number is its position among the attempts, from 1.
 
     Attributes:
-        worker: names who made it; `UNKNOWN_WORKER` where nobody knows.
-        started_at, finished_at: None where nobody knows, or while it runs.
-        error: why it failed; None if it did not, or runs.
-        note: a remark for people, such as that it took too long.
+        worker: the id of the worker; `UNKNOWN_WORKER` if it is not known.
+        started_at, finished_at: when the attempt started and ended; None if it is not known.
+            `finished_at` is also None while the attempt runs.
+        error: why the attempt failed; None if it did not fail, or still runs.
+        note: a remark for people, for example that the attempt took too long.
     """
 
     worker: str
@@ -75,11 +76,11 @@ class Attempt:
 
 @attrs.frozen
 class Claim:
-    """Who may run the task, and write how the attempt ended.
+    """The claim of the worker that runs the task. Only its holder can store the end of the attempt.
 
     Attributes:
-        token: of the latest claim; kept when the attempt is over, as a fence against others.
-        expires_at: when the lease ends, unless it is renewed; None while nobody runs the task.
+        token: the token of the latest claim. It stays after the attempt, as part of the fence.
+        expires_at: when the lease ends, unless it is renewed; None while no worker runs the task.
     """
 
     token: str = ""
@@ -88,14 +89,14 @@ class Claim:
 
 @attrs.frozen
 class Redelivery:
-    """The Cloud Tasks that were made for a task.
+    """The Cloud Tasks that were created for a task.
 
     Attributes:
-        count: how many were made beyond the first.
-        at: when the latest of them is due; None for the first, and for those that are due at once.
-        sent: whether Cloud Tasks took the latest of them.
-        turned_away: a delivery came while an attempt ran, and was sent away; it may have been the
-            queue's last.
+        count: the number of Cloud Tasks after the first.
+        at: when the latest Cloud Task is due; None for the first one, and if it is due at once.
+        sent: whether Cloud Tasks accepted the latest one.
+        turned_away: whether a delivery was refused because an attempt was running. It may have been
+            the last delivery by the queue.
     """
 
     count: int = 0
@@ -106,12 +107,12 @@ class Redelivery:
 
 @attrs.frozen
 class RelayStatus:
-    """What the relay does for a task.
+    """The state of the relay for a task.
 
     Attributes:
-        at: when it looks at the task next; None exactly where the state is final.
-        failures: creations that failed in a row.
-        error: why the latest of those failed.
+        at: when the relay next handles the task. It is None if and only if the state is final.
+        failures: the number of consecutive failures to create the Cloud Task.
+        error: the reason for the latest failure; empty without one.
     """
 
     at: datetime | None = None
@@ -121,18 +122,22 @@ class RelayStatus:
 
 @attrs.frozen(kw_only=True)
 class TaskRecord:
-    """A task as a store keeps it. Times are aware.
+    """The record of a task. All times are aware.
 
     Attributes:
-        payload: the task as it travels; its arguments are what JSON made of them.
-        run_after: when the task is due, if not at once.
-        state: FAILED means that the task will not be attempted again.
-        attempts: oldest first. One that snoozed is not among them.
+        payload: the payload, with the arguments as JSON represents them.
+        run_after: when the task is due; None if it is due at once.
+        state: the state. FAILED means that no further attempt follows.
+        attempts: the attempts, oldest first. An attempt that raised `Snooze` is not among them.
         finished_at: when the task reached a final state.
-        lost: what is known of a task that Cloud Tasks lost; empty for all others.
-        cancel_requested: somebody wants the running attempt to stop.
-        replay_of: the id of the task that this one repeats, after that one had ended.
-        replayed_as: the id of the latest task that repeats this one.
+        return_value: the value that the task returned.
+        lost: a text about a task that Cloud Tasks lost; empty for other tasks.
+        cancel_requested: whether the running attempt should stop.
+        replay_of: the id of the ended task that this task repeats.
+        replayed_as: the id of the latest task that repeats this task.
+        claim: see `Claim`.
+        redelivery: see `Redelivery`.
+        relay: see `RelayStatus`.
     """
 
     payload: TaskPayload
@@ -151,42 +156,42 @@ class TaskRecord:
 
     @property
     def task_id(self) -> str:
-        """The task's id."""
+        """The id of the task."""
         return self.payload.task_id
 
     @property
     def final(self) -> bool:
-        """Whether nothing will run this task again."""
+        """Whether the state is final."""
         return self.state in FINAL_STATES
 
     @property
     def cloud_task_id(self) -> str:
-        """The id of the Cloud Task that is to deliver this task now."""
+        """The id of the latest Cloud Task for this task."""
         return cloud_task_id(self.task_id, self.redelivery.count)
 
     @property
     def due_at(self) -> datetime | None:
-        """When that Cloud Task is due, if not at once."""
+        """When the latest Cloud Task is due; None if it is due at once."""
         return self.redelivery.at if self.redelivery.count else self.run_after
 
     @property
     def started_at(self) -> datetime | None:
-        """When the first attempt began that anyone knows of."""
+        """When the first attempt with a known start began; None without one."""
         return next((a.started_at for a in self.attempts if a.started_at), None)
 
     @property
     def last_attempted_at(self) -> datetime | None:
-        """When the latest attempt began."""
+        """When the latest attempt began; None without an attempt, or if it is not known."""
         return self.attempts[-1].started_at if self.attempts else None
 
     @property
     def worker_ids(self) -> tuple[str, ...]:
-        """One for each attempt."""
+        """The ids of the workers, one for each attempt."""
         return tuple(attempt.worker for attempt in self.attempts)
 
     @property
     def errors(self) -> tuple[AttemptError, ...]:
-        """One for each failed attempt, and one for having been cancelled or lost."""
+        """The errors: one for each failed attempt, and one for a cancelled or lost task."""
         failed = tuple(attempt.error for attempt in self.attempts if attempt.error)
         if self.state is State.CANCELLED:
             return (*failed, AttemptError(TASK_CANCELLED, CANCELLED_TEXT))
@@ -196,17 +201,18 @@ class TaskRecord:
 
     @property
     def failure(self) -> str:
-        """The class path of the error that a failed task ended with; empty for all others."""
+        """The class path of the last error of a failed task; empty for other tasks."""
         errors = self.errors if self.state is State.FAILED else ()
         return errors[-1].exception_class_path if errors else ""
 
     def lease_holds(self, now: datetime) -> bool:
-        """Whether somebody runs the task, as far as anyone can know."""
+        """Return whether the task runs under a lease that has not ended."""
         expires_at = self.claim.expires_at
         return self.state is State.RUNNING and expires_at is not None and now < expires_at
 
 
-# Of a payload: a record says the one by being there, and what the other says in more detail.
+# These attributes of a payload are not stored. `recorded` is always true for a record. The record
+# contains the data of `progress` in more detail.
 _IMPLIED = {"recorded", "progress"}
 
 
@@ -224,7 +230,7 @@ def _paths(kind: type, prefix: str = "") -> Iterator[str]:
 LEAVES: Mapping[str, Callable[[TaskRecord], Any]] = {
     path: attrgetter(path) for path in _paths(TaskRecord)
 }
-"""The paths of all leaves of a record, such as `claim.token`, with what reads each."""
+"""The paths of all leaves of a record, such as `claim.token`, with a function that reads each."""
 
 FENCE = (
     "state",
@@ -235,26 +241,30 @@ FENCE = (
     "redelivery.turned_away",
     "replayed_as",
 )
-"""The leaves that decisions rest on: a change goes through only where they are as they were.
+"""The leaves that decisions depend on. A change is written only if they have not changed.
 
-The end of the lease is one of them: who takes a task from a runner whose lease is over must not do
-so when the runner has renewed it meanwhile. So is the replay: of two that replay a task at once,
-the second must not replace the first.
+The end of the lease is one of them. Otherwise a worker could take over a task whose lease has been
+renewed since the decision.
 """
 
 
 def fence_of(record: TaskRecord) -> tuple[object, ...]:
-    """The values of the fence."""
+    """Return the values of the leaves in `FENCE`."""
     return tuple(LEAVES[path](record) for path in FENCE)
 
 
 def changes(before: TaskRecord, then: TaskRecord) -> dict[str, Any]:
-    """The leaves that differ, by their paths, with their values in `then`."""
+    """Return the values in `then` of the leaves that differ, by path."""
     return {path: read(then) for path, read in LEAVES.items() if read(then) != read(before)}
 
 
 def with_leaves(record: TaskRecord, values: Mapping[str, Any]) -> TaskRecord:
-    """The record with other values of those leaves."""
+    """Return the record with new values for some leaves.
+
+    Args:
+        record: the record.
+        values: the new values, by the path of the leaf.
+    """
     own: dict[str, Any] = {}
     for path, value in values.items():
         outer, _, inner = path.partition(".")
@@ -267,12 +277,12 @@ def with_leaves(record: TaskRecord, values: Mapping[str, Any]) -> TaskRecord:
 
 @attrs.frozen(kw_only=True)
 class Backlog:
-    """Records that Cloud Tasks did not take, or that could not be handled, and that wait.
+    """The records that the relay could not send or handle, and that it will try again.
 
     Attributes:
-        count: how many there are.
+        count: the number of these records.
         next_at: when the relay tries the first of them; None if there are none.
-        error: why that one was not taken.
+        error: why the first of them failed.
     """
 
     count: int
@@ -282,7 +292,12 @@ class Backlog:
 
 @attrs.frozen
 class UnreadableRecord:
-    """A record that is damaged, or that a newer version wrote. `reason` names the task."""
+    """A record that is damaged, or that a newer version wrote.
+
+    Attributes:
+        task_id: the id of the task.
+        reason: why the record cannot be read, with the id of the task.
+    """
 
     task_id: str
     reason: str

@@ -1,4 +1,4 @@
-"""The request that creates a task: built from a payload and the resolved configuration."""
+"""The request that creates a Cloud Task, and the size of the Cloud Task."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -13,15 +13,15 @@ from .retry_policy import RetrySettings, TaskPolicy, retry_settings
 from .scheduling import queue_for, schedule_time
 
 MAX_STORED_SIZE = 1_048_569
-"""Bytes that a task may have as Cloud Tasks stores it, measured against production."""
+"""The maximum size of a task in bytes, as Cloud Tasks stores it. Measured on production."""
 
 SIGNATURE_HEADER = "X-Django-Tasks-Signature"
-"""Carries the signature of the body, made with the site's SECRET_KEY."""
+"""The header with the signature of the body, made with the site's SECRET_KEY."""
 
 
 @attrs.frozen(kw_only=True)
 class OidcIdentity:
-    """The identity token that Cloud Tasks adds to each dispatch."""
+    """The service account and the audience of the token that Cloud Tasks adds to each dispatch."""
 
     service_account_email: str
     audience: str
@@ -29,17 +29,17 @@ class OidcIdentity:
 
 @attrs.frozen(kw_only=True)
 class Route:
-    """Where the tasks of a backend go: its configuration, resolved.
+    """The queues and the URL for the tasks of a backend.
 
     Attributes:
-        project, location: of the queues.
-        url: of the view that executes tasks.
-        oidc: the identity to prove there, or None.
-        dispatch_deadline: how long an attempt may take; None for Cloud Tasks' 10 minutes.
-        thresholds: `PRIORITY_QUEUES`.
-        name_tasks: whether a task is created under its own id, so that creating it twice
-            makes one.
-        sends_retry_config: whether the client can send the retry settings of one task.
+        project, location: the project and the location of the queues.
+        url: the URL of the view that executes tasks.
+        oidc: the token that each dispatch carries; None without one.
+        dispatch_deadline: how long an attempt can take; None for the 10 minutes of Cloud Tasks.
+        thresholds: the option PRIORITY_QUEUES.
+        name_tasks: whether a Cloud Task is named after the task's id, so that a repeated creation
+            does not create a second one.
+        sends_retry_config: whether the client can send the retry settings of a single task.
     """
 
     project: str
@@ -54,11 +54,17 @@ class Route:
 
 @attrs.frozen(kw_only=True)
 class TaskRequest:
-    """One HTTP task to create. Times are aware.
+    """The request to create one Cloud Task. All times are aware.
 
     Attributes:
-        retry: the retry settings of the task; None for those of its queue.
-        may_exist: whether somebody else may have created it already, which is as good.
+        queue: the queue.
+        task_id: the id of the Cloud Task; None if Cloud Tasks chooses it.
+        url, headers, body: the HTTP request that Cloud Tasks sends.
+        schedule_time: when the Cloud Task is due; None for at once.
+        dispatch_deadline: how long an attempt can take; None for the 10 minutes of Cloud Tasks.
+        oidc: the token that each dispatch carries; None without one.
+        retry: the retry settings of the Cloud Task; None for those of its queue.
+        may_exist: whether the Cloud Task may already exist. ALREADY_EXISTS then counts as success.
     """
 
     queue: QueueName
@@ -84,17 +90,21 @@ def build_task_request(
     now: datetime,
     number: int = 0,
 ) -> TaskRequest:
-    """The request that puts a task into its queue.
+    """Build the request that creates a Cloud Task for a task.
 
     Args:
+        payload: the payload of the task.
         body: the encoded payload.
-        signature: made for `body`.
-        policy: of the task, completed by the defaults of its backend.
-        number: of the Cloud Task; 0 is the first that is made for the task.
+        signature: the signature of `body`.
+        route: the queues and the URL.
+        policy: the policy of the task, with the defaults of its backend.
+        run_after: when the task is due, as an aware datetime; None for at once.
+        now: the current time, as an aware datetime.
+        number: the number of the Cloud Task; 0 is the first for this task.
 
     Raises:
-        PayloadTooLargeError: Cloud Tasks would refuse it for its size.
-        InvalidNameError: the queue's name is none.
+        PayloadTooLargeError: the task is larger than Cloud Tasks allows.
+        InvalidNameError: the queue's name is not valid.
     """
     request = TaskRequest(
         queue=queue_of(payload.queue_name, priority=payload.priority, route=route),
@@ -106,15 +116,16 @@ def build_task_request(
         dispatch_deadline=policy.timeout or route.dispatch_deadline,
         oidc=route.oidc,
         retry=retry_settings(policy, sends_retry_config=route.sends_retry_config),
-        # A Cloud Task that follows another is made again when the answer to that one is lost.
+        # If the response to the previous Cloud Task is lost, its repetition creates this one again.
         may_exist=payload.recorded or number > 0,
     )
-    # Everything but the body is small: the API takes 2,083 characters of URL, 80 KB of headers.
+    # Everything except the body is small: Cloud Tasks allows a URL of 2,083 characters and headers
+    # of 80 KB. So the size is only computed for large bodies.
     size = stored_size(request) if len(body) > MAX_STORED_SIZE - _HEADROOM else 0
     if size > MAX_STORED_SIZE:
         raise PayloadTooLargeError(
             f"The task {payload.task_path} takes {size:,} bytes as Cloud Tasks stores it "
-            f"({len(body):,} of them are its arguments), and {MAX_STORED_SIZE:,} is the limit. "
+            f"({len(body):,} of them are its body), and {MAX_STORED_SIZE:,} is the limit. "
             "Store large data elsewhere and pass a reference to it.",
             size=size,
             limit=MAX_STORED_SIZE,
@@ -123,10 +134,10 @@ def build_task_request(
 
 
 def queue_of(queue_name: str, *, priority: int, route: Route) -> QueueName:
-    """The Cloud Tasks queue for a task of that Django queue and priority.
+    """Return the name of the Cloud Tasks queue for a task with this Django queue and priority.
 
     Raises:
-        InvalidNameError: the queue's name is none.
+        InvalidNameError: the queue's name is not valid.
     """
     queue = queue_name
     if route.thresholds:
@@ -134,27 +145,29 @@ def queue_of(queue_name: str, *, priority: int, route: Route) -> QueueName:
     return _queue_name(route.project, route.location, queue)
 
 
-# The pattern of a name is checked once for each queue, not once for each task.
+# Cached, so that the name of a queue is checked once, and not for each task.
 _queue_name = lru_cache(maxsize=1000)(QueueName)
 
-# What the service adds to every task: name (up to 500 characters of id), create and schedule
-# time, deadline, view, method and its own User-Agent header.
+# Cloud Tasks adds these fields to every task: the name (with up to 500 characters of id), create
+# time, schedule time, deadline, view, method, and its own User-Agent header.
 _USER_AGENT = ("User-Agent", "Google-Cloud-Tasks")
 _TIMESTAMP_SIZE = 2 + 6 + 6  # tag and length, seconds, nanoseconds
 _DEADLINE_SIZE = 2 + 3
 _ENUM_SIZE = 2
-# Tag and length of the message and of its three durations, which have up to 5 bytes of seconds and
-# 5 of nanoseconds, and two numbers of up to 10 bytes each, as a negative one has.
+# Tag and length of the message, three durations and two numbers. A duration has a tag and a length,
+# up to 6 bytes of seconds and up to 6 of nanoseconds. A number has a tag and up to 10 bytes.
 _RETRY_SIZE = 2 + 3 * (2 + 6 + 6) + 2 * 11
 _GENERATED_ID_SIZE = 20
 _HEADROOM = 100_000
 
 
 def stored_size(request: TaskRequest) -> int:
-    """Bytes of the task as Cloud Tasks stores it: its protocol buffer, server defaults applied.
+    """Return the size of a task in bytes, as Cloud Tasks stores it.
 
-    Counted by the rules of the wire format, at the largest where the service chooses (fractions
-    of seconds, a generated id): never below what it will be, and a few bytes above at most.
+    Cloud Tasks stores a protocol buffer that includes the defaults of the server. The size follows
+    the rules of its wire format. Where the service chooses a value, such as fractions of seconds
+    or an id, the largest size is used. So the result is never too small, and at most a few bytes
+    too large.
     """
     id_size = len(request.task_id) if request.task_id else _GENERATED_ID_SIZE
     http = _field(len(request.url.encode())) + _ENUM_SIZE + _field(len(request.body))
@@ -178,5 +191,5 @@ def stored_size(request: TaskRequest) -> int:
 
 
 def _field(length: int) -> int:
-    """Size of a field of `length` bytes: tag, length as a varint of 7 bits a byte, content."""
+    """Return the size of a field with `length` bytes of content, including tag and length."""
     return 1 + max(1, (length.bit_length() + 6) // 7) + length

@@ -1,4 +1,4 @@
-"""How long records are kept."""
+"""Retention: which records can be pruned, and ages such as `30d`."""
 
 import re
 from collections.abc import Collection
@@ -7,11 +7,11 @@ from datetime import datetime, timedelta
 from .records import State, TaskRecord
 
 FINISHED = (State.SUCCESSFUL, State.FAILED, State.CANCELLED)
-"""The states in which a record may be pruned: the final ones."""
+"""The states in which a record can be pruned: the final states."""
 
 
 def may_prune(record: TaskRecord, states: Collection[State], before: datetime) -> bool:
-    """Whether a record in one of these states finished before that time."""
+    """Return whether a record is in one of these states and finished before this time."""
     return record.state in states and record.finished_at is not None and record.finished_at < before
 
 
@@ -20,10 +20,10 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 
 
 def age(text: str) -> timedelta:
-    """Read an age such as `30d`: seconds, minutes, hours, days or weeks.
+    """Return the duration for an age such as `30d`, in seconds, minutes, hours, days or weeks.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text has another format.
     """
     found = _AGE.fullmatch(text)
     if not found:

@@ -1,24 +1,25 @@
-"""When a task runs, and which queue its priority puts it into."""
+"""The schedule time of a task, and the queue for its priority."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 HORIZON = timedelta(hours=720)
-"""The furthest that Cloud Tasks schedules ahead."""
+"""How far ahead Cloud Tasks can schedule a task."""
 
-_HOP = HORIZON - timedelta(hours=1)  # The clock of Cloud Tasks may differ from this one.
+# The clock of Cloud Tasks may differ from the local clock.
+_HOP = HORIZON - timedelta(hours=1)
 
 
 def is_beyond_horizon(run_after: datetime | None, *, now: datetime) -> bool:
-    """Whether Cloud Tasks cannot be given the task yet (times are aware)."""
+    """Return whether the task is due later than Cloud Tasks can schedule (times are aware)."""
     return run_after is not None and run_after - now > HORIZON
 
 
 def schedule_time(run_after: datetime | None, *, now: datetime) -> datetime | None:
-    """The schedule time for `run_after` (both aware), or None for at once.
+    """Return the schedule time for `run_after`; None for at once. All times are aware.
 
-    For a time beyond the horizon it is the last that Cloud Tasks surely takes. The delivery at that
-    time makes another Cloud Task, and so on until `run_after`.
+    If `run_after` is beyond the horizon, the result is one hour before the horizon. The delivery at
+    that time creates another Cloud Task, and so on until `run_after`.
     """
     if run_after is None or run_after <= now:
         return None
@@ -26,12 +27,15 @@ def schedule_time(run_after: datetime | None, *, now: datetime) -> datetime | No
 
 
 def queue_for(queue: str, *, priority: int, thresholds: Mapping[int, str]) -> str:
-    """The id of the Cloud Tasks queue for a task of that queue and priority.
+    """Return the id of the Cloud Tasks queue for a task.
 
     Args:
-        thresholds: `PRIORITY_QUEUES`, from a threshold to a template for the queue's id. A
-            threshold of 0 or more takes the priorities from it upwards, a negative one those
-            from it downwards; of several, the one furthest from 0.
+        queue: the Django queue of the task.
+        priority: the priority of the task.
+        thresholds: the option PRIORITY_QUEUES, a mapping from thresholds to templates for the id of
+            a queue. A threshold of 0 or more applies to priorities that are equal or higher. A
+            negative threshold applies to priorities that are equal or lower. If several apply, the
+            one furthest from 0 is used.
     """
     if priority >= 0:
         reached = [t for t in thresholds if 0 <= t <= priority]

@@ -7,15 +7,15 @@ from .installation import APP
 
 
 class CloudTasksConfig(AppConfig):
-    """Brings the management commands and the checks of `check --deploy`."""
+    """The app. It contains the management commands and the checks of `check --deploy`."""
 
     name = APP
     label = "django_tasks_cloud_tasks"
     verbose_name = "Cloud Tasks"
 
     def ready(self) -> None:
-        """Register the checks that only a deployment needs; the backend brings the rest."""
-        # Django registers its check of TASKS, which asks the backends, when this is imported.
+        """Register the checks of `check --deploy`. The backend provides the other checks."""
+        # This import registers Django's check of TASKS, which runs the checks of each backend.
         import django.tasks  # noqa: F401
 
         from .checks import check_deployment

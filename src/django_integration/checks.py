@@ -1,7 +1,7 @@
-"""System checks: what `manage.py check` finds wrong with an entry of `TASKS` before it matters.
+"""System checks of the entries of `TASKS`, for `manage.py check`.
 
-They look at settings and environment only; nothing is asked over the network. Those of
-`check --deploy` send a synthetic delivery through the site, within the process.
+The checks read only the settings and the environment, and use no network. The checks of
+`check --deploy` also send a synthetic delivery through the site, inside the process.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ from .runtime import get_runtime
 if TYPE_CHECKING:
     from .registry import SiteBackend
 
-_SQLITE_TIMEOUT = 5.0  # seconds, unless its OPTIONS say otherwise
-_LEASE_TO_TIMEOUT = 1.5  # a renewal begins at a third of the lease, and may wait for the rest
-_READ_COMMITTED = 2  # as psycopg numbers the levels
+_SQLITE_TIMEOUT = 5.0  # seconds; the default of SQLite's option `timeout`
+_LEASE_TO_TIMEOUT = 1.5  # a renewal starts after a third of the lease, and can wait for the rest
+_READ_COMMITTED = 2  # psycopg's number of this isolation level
 _PRIORITY_QUEUES = "PRIORITY_QUEUES"
 _ABOUT_TOKENS = {
     *("AUTHENTICATION", "OIDC_SERVICE_ACCOUNT_EMAIL", "OIDC_AUDIENCE", "TASK_HANDLER_HOST"),
@@ -53,13 +53,15 @@ _ABOUT_TOKENS = {
 
 @attrs.frozen(kw_only=True)
 class _Subject:
-    """One entry of `TASKS`, as far as it can be read.
+    """One entry of `TASKS`, read without raising errors.
 
     Attributes:
-        faults: options that make no sense; `options` has their defaults.
-        environment: what is wrong with variables that it depends on.
-        emulator_host: None without an emulator, or with an address that makes no sense.
-        handler_host: None where the environment has something else.
+        backend: the backend of the entry.
+        options: the options, with the default for each faulty option.
+        faults: the faults of the options.
+        environment: the faults of the environment variables.
+        emulator_host: HOST:PORT of the emulator; None without one, or if the address is not valid.
+        handler_host: the handler host; None if the value in the environment is not valid.
     """
 
     backend: SiteBackend
@@ -81,7 +83,7 @@ class _Subject:
 
     @property
     def results_database(self) -> str | None:
-        """The database of its records, if there are any."""
+        """The alias of the database of its records; None if it keeps no results."""
         return self.options.results_database if self.options.results else None
 
 
@@ -93,7 +95,7 @@ def _read(backend: SiteBackend) -> _Subject:
         host = emulator_host(options, environ)
     except ConfigurationError as error:
         wrong.append(str(error))
-    # Checks ask nothing over the network.
+    # Checks use no network, so the metadata server is left out.
     platform = Platform(environ=environ, emulated=host is not None)
     try:
         finding = find_handler_host(options.handler_host, platform)
@@ -126,9 +128,10 @@ def _option_fault(fault: OptionFault, where: str) -> CheckMessage:
 
 
 def check_backend(backend: SiteBackend) -> list[CheckMessage]:
-    """What is wrong with a backend anywhere: everything in one run, and each thing once.
+    """Return the messages of `check` for a backend.
 
-    What concerns the site, or a database, and not one backend is told for the first backend.
+    One run returns all faults. A fault of the site or of a database is reported only for the first
+    backend that it concerns.
     """
     subject = _read(backend)
     return [
@@ -145,7 +148,7 @@ def check_backend(backend: SiteBackend) -> list[CheckMessage]:
 
 
 def check_deployment(**kwargs: Any) -> list[CheckMessage]:  # noqa: ARG001, ANN401 - Django's signature
-    """What is wrong with the site's backends in production; for `check --deploy`."""
+    """Return the additional messages of `check --deploy` for all backends of the site."""
     from .registry import backends
 
     subjects = [_read(backend) for backend in backends()]
@@ -156,7 +159,7 @@ def check_deployment(**kwargs: Any) -> list[CheckMessage]:  # noqa: ARG001, ANN4
 
 
 def _check_client(subject: _Subject) -> Iterator[CheckMessage]:
-    """Whether the client can send the retry settings that tasks have."""
+    """Check that the client can send the retry settings of the tasks."""
     policies = [subject.options.policy, *subject.backend.declared_policies]
     carried = [retry_settings(policy, sends_retry_config=True) for policy in policies]
     if any(carried) and not sends_retry_config():
@@ -220,9 +223,9 @@ def _check_path(subject: _Subject) -> Iterator[CheckMessage]:
         return
     if prefix and _below(prefix, path) is None:
         yield Warning(
-            f"{subject.where}: Cloud Tasks will deliver to {path}, but the site is below {prefix}.",
-            hint=f"Set TASK_HANDLER_PATH to {prefix}{path}, or to the view's path as seen from "
-            "outside.",
+            f"{subject.where}: Cloud Tasks will deliver to {path}, but the paths of the site begin "
+            f"with {prefix}.",
+            hint=f"Set TASK_HANDLER_PATH to {prefix}{path}, or to the public path of the view.",
             id="django_tasks_cloud_tasks.W001",
         )
     elif not _executes_tasks(subject):
@@ -239,19 +242,19 @@ def _check_path(subject: _Subject) -> Iterator[CheckMessage]:
 
 
 def _prefix() -> str:
-    """The path below which the whole site is; empty without one."""
+    """Return the path prefix of the whole site; empty without one."""
     prefix = settings.FORCE_SCRIPT_NAME or get_runtime().environ.get("SCRIPT_NAME", "")
     return prefix.rstrip("/")
 
 
 def _below(prefix: str, path: str) -> str | None:
-    """The path without its prefix, as URLconfs know it; None if it has another."""
+    """Return the path without the prefix, as the URLconf expects it; None if the prefix differs."""
     rest = path.removeprefix(prefix)
     return rest if rest.startswith("/") and path.startswith(prefix) else None
 
 
 def _view_at(path: str) -> object:
-    """The class of the view at that path of the site; None if there is none, or no URLconf."""
+    """Return the class of the view at this path of the site; None if there is none."""
     plain = unquote(urlsplit(_below(_prefix(), path) or path).path)
     language = get_language_from_path(plain) or get_language()
     try:
@@ -281,8 +284,7 @@ def _check_audience(subject: _Subject) -> Iterator[CheckMessage]:
     known = options.audience or isinstance(subject.handler_host, Found) or is_detected
     if _demands_token(options) and not known:
         yield Error(
-            f"{subject.where}: the endpoint demands tokens, but it is not known for which "
-            "audience.",
+            f"{subject.where}: the endpoint requires tokens, but their audience is not known.",
             hint="Set OIDC_AUDIENCE. Its default is TASK_HANDLER_HOST, so you can also set that.",
             id="django_tasks_cloud_tasks.E004",
         )
@@ -340,7 +342,7 @@ def _check_results(subject: _Subject) -> Iterator[CheckMessage]:
 
 
 def _is_shared_file(entry: Mapping[str, Any]) -> bool:
-    """Whether the database is one of SQLite's that several processes can use."""
+    """Return whether this is an SQLite database that several processes can use."""
     is_sqlite = "sqlite" in str(entry.get("ENGINE", ""))
     return is_sqlite and "memory" not in str(entry.get("NAME", ""))
 
@@ -348,12 +350,12 @@ def _is_shared_file(entry: Mapping[str, Any]) -> bool:
 def _check_transactions(
     entry: Mapping[str, Any], database: str, where: str
 ) -> Iterator[CheckMessage]:
-    """What keeps records from being committed, or atomic tasks from succeeding."""
+    """Check for settings that prevent the commit of records or the success of atomic tasks."""
     engine, options = str(entry.get("ENGINE", "")), entry.get("OPTIONS", {})
     if entry.get("AUTOCOMMIT", True) is False:
         yield Error(
             f"{where}: DATABASES[{database!r}] has AUTOCOMMIT off. The records of tasks would be "
-            "committed with whatever comes next, or never.",
+            "committed only by a later commit on the same connection, or never.",
             hint="Remove AUTOCOMMIT, or name another database in RESULTS_DATABASE.",
             id="django_tasks_cloud_tasks.E009",
         )
@@ -361,7 +363,7 @@ def _check_transactions(
     if _is_shared_file(entry) and mode not in {"IMMEDIATE", "EXCLUSIVE"}:
         yield Warning(
             f"{where}: in DATABASES[{database!r}], a transaction takes its lock at its first "
-            "write. It fails if another process has written since it began.",
+            "write. It fails if another process has written since the transaction began.",
             hint="Set 'transaction_mode': 'IMMEDIATE' in its OPTIONS; the README shows how.",
             id="django_tasks_cloud_tasks.W005",
         )
@@ -383,15 +385,15 @@ def _check_transactions(
 def _check_lease(
     entry: Mapping[str, Any], database: str, subject: _Subject
 ) -> Iterator[CheckMessage]:
-    """What keeps leases from being renewed."""
+    """Check that the timeout of the database leaves enough time to renew a lease."""
     lease = subject.options.lease.total_seconds()
     busy = float(entry.get("OPTIONS", {}).get("timeout", _SQLITE_TIMEOUT))
     if _is_shared_file(entry) and lease < _LEASE_TO_TIMEOUT * busy:
         yield Warning(
             f"{subject.where}: LEASE is {lease:g} s, but a write to DATABASES[{database!r}] may "
             f"wait {busy:g} s for other writes. A lease can end while its renewal waits.",
-            hint=f"Set LEASE to {_LEASE_TO_TIMEOUT * busy:g} or more, or set 'timeout' in the "
-            "OPTIONS of the database to less.",
+            hint=f"Set LEASE to {_LEASE_TO_TIMEOUT * busy:g} or more, or set a shorter 'timeout' "
+            "in the OPTIONS of the database.",
             id="django_tasks_cloud_tasks.W007",
         )
 
@@ -399,7 +401,7 @@ def _check_lease(
 def _check_connections(
     entry: Mapping[str, Any], database: str, subject: _Subject
 ) -> Iterator[CheckMessage]:
-    """What keeps connections from being enough."""
+    """Check for settings that use up the connections of the database."""
     own, where = entry.get("OPTIONS", {}), subject.where
     if entry.get("CONN_MAX_AGE", 0) != 0 and _is_served_by_the_async_view(subject.options):
         yield Warning(
@@ -450,13 +452,13 @@ def _check_open_door(subject: _Subject) -> Iterator[CheckMessage]:
 
 
 def _check_deliveries(subjects: Sequence[_Subject]) -> Iterator[CheckMessage]:
-    """What stops a delivery on its way to the view; the same once for all backends."""
+    """Check that a delivery reaches the view. Each obstacle is reported once for all backends."""
     told: set[Obstacle] = set()
     for subject in subjects:
         options, host = subject.options, subject.handler_host
         path, is_there = _below(_prefix(), options.handler_path), _executes_tasks(subject)
         if path is None or not (is_there or _executes_tasks_somewhere()):
-            continue  # `check_backend` has told of it, or another service executes the tasks.
+            continue  # `check_backend` reports it, or another service executes the tasks.
         trial = Trial(
             host=host.value if isinstance(host, Found) else None,
             path=path,
@@ -483,7 +485,7 @@ def _check_deliveries(subjects: Sequence[_Subject]) -> Iterator[CheckMessage]:
 
 
 def _may_carry_token(options: BackendOptions) -> bool:
-    """Whether tasks have a token, as far as that can be told without the metadata server."""
+    """Return whether tasks probably carry a token. The metadata server is not asked."""
     environ = get_runtime().environ
     is_detected = is_cloud_run(environ) or is_app_engine(environ)
     knows_account = options.service_account is not None or is_detected
@@ -492,7 +494,7 @@ def _may_carry_token(options: BackendOptions) -> bool:
 
 
 def _executes_tasks_somewhere() -> bool:
-    """Whether a view of the site executes tasks, at whatever path."""
+    """Return whether any view of the site executes tasks."""
     try:
         return any(map(_is_task_view, _views(get_resolver())))
     except (ImproperlyConfigured, AttributeError):

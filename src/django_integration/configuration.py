@@ -1,4 +1,4 @@
-"""One backend's configuration: its OPTIONS, completed from the runtime when needed."""
+"""The configuration of a backend: its OPTIONS and the values that are detected when needed."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -33,10 +33,15 @@ _EMULATOR_VARIABLE = "CLOUD_TASKS_EMULATOR_HOST"
 def configuration_for(
     alias: str, options: Mapping[str, object], beside: frozenset[str] = frozenset()
 ) -> "Configuration":
-    """The configuration of a backend, shared by the process.
+    """Return the configuration of a backend. All threads of the process share it.
 
-    Django makes a backend for each thread, and under ASGI for each request: what was looked up
-    once is not looked up again for the next one.
+    Django creates a backend for each thread, and with ASGI for each request. The detected values
+    are kept in the shared configuration, so that they are detected only once.
+
+    Args:
+        alias: the alias of the backend.
+        options: its OPTIONS.
+        beside: see `BackendOptions.from_mapping`.
     """
     kept = get_runtime().configurations
     configuration = kept.get(alias)
@@ -46,10 +51,10 @@ def configuration_for(
 
 
 def emulator_host(options: BackendOptions, environ: Mapping[str, str]) -> str | None:
-    """HOST:PORT of the emulator that options or environment name.
+    """Return HOST:PORT of the emulator from the options or the environment; None without one.
 
     Raises:
-        ConfigurationError: the environment has something else.
+        ConfigurationError: the value in the environment is not HOST:PORT.
     """
     host = options.emulator_host or environ.get(_EMULATOR_VARIABLE)
     if host and not is_address(host):
@@ -60,14 +65,14 @@ def emulator_host(options: BackendOptions, environ: Mapping[str, str]) -> str | 
 
 
 def stores_of(configurations: Iterable["Configuration"]) -> list[ResultStore]:
-    """The stores that these record in, each once."""
+    """Return the distinct result stores of these configurations."""
     return list({id(c.results): c.results for c in configurations if c.results}.values())
 
 
 class Configuration:
-    """Everything that follows from the OPTIONS of a backend; each part is worked out once.
+    """The configuration of a backend. Each part is computed once, when it is first used.
 
-    Properties raise `OptionsError` for faulty options.
+    A property that needs the options raises `OptionsError` if one of them is faulty.
     """
 
     def __init__(
@@ -85,43 +90,43 @@ class Configuration:
 
     @cached_property
     def options(self) -> BackendOptions:
-        """The options, checked."""
+        """The checked options."""
         return BackendOptions.from_mapping(self.raw, self._beside)
 
     @property
     def readable_options(self) -> tuple[BackendOptions, tuple[OptionFault, ...]]:
-        """The options as far as they make sense, and what does not."""
+        """The options with the default for each faulty option, and all faults."""
         return BackendOptions.read(self.raw, self._beside)
 
     @cached_property
     def emulator_host(self) -> str | None:
-        """HOST:PORT of the emulator in use, if one is.
+        """HOST:PORT of the emulator; None without one.
 
         Raises:
-            ConfigurationError: the environment has something else.
+            ConfigurationError: the value in the environment is not HOST:PORT.
         """
         return emulator_host(self.options, self._runtime.environ)
 
     @cached_property
     def queue(self) -> GuardedTaskQueue:
-        """Where the tasks are created.
+        """The queue that creates the tasks.
 
-        Each backend has a breaker of its own: another project has other quotas, and another
-        ENQUEUE_TIMEOUT another idea of silence.
+        Each backend has its own circuit breaker, because its project has its own quotas and its
+        ENQUEUE_TIMEOUT may differ.
         """
         return GuardedTaskQueue(self._runtime.queue(self.emulator_host), clock=self._runtime.clock)
 
     @cached_property
     def tokens(self) -> TokenVerifier:
-        """What verifies identity tokens."""
+        """The verifier of identity tokens."""
         return self._runtime.tokens(self.emulator_host)
 
     @cached_property
     def results(self) -> ResultStore | None:
-        """Where results are kept, if they are.
+        """The result store; None if the backend keeps no results.
 
         Raises:
-            ConfigurationError: the app that has the table is not installed.
+            ConfigurationError: the app, which contains the table, is not installed.
         """
         if self.options.results is None:
             return None
@@ -130,14 +135,14 @@ class Configuration:
 
     @property
     def sends_retry_config(self) -> bool:
-        """Whether the client can send the retry settings of one task."""
+        """Whether the client can send the retry settings of a single task."""
         return sends_retry_config()
 
     @property
     def may_block(self) -> bool:
-        """Whether `route` or `policy` is unknown yet, and the metadata server may be asked for it.
+        """Whether reading `route` or `policy` may wait for the metadata server.
 
-        Code on an event loop lets a thread work them out then, once.
+        If so, code on an event loop must read them in a thread first.
         """
         if self._route or self._policies:
             return False
@@ -150,10 +155,10 @@ class Configuration:
 
     @property
     def route(self) -> Route:
-        """Where the tasks go.
+        """The queues and the URL for the tasks.
 
         Raises:
-            ConfigurationError: a part of it is neither set nor detected.
+            ConfigurationError: a value is neither set nor detected.
         """
         if self._route is not None:
             return self._route
@@ -179,10 +184,10 @@ class Configuration:
 
     @property
     def policy(self) -> Policy:
-        """What a request to execute a task of this backend must prove.
+        """The proof that a request to execute a task of this backend must contain.
 
         Raises:
-            ConfigurationError: the mode demands a token, and no service account is known.
+            ConfigurationError: the mode requires a token, but no service account is known.
         """
         policy = self._policies.get(settings.DEBUG)
         if policy is None:
@@ -208,14 +213,15 @@ class Configuration:
 
     @property
     def _is_off_google_cloud(self) -> bool:
-        """Whether it is certain that no metadata server will tell anything."""
+        """Whether it is certain that there is no metadata server."""
         return self._runtime.metadata(self.emulator_host).is_absent
 
     @property
     def _is_settled(self) -> bool:
-        """Whether the account will not become another: an account that is missing now may not be.
+        """Whether the detected service account is final.
 
-        A metadata server that is there may tell it the next time it is asked.
+        A missing account is not final while there is a metadata server, because the server may
+        return the account later.
         """
         return (
             self._known_account is not None
@@ -225,7 +231,7 @@ class Configuration:
 
     @property
     def _service_account(self) -> str | None:
-        """The account whose token tasks carry; None where the mode demands no token."""
+        """The service account whose token tasks carry; None without one."""
         if self._known_account or not self.options.authentication.may_use_tokens:
             return self._known_account
         found = self._detect(find_service_account, self.options.service_account)
@@ -241,7 +247,7 @@ class Configuration:
         found = self._detect(find_handler_host, self.options.handler_host)
         if isinstance(found, Found) and found.caution:
             logger.warning(
-                "Tasks are sent to %s (%s), which is a guess: %s.",
+                "Tasks are sent to %s (%s). This address is a guess: %s.",
                 found.value,
                 found.source,
                 found.caution,

@@ -1,23 +1,23 @@
-"""Whether the app is among INSTALLED_APPS."""
+"""Whether the app is in INSTALLED_APPS."""
 
 from django.apps import apps
 
 from ..core.errors import ConfigurationError
 
 APP = "django_tasks_cloud_tasks.django_integration"
-"""The name of the app; `django_tasks_cloud_tasks` in INSTALLED_APPS leads to it."""
+"""The name of the app. Django finds it for `django_tasks_cloud_tasks` in INSTALLED_APPS."""
 
 
 def is_installed() -> bool:
-    """Whether it is; before Django has loaded its apps nobody can tell, and it counts as such."""
+    """Return whether the app is installed. True until Django has loaded its apps."""
     return not apps.apps_ready or apps.is_installed(APP)
 
 
 def demand_app() -> None:
-    """Refuse to go on without the app: the checks, the commands and the table come with it.
+    """Raise an error if the app is not installed, because it contains the checks and the table.
 
     Raises:
-        ConfigurationError: it is not in INSTALLED_APPS.
+        ConfigurationError: the app is not in INSTALLED_APPS.
     """
     if not is_installed():
         raise ConfigurationError(

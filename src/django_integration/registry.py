@@ -1,4 +1,4 @@
-"""Which Cloud Tasks backends the site has."""
+"""The Cloud Tasks backends of the site."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from django.tasks.backends.base import BaseTaskBackend
 from ..core.retry_policy import TaskPolicy
 from .configuration import Configuration, configuration_for
 
-# Django makes a backend for each thread.
+# Django creates a backend for each thread, so the policies are shared here. The key is the alias.
 _DECLARED: dict[str, set[TaskPolicy]] = {}
 
 
 class SiteBackend(BaseTaskBackend):
-    """One entry of `TASKS`, and what follows from its OPTIONS. `CloudTasksBackend` is one."""
+    """One entry of `TASKS` with its configuration. The base class of `CloudTasksBackend`."""
 
     def __init__(self, alias: str, params: dict[str, Any]) -> None:
         super().__init__(alias, params)
@@ -25,7 +25,7 @@ class SiteBackend(BaseTaskBackend):
 
     @property
     def declared_policies(self) -> Collection[TaskPolicy]:
-        """The policies of the tasks that were declared for this entry, each once."""
+        """The distinct policies of the tasks that are declared for this entry."""
         return _DECLARED.get(self.alias, set())
 
     def note_policy(self, policy: TaskPolicy) -> None:
@@ -34,17 +34,17 @@ class SiteBackend(BaseTaskBackend):
 
     @cached_property
     def configuration(self) -> Configuration:
-        """What follows from this entry."""
+        """The configuration of this entry."""
         return configuration_for(self.alias, self.options, self._beside)
 
 
 def backends() -> list[SiteBackend]:
-    """The Cloud Tasks backends of the site."""
+    """Return the Cloud Tasks backends of the site."""
     return [backend for backend in task_backends.all() if isinstance(backend, SiteBackend)]
 
 
 def recording_backends() -> dict[str, Configuration]:
-    """The configurations of those that keep results, by alias."""
+    """Return the configurations of the backends that keep results, by alias."""
     return {b.alias: b.configuration for b in backends() if b.configuration.results}
 
 

@@ -1,7 +1,7 @@
-"""The outside world of a process: environment, metadata server, queue, token verifier.
+"""The adapters of a process: environment, metadata server, queues, token verifiers, result stores.
 
-The adapters are chosen and made here, once a process, when they are first needed; tests put
-other runtime in their place with `use`.
+Each adapter is created once per process, when it is first needed. Tests replace the adapters with
+`use_runtime`.
 """
 
 import os
@@ -65,23 +65,23 @@ def _now() -> datetime:
 
 
 def _random_id() -> str:
-    """Of a form that Cloud Tasks takes and spreads evenly: 32 hexadecimal digits."""
+    """Return 32 random hexadecimal digits. Cloud Tasks needs ids that are evenly distributed."""
     return os.urandom(16).hex()
 
 
 @attrs.define(eq=False)
 class Runtime:
-    """What the backend and the view reach the outside with.
+    """The adapters that the backends and the views use.
 
     Attributes:
-        environ: the environment's variables.
-        make_queue: a queue on the service (None) or on the emulator at that address.
-        make_tokens: a verifier of the tokens that Google (None) or that emulator issues.
-        make_metadata: the metadata server that such an environment tells of.
-        make_results: the result store in the database of that alias.
-        clock: the time, aware. What is recorded about tasks, and their leases, go by it.
-        new_id: an id of a task, or a token of a claim, that nobody else has.
-        configurations: what `configuration_for` worked out, by alias.
+        environ: the environment variables.
+        make_queue: creates the queue for an emulator (HOST:PORT), or for Cloud Tasks (None).
+        make_tokens: creates the verifier for an emulator (HOST:PORT), or for Google (None).
+        make_metadata: creates the metadata server for an environment.
+        make_results: creates the result store for the alias of a database and a clock.
+        clock: returns the time, as an aware datetime. Records and leases use this clock.
+        new_id: returns a new unique id for a task, or a new token for a claim.
+        configurations: the configurations of `configuration_for`, by alias.
     """
 
     environ: Mapping[str, str] = attrs.field(factory=lambda: os.environ)
@@ -108,33 +108,36 @@ class Runtime:
         self._lock = threading.Lock()
 
     def queue(self, emulator_host: str | None) -> TaskQueue:
-        """The process's queue on the service, or on the emulator at that address."""
+        """Return the queue for the emulator at this address, or for Cloud Tasks if it is None."""
         return _kept(self._queues, emulator_host, self.make_queue, self._lock)
 
     def tokens(self, emulator_host: str | None) -> TokenVerifier:
-        """The process's verifier for the tokens of Google, or of that emulator."""
+        """Return the verifier for tokens of this emulator, or of Google if it is None."""
         return _kept(self._tokens, emulator_host, self.make_tokens, self._lock)
 
     def results(self, database: str) -> ResultStore:
-        """The process's result store in that database."""
+        """Return the result store in the database with this alias."""
         return _kept(
             self._results, database, lambda name: self.make_results(name, self.clock), self._lock
         )
 
     @property
     def store_threads(self) -> ThreadPoolExecutor:
-        """The threads that read and write records for coroutine tasks; few, for few connections."""
+        """The threads that read and write the records of coroutine tasks.
+
+        There are only a few, because each needs a database connection.
+        """
         return _kept(self._pools, os.getpid(), lambda _: _store_threads(), self._lock)
 
     @property
     def heartbeat(self) -> Heartbeat:
-        """The process's heartbeat; a forked child has another than its parent."""
+        """The heartbeat of the process. A forked child has its own."""
         return _kept(
             self._heartbeats, os.getpid(), lambda _: Heartbeat(idle=_close_connections), self._lock
         )
 
     def metadata(self, emulator_host: str | None) -> MetadataServer:
-        """The metadata server; where an emulator is in use nothing is Google Cloud's."""
+        """Return the metadata server. With an emulator it is a server without values."""
         if emulator_host:
             return NoMetadataServer()
         with self._lock:
@@ -143,10 +146,15 @@ class Runtime:
             return self._metadata
 
     def detect(self, find: Find, option: str | None, emulator_host: str | None) -> Detected:
-        """What `find` of `core.detection` finds for that option.
+        """Run a detection of `core.detection` and return its result.
+
+        Args:
+            find: the function of `core.detection`.
+            option: the value of the option; None if it is not set.
+            emulator_host: HOST:PORT of the emulator; None without one.
 
         Raises:
-            ConfigurationError: see there.
+            ConfigurationError: see the function.
         """
         platform = detection.Platform(environ=self.environ, emulated=emulator_host is not None)
         return answer_finding(find(option, platform), self.metadata(emulator_host))
@@ -166,14 +174,14 @@ _current = Runtime()
 
 
 def get_runtime() -> Runtime:
-    """The runtime in use."""
+    """Return the current runtime."""
     return _current
 
 
 @contextmanager
 def use_runtime(runtime: Runtime) -> Iterator[None]:
-    """Put other runtime in place, for tests; backends made before are forgotten."""
-    global _current  # noqa: PLW0603 - the one place where the process's runtime live
+    """Return a context that uses another runtime, for tests. It discards existing backends."""
+    global _current  # noqa: PLW0603 - the only place that holds the runtime of the process
     before, _current = _current, runtime
     _forget_backends()
     try:
@@ -187,39 +195,65 @@ def _forget_backends() -> None:
     setting_changed.send(use_runtime, setting="TASKS", value=None, enter=True)
 
 
-# The public functions of detection.
+# The public functions for detection.
 
 
 def detect_gcp_project() -> str | None:
-    """The id of the Google Cloud project that this process runs in; None off Google Cloud."""
+    """Return the id of the Google Cloud project; None if it is not known.
+
+    The sources are the environment and the metadata server.
+
+    Raises:
+        ConfigurationError: the value in the environment is not valid, or the metadata server does
+            not answer.
+    """
     return _value(detection.find_project)
 
 
 def detect_gcp_location() -> str | None:
-    """The region that this process runs in, such as `europe-west1`; None off Google Cloud."""
+    """Return the region of this process, such as `europe-west1`; None if it is not known.
+
+    The sources are the environment and the metadata server.
+
+    Raises:
+        ConfigurationError: the value in the environment is not valid, or the metadata server does
+            not answer.
+    """
     return _value(detection.find_location)
 
 
 def detect_task_handler_host() -> str | None:
-    """The address of this app, such as `https://app-123.europe-west1.run.app`, if it is known.
+    """Return the address of this app, such as `https://app-123.europe-west1.run.app`.
 
-    On App Engine it is a guess: its host names have a region id that stands nowhere.
+    None if it is not known. The sources are the environment and the metadata server. On App Engine
+    the result is a guess, because a host name there contains a region id that is not available.
+
+    Raises:
+        ConfigurationError: the value in the environment is not valid, or the metadata server does
+            not answer.
     """
     return _value(detection.find_handler_host)
 
 
 def detect_default_service_account() -> str | None:
-    """The e-mail of the service account that this process runs as; None off Google Cloud."""
+    """Return the e-mail of the service account of this process; None if it is not known.
+
+    The sources are the environment and the metadata server.
+
+    Raises:
+        ConfigurationError: the value in the environment is not valid, or the metadata server does
+            not answer.
+    """
     return _value(detection.find_service_account)
 
 
 def is_cloud_run() -> bool:
-    """Whether this process is part of a Cloud Run service."""
+    """Return whether this process is part of a Cloud Run service. The source is the environment."""
     return detection.is_cloud_run(get_runtime().environ)
 
 
 def is_app_engine() -> bool:
-    """Whether this process is part of an App Engine app."""
+    """Return whether this process is part of an App Engine app. The source is the environment."""
     return detection.is_app_engine(get_runtime().environ)
 
 

@@ -1,4 +1,4 @@
-"""Sending Django's signals of tasks."""
+"""Sends Django's task signals."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ _LOG_RECEIVERS = {
 
 
 def send_signal(signal: Signal, backend: type, result: TaskResult[..., Any]) -> None:
-    """Send a signal. What a receiver raises is logged by Django and changes nothing:
+    """Send a signal.
 
-    the task is in its queue, or has run, and must not be enqueued or run again for it.
+    Django logs an exception of a receiver, and it is not raised here. The task is already in its
+    queue or has run, and must not be enqueued or run a second time.
     """
     signal.send_robust(backend, task_result=result)
 
 
 async def asend_signal(signal: Signal, backend: type, result: TaskResult[..., Any]) -> None:
-    """`send_signal` on a running loop.
+    """Send a signal as `send_signal` does, on the running event loop.
 
-    Django borrows a thread for synchronous receivers. Its own one for each signal, which is
-    always there, only logs; while it is alone it is called in place.
+    Django calls synchronous receivers in a thread. Its own receivers of these signals only write
+    to the log. If there are no others, they are called without a thread.
     """
     if all(lookup_key[0] in _LOG_RECEIVERS for lookup_key, *_ in signal.receivers):
         signal.send_robust(backend, task_result=result)
@@ -43,9 +44,9 @@ async def asend_signal(signal: Signal, backend: type, result: TaskResult[..., An
 
 
 def send_finished(record: TaskRecord) -> None:
-    """Send `task_finished` for a task that ended without running: cancelled, lost, given up.
+    """Send `task_finished` for a task that ended without running, for example when cancelled.
 
-    Whoever writes such an end sends it, once.
+    The code that stores such an end must call this function once.
     """
     try:
         result = recorded_result(recorded_task(record), record)

@@ -1,1 +1,1 @@
-"""What a delivery leads to: who calls, which task, one attempt at it, its answer."""
+"""Deliveries: authentication, loading of the task, the attempt, and the response."""

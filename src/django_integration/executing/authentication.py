@@ -1,4 +1,4 @@
-"""Who calls: what a request proves, for each Cloud Tasks backend of the site."""
+"""Authentication of a request: one decision for each Cloud Tasks backend of the site."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ _SIGNATURE_KEY = "HTTP_" + SIGNATURE_HEADER.upper().replace("-", "_")
 
 @attrs.frozen
 class Caller:
-    """Who sent a request.
+    """The sender of a request, and the decisions on the request.
 
     Attributes:
-        address: of the connection's other end.
-        decisions: by the alias of the backend.
-        undecided: the same for backends whose settings are faulty: they let nobody in.
+        address: the client address of the connection.
+        decisions: the decisions, by the alias of the backend.
+        undecided: refusals for the backends with faulty settings, by alias.
     """
 
     address: str | None
@@ -51,7 +51,7 @@ class Caller:
     undecided: Mapping[str, Decision]
 
     def refused(self, refusal: Refusal) -> Unauthenticated | Forbidden:
-        """Tell the log why, and nobody else."""
+        """Return the outcome of a refused request. Log the reasons; the response omits them."""
         reasons = "; ".join(refusal.reasons)
         logger.warning(
             "Refused a request from %s: %s.",
@@ -62,7 +62,7 @@ class Caller:
 
 
 def read_body(request: HttpRequest) -> bytes | None:
-    """The body; None if it is larger than the site takes, broke off, or was read by others."""
+    """Return the body; None if it is incomplete, too large for the site, or was already read."""
     try:
         return request.body
     except (RequestDataTooBig, UnreadablePostError, RawPostDataException):
@@ -70,7 +70,12 @@ def read_body(request: HttpRequest) -> bytes | None:
 
 
 def authenticate(request: HttpRequest, body: bytes | None) -> Flow[Caller]:
-    """Who sent the request. Waits for the metadata server and for certificates."""
+    """Authenticate a request. The flow can wait for the metadata server and for certificates.
+
+    Args:
+        request: the request.
+        body: its body; None if `read_body` could not read it.
+    """
     site = backends()
     if any(_may_wait(backend) for backend in site):
         policies: Mapping[str, Policy] = yield Wait(partial(_policies, site))
@@ -83,7 +88,7 @@ def authenticate(request: HttpRequest, body: bytes | None) -> Flow[Caller]:
         signature=meta.get(_SIGNATURE_KEY),
         from_browser="HTTP_ORIGIN" in meta or "HTTP_SEC_FETCH_SITE" in meta,
     )
-    # The key is the site's: for all backends the same.
+    # All backends use the same key, so each signature is checked only once.
     is_signed_once = cache(is_signed)
     decisions: dict[str, Decision] = {}
     for backend in site:
@@ -124,7 +129,7 @@ def _claims(tokens: TokenVerifier, token: str) -> Flow[Claims | InvalidTokenErro
 
 
 def _policies(site: list[SiteBackend]) -> dict[str, Policy]:
-    """What the backends demand, by alias. One that cannot tell stays shut."""
+    """Return the policies by alias. A backend with faulty settings is left out, so it is closed."""
     policies = {}
     for backend in site:
         try:
@@ -135,8 +140,8 @@ def _policies(site: list[SiteBackend]) -> dict[str, Policy]:
 
 
 def _may_wait(backend: SiteBackend) -> bool:
-    """Whether the metadata server may have to be asked for the backend's policy."""
-    # Faulty options ask nobody; `_policies` tells of them.
+    """Return whether the policy of the backend may wait for the metadata server."""
+    # With faulty options there is no request. `_policies` logs the faults.
     with suppress(ConfigurationError):
         return backend.configuration.may_block
     return False
@@ -146,7 +151,7 @@ _told_of_debug = False
 
 
 def _tell_of_debug(decisions: Mapping[str, Decision]) -> None:
-    global _told_of_debug  # noqa: PLW0603 - said once a process
+    global _told_of_debug  # noqa: PLW0603 - logged once per process
     if not _told_of_debug and any(
         decision.verdict is Verdict.GRANTED_WITHOUT_PROOF for decision in decisions.values()
     ):

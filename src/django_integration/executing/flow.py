@@ -1,7 +1,8 @@
-"""Code that is written once, and waits in a thread where it runs on an event loop.
+"""Code that runs both in a thread and on an event loop.
 
-A flow is a generator. It yields what may wait for a network, an import or a lock, and gets the
-answer back. `run` calls that in place, `arun` in a thread.
+A flow is a generator. It yields each call that can wait for a network, an import or a lock, and
+receives the result. `run` makes these calls in the current thread. `arun` makes them in other
+threads, so that the event loop does not block.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from asgiref.sync import sync_to_async
 
 @attrs.frozen
 class Wait:
-    """Have `call` called, and its answer sent, or what it raises thrown, into the flow."""
+    """A call that can wait. The flow receives its result, or the exception that it raises."""
 
     call: Callable[[], Any]
 
@@ -24,7 +25,7 @@ type Flow[R] = Generator[Wait, Any, R]
 
 
 def run[R](flow: Flow[R]) -> R:
-    """What the flow returns; it waits in this thread."""
+    """Run a flow and return its result. The calls run in this thread."""
     answer, error = None, None
     while True:
         try:
@@ -39,7 +40,7 @@ def run[R](flow: Flow[R]) -> R:
 
 
 async def arun[R](flow: Flow[R]) -> R:
-    """What the flow returns; it waits in other threads."""
+    """Run a flow and return its result. The calls run in other threads."""
     answer, error = None, None
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Which task a payload names: its module is imported, and the task made as it was enqueued."""
+"""Loads the task of a payload: imports its module and applies the values of the enqueue."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ _NOTHING = object()
 
 
 def load(payload: TaskPayload) -> Flow[Task[..., Any] | UnknownTask]:
-    """The task at the payload's path. Waits for the import of its module."""
+    """Return the task at the path in the payload. The flow can wait for the import of its module.
+
+    The result is `UnknownTask` if there is no task at the path, or if the import fails.
+    """
     if _is_loaded(payload.task_path):
         return _load(payload)
     task: Task[..., Any] | UnknownTask = yield Wait(partial(_load, payload))
@@ -30,7 +33,10 @@ def load(payload: TaskPayload) -> Flow[Task[..., Any] | UnknownTask]:
 
 
 def as_enqueued(task: Task[..., Any], payload: TaskPayload) -> Task[..., Any] | UnknownTask:
-    """The task with the queue, the priority and the backend that it was enqueued with."""
+    """Return the task with the queue, the priority and the backend in the payload.
+
+    The result is `UnknownTask` if the backend of this site does not accept them.
+    """
     wanted = (payload.queue_name, payload.priority, payload.backend)
     if (task.queue_name, task.priority, task.backend) == wanted:
         return task
@@ -43,7 +49,7 @@ def as_enqueued(task: Task[..., Any], payload: TaskPayload) -> Task[..., Any] | 
 
 
 def _is_loaded(task_path: str) -> bool:
-    """Whether loading will import nothing, and wait for nobody who imports it."""
+    """Return whether the module is already imported, and no other thread is importing it."""
     spec = getattr(sys.modules.get(task_path.rpartition(".")[0]), "__spec__", None)
     return spec is not None and not getattr(spec, "_initializing", False)
 
@@ -52,7 +58,8 @@ def _load(payload: TaskPayload) -> Task[..., Any] | UnknownTask:
     path = payload.task_path
     module_path, _, name = path.rpartition(".")
     try:
-        # Not straight from sys.modules: there it may be half imported, by another thread.
+        # sys.modules can contain a module that another thread is still importing. import_module
+        # waits for the end of that import.
         module = import_module(module_path)
         task = getattr(module, name, _NOTHING)
     except KeyboardInterrupt:

@@ -1,8 +1,8 @@
-"""Which thread asks the database for a coroutine task.
+"""The threads that use the database for coroutine tasks.
 
-Under ASGI, Django gives each request a thread of its own for synchronous code, and with it
-connections of its own. A coroutine task that waits shall hold neither. So the records of coroutine
-tasks are read and written by a few threads that all requests share.
+With ASGI, Django gives each request its own thread for synchronous code, and this thread has its
+own database connections. A coroutine task that waits should hold neither a thread nor a connection.
+So a few threads, which all requests share, read and write the records of coroutine tasks.
 """
 
 from __future__ import annotations
@@ -17,16 +17,20 @@ from ..runtime import get_runtime
 
 
 def _has_own_thread() -> bool:
-    """Whether this request has, or would get, a thread of its own: it is served over ASGI."""
+    """Return whether synchronous code of this request has its own thread, as with ASGI."""
     if getattr(AsyncToSync.executors, "current", None):
-        return False  # It is served by a thread that waits for it, whose connections it uses.
+        return False  # A synchronous thread waits for this coroutine and provides its connections.
     return SyncToAsync.thread_sensitive_context.get(None) is not None
 
 
 async def in_store_thread[**P, R](
     store: ResultStore, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs
 ) -> R:
-    """Call what asks the store, without holding a thread or a connection for this request."""
+    """Call a function that uses the store. Return its result.
+
+    With ASGI it runs in one of the shared threads, so that the request keeps no thread and no
+    connection.
+    """
     if not _has_own_thread():
         return await sync_to_async(call)(*args, **kwargs)
 
@@ -45,7 +49,10 @@ async def in_store_thread[**P, R](
 async def in_used_thread[**P, R](
     call: Callable[P, R], *args: P.args, **kwargs: P.kwargs
 ) -> R | None:
-    """Call in the thread that synchronous code of this request has run in; None if none has."""
+    """Call a function in the thread of this request's synchronous code. Return its result.
+
+    With ASGI the result is None, without a call, if the request has not used such a thread.
+    """
     if _has_own_thread():
         context = SyncToAsync.thread_sensitive_context.get()
         if context not in SyncToAsync.context_to_thread_executor:
@@ -54,6 +61,6 @@ async def in_used_thread[**P, R](
 
 
 def _close_old_connections() -> None:
-    """As Django does before and after each request."""
+    """Close unusable and old connections, as Django does before and after each request."""
     for connection in connections.all(initialized_only=True):
         connection.close_if_unusable_or_obsolete()

@@ -1,7 +1,8 @@
 """The URL pattern of the endpoint that executes tasks.
 
-Without the app, nothing loads django.tasks before Django chooses the checks that it runs, and its
-check of TASKS may not be among them. The URLconf is always checked: there the endpoint sees to it.
+If the app is not installed, `manage.py check` may run without Django's check of TASKS. That check
+is registered when django.tasks is imported, and without the app this import may come too late.
+Django always checks the URLconf, so in this case the pattern runs the checks of `TASKS`.
 """
 
 import sys
@@ -19,7 +20,7 @@ from ..installation import APP
 
 class _ExecutionPattern(URLPattern):
     def check(self) -> list[CheckMessage]:
-        """Django's checks of the pattern, and those of `TASKS` if nobody else sees to them."""
+        """Return the messages of Django's checks, and those of `TASKS` if the app is missing."""
         from ..checks import check_backend, check_deployment
         from ..registry import backends
 
@@ -28,22 +29,23 @@ class _ExecutionPattern(URLPattern):
             for backend in backends():
                 messages += check_backend(backend)
             if "--deploy" in sys.argv:
-                # The app would have registered these. Django does not tell a pattern whether they
-                # were asked for.
+                # The app would register these checks. Django does not pass `deploy` to a pattern,
+                # so the command line is read.
                 messages += check_deployment()
         return messages
 
 
 def execution_endpoint(route: str, view: Callable[..., Any], name: str) -> URLPattern:
-    """A pattern as `path()` makes."""
+    """Return the pattern of the endpoint. The arguments are those of Django's `path()`."""
     return _ExecutionPattern(RoutePattern(route, name=name, is_endpoint=True), view, name=name)
 
 
 def sees_to_checks(pattern: URLPattern | None = None) -> bool:
-    """Whether an endpoint in the URLconf has `TASKS` checked, because the app is missing.
+    """Return whether a pattern in the URLconf runs the checks of `TASKS`, as the app is missing.
 
     Args:
-        pattern: whether this one does, for several would tell everything as often.
+        pattern: return whether this pattern runs them. Only the first pattern does, so that each
+            message appears once. None for any pattern.
     """
     if apps.is_installed(APP) or not getattr(settings, "ROOT_URLCONF", None):
         return False

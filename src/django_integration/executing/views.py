@@ -1,9 +1,8 @@
-"""The view that Cloud Tasks calls. Subclass a view to change what surrounds a task.
+"""The views that Cloud Tasks calls. A site can subclass them to run code around every task.
 
-Django fixes whether a view is synchronous when the URLs load, so a site says which by what it
-includes: `django_tasks_cloud_tasks.urls` on WSGI, `django_tasks_cloud_tasks.async_urls` on ASGI.
-The other choice works too: Django runs a synchronous view in a thread under ASGI, and an
-asynchronous one in a loop of its own under WSGI.
+A site chooses the view with the URLs that it includes: `django_tasks_cloud_tasks.urls` for WSGI,
+or `django_tasks_cloud_tasks.async_urls` for ASGI. The other choice works too: with ASGI Django runs
+a synchronous view in a thread, and with WSGI it runs an asynchronous view in a new event loop.
 """
 
 from __future__ import annotations
@@ -41,13 +40,13 @@ logger = logging.getLogger("django_tasks_cloud_tasks")
 
 
 class TaskView(View):
-    """What both views share."""
+    """The base class of the views."""
 
     http_method_names = ["post"]  # noqa: RUF012 - Django's declaration
 
     @classmethod
     def as_view(cls, **initkwargs: Any) -> Callable[..., Any]:  # noqa: ANN401 - Django's signature
-        """The view for a URL pattern of the site's own.
+        """Return the view for a URL pattern that the site defines itself.
 
         Raises:
             ConfigurationError: the app is not installed.
@@ -57,10 +56,11 @@ class TaskView(View):
 
     @classmethod
     def endpoint(cls, **initkwargs: Any) -> Callable[..., Any]:  # noqa: ANN401 - Django's signature
-        """The view for the URLs of this package, whose checks tell of an app that is missing.
+        """Return the view for the URLs of this package. A check reports if the app is missing.
 
-        It answers to Cloud Tasks, not to browsers: no CSRF token, no login. And no transaction
-        around it: a task that fails is answered, not raised, so ATOMIC_REQUESTS would commit it.
+        The view needs no CSRF token and no login, because its clients are not browsers. It does not
+        use ATOMIC_REQUESTS: a task that fails causes a response and no exception, so Django would
+        commit its work.
         """
         view = super().as_view(**initkwargs)
         view = login_not_required(view if is_installed() else _refusing(view))
@@ -69,12 +69,12 @@ class TaskView(View):
         return csrf_exempt(view)
 
     def begin(self, task: Task[..., Any], payload: TaskPayload) -> Execution | Outcome:
-        """The attempt at a task, or why it must not run now."""
+        """Begin an attempt at a task. Return the attempt, or the outcome if it must not run now."""
         delivery = Delivery.from_environ(self.request.META)
         return Execution.begin(task, payload, delivery, worker_id())
 
     def respond(self, outcome: Outcome) -> HttpResponse:
-        """The response that the core decides on."""
+        """Return the response for an outcome."""
         answer = response_to(outcome, debug=settings.DEBUG)
         response = HttpResponse(
             json.dumps(answer.document).encode(),
@@ -82,25 +82,25 @@ class TaskView(View):
             status=answer.status,
             headers=dict(answer.headers),
         )
-        # The reason is in the log already, from django.tasks or from here; without this mark
-        # Django's request logger would tell it again.
+        # The reason is already in the log, from django.tasks or from this package. This mark stops
+        # Django's request logger from logging it a second time.
         response._has_been_logged = True  # type: ignore[attr-defined]
         return response
 
     def http_method_not_allowed(self, *_: object, **__: object) -> HttpResponse:
-        """Anything but a POST."""
+        """Return the response to a request with another method than POST."""
         return self.respond(WrongMethod())
 
 
 class ExecuteTaskView(TaskView):
-    """Executes the task in the request's thread."""
+    """The view of a WSGI site. It executes the task in the thread of the request."""
 
     def post(self, request: HttpRequest) -> HttpResponse:
-        """Authorize, decode, resolve, run, answer."""
+        """Execute the task in the request, and return the response."""
         return self.respond(self.execute(request))
 
     def execute(self, request: HttpRequest) -> Outcome:
-        """How the request ends. Override to put something around every task."""
+        """Execute the task in the request. Override this method to run code around every task."""
         received = run(receive(request))
         if not isinstance(received, Received):
             return received
@@ -109,20 +109,24 @@ class ExecuteTaskView(TaskView):
 
 
 class AsyncExecuteTaskView(TaskView):
-    """Executes coroutines on the server's loop, where they hold no thread, functions in one."""
+    """The view of an ASGI site.
+
+    It executes coroutines on the event loop of the server, without a thread, and functions in a
+    thread.
+    """
 
     async def post(self, request: HttpRequest) -> HttpResponse:
-        """Authorize, decode, resolve, run, answer."""
+        """Execute the task in the request, and return the response."""
         return self.respond(await self.execute(request))
 
     async def http_method_not_allowed(  # type: ignore[override]  # awaited, as the view is async
         self, *_: object, **__: object
     ) -> HttpResponse:
-        """Anything but a POST."""
+        """Return the response to a request with another method than POST."""
         return self.respond(WrongMethod())
 
     async def execute(self, request: HttpRequest) -> Outcome:
-        """How the request ends. Override to put something around every task."""
+        """Execute the task in the request. Override this method to run code around every task."""
         received = await arun(receive(request))
         if not isinstance(received, Received):
             return received
@@ -139,16 +143,16 @@ class AsyncExecuteTaskView(TaskView):
 
 @attrs.frozen
 class Received:
-    """A task that a caller may have executed."""
+    """A task that the caller has permission to run."""
 
     task: Task[..., Any]
     payload: TaskPayload
 
 
 def receive(request: HttpRequest) -> Flow[Received | Outcome]:
-    """The task of a request, or how the request ends without it.
+    """Authenticate a request and load its task. Return the outcome if there is no task to run.
 
-    Nothing of the body is decoded, and nothing imported, before the caller has proved who it is.
+    The body is decoded and the task's module is imported only after the authentication.
     """
     body = read_body(request)
     probe = request.META.get(PROBE_KEY)
@@ -192,9 +196,9 @@ def _unknown_backend(payload: TaskPayload) -> UnknownTask:
 
 
 def _refusing(view: Callable[..., Any]) -> Callable[..., Any]:
-    """A view that raises ConfigurationError, because the app is not installed.
+    """Return a view that raises ConfigurationError, because the app is not installed.
 
-    A synthetic delivery passes: the checks tell of the app, and look for what is behind it.
+    A synthetic delivery still reaches the original view, so that the checks find further faults.
     """
 
     @wraps(view)
@@ -202,6 +206,6 @@ def _refusing(view: Callable[..., Any]) -> Callable[..., Any]:
         if isinstance(request.META.get(PROBE_KEY), Probe):
             return view(request, *args, **kwargs)
         demand_app()
-        raise AssertionError("the app has been installed meanwhile")
+        raise AssertionError("the app was installed after the URLconf was loaded")
 
     return refuse

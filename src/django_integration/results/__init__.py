@@ -1,1 +1,1 @@
-"""Records of tasks in the site's database, and the `TaskResult` of a record."""
+"""The records of tasks in the site's database, and the `TaskResult` of a record."""

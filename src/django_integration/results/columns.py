@@ -1,9 +1,9 @@
-"""The one mapping between the leaves of a `TaskRecord` and the columns of its table.
+"""The mapping between the leaves of a `TaskRecord` and the columns of its table.
 
-A leaf of the task as it travels has a column of its own name, another nested one that of its path
-(`claim.token` is in `claim_token`); what is kept as JSON has `_json` behind it. How a value is
-converted follows from the type of the column. So a new attribute needs the value and the model, and
-nothing here.
+The name of a column follows from the leaf. For a leaf of the payload it is the name of the leaf.
+For other leaves it is the path (`claim.token` is in `claim_token`). A column with JSON has the
+suffix `_json`. The conversion of a value follows from the type of the column. So a new attribute of
+a record needs a field of the model, but usually no change in this module.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class _Column:
     """One column.
 
     Attributes:
-        name: the field of the model.
-        part: what of a record it keeps; it is written where that differs.
-        encode: that part, as the column has it.
+        name: the name of the model's field.
+        part: returns the part of a record that the column stores.
+        encode: converts this part to the value of the column.
     """
 
     name: str
@@ -43,7 +43,13 @@ class _Column:
 
 @attrs.frozen
 class _Leaf:
-    """One leaf of a record: its columns, and its value out of theirs."""
+    """One leaf of a record.
+
+    Attributes:
+        columns: the columns of the leaf.
+        decode: converts the values of the columns to the value of the leaf.
+        outer, inner: the parts of its path; `inner` is empty for a path without a dot.
+    """
 
     columns: tuple[_Column, ...]
     decode: Callable[..., Any]
@@ -54,8 +60,11 @@ class _Leaf:
 class Columns:
     """The columns of a model, by the paths of the leaves.
 
+    Args:
+        model: the model of the table.
+
     Raises:
-        LookupError: a leaf has no column, or a column no leaf.
+        LookupError: a leaf has no column, or a column has no leaf.
     """
 
     def __init__(self, model: type[Model]) -> None:
@@ -64,17 +73,19 @@ class Columns:
         self._all = tuple(c for leaf in self._leaves.values() for c in leaf.columns)
         left = fields.keys() - {column.name for column in self._all}
         if left:
-            raise LookupError(f"No attribute of TaskRecord is kept in {', '.join(sorted(left))}.")
+            raise LookupError(
+                f"TaskRecord has no attribute for these columns: {', '.join(sorted(left))}."
+            )
         outers = {leaf.outer for leaf in self._leaves.values() if leaf.inner} - {_PAYLOAD}
         kinds: Any = attrs.fields_dict(TaskRecord)  # attrs types its fields loosely.
         self._kinds: dict[str, Callable[..., Any]] = {name: kinds[name].type for name in outers}
 
     def encode(self, record: TaskRecord) -> dict[str, Any]:
-        """All values, by the names of their columns."""
+        """Return the values of all columns, by name."""
         return {column.name: column.encode(column.part(record)) for column in self._all}
 
     def encode_fence(self, record: TaskRecord) -> dict[str, Any]:
-        """The values of the fence."""
+        """Return the values of the columns of the fence, by name."""
         return {
             column.name: column.encode(column.part(record))
             for path in FENCE
@@ -82,7 +93,7 @@ class Columns:
         }
 
     def encode_changes(self, before: TaskRecord, then: TaskRecord) -> dict[str, Any]:
-        """The values in `then` of the columns that differ."""
+        """Return the values in `then` of the columns that differ, by name."""
         changed: dict[str, Any] = {}
         for column in self._all:
             part = column.part(then)
@@ -91,10 +102,10 @@ class Columns:
         return changed
 
     def decode(self, row: Model) -> TaskRecord:
-        """The record that a row holds.
+        """Return the record in a row.
 
         Raises:
-            Exception: of many kinds, where the row is damaged.
+            Exception: the row is damaged. The type of the exception depends on the damage.
         """
         parts: dict[str, dict[str, Any]] = {}
         own: dict[str, Any] = {}
@@ -112,14 +123,15 @@ class Columns:
 
 
 def decode_attempts(attempts: str, tracebacks: str, *_: object) -> tuple[Attempt, ...]:
-    """The attempts of a row.
+    """Return the attempts in a row.
 
     Args:
-        attempts: JSON of worker, start, end and class of the error of each.
-        tracebacks: JSON of the traceback of each that failed.
+        attempts: a JSON list with one list for each attempt: worker, start, end, class path of the
+            error or null, and maybe a note.
+        tracebacks: a JSON list with the tracebacks of the failed attempts.
 
     Raises:
-        Exception: of many kinds, where they are damaged.
+        Exception: the values are damaged. The type of the exception depends on the damage.
     """
     texts = iter(json.loads(tracebacks))
     return tuple(_decode_attempt(kept, texts) for kept in json.loads(attempts))
@@ -148,7 +160,7 @@ def _decode_time(text: str | None) -> datetime | None:
 
 
 def _short(record: TaskRecord) -> list[tuple[Any, ...]]:
-    """The attempts without tracebacks, which are long and change with a failure only."""
+    """Return the attempts without tracebacks. A traceback is long, and only a failure adds one."""
     return [
         (
             attempt.worker,
@@ -183,16 +195,16 @@ def _leaf(path: str, fields: dict[str, Field[Any, Any]]) -> _Leaf:
         columns = (
             _Column("attempts_json", _short, _ENCODER.encode),
             _Column("tracebacks_json", _tracebacks, _ENCODER.encode),
-            # What lists show without reading the others.
+            # Lists show this count without reading the other columns.
             _Column("attempt_count", lambda record: len(record.attempts), _same),
-            # What final failures are grouped by.
+            # The admin filters final failures by this value.
             _Column("failure", _failure, _same),
         )
         if all(column.name in fields for column in columns):
             return _Leaf(columns, decode_attempts, outer, inner)
         raise LookupError("No columns keep attempts of TaskRecord.")
     read = LEAVES[path]
-    # Django's word for the state is status, and sites query by it.
+    # Django calls the state "status", and sites use this name in queries.
     name = "status" if path == "state" else (inner if outer == _PAYLOAD else path.replace(".", "_"))
     encode: Callable[[Any], Any] = _same
     decode: Callable[..., Any] = _same
