@@ -228,7 +228,8 @@ class Judge:
         Tasks gave up the Cloud Task that the record names: dispatched as often as its queue allows,
         or as often as the task itself does where it carries its limit, and accepted in none of
         these dispatches. They count whether they reach the site or not. A task that the endpoint
-        was to bring has a Cloud Task of its own for each attempt, of which this holds as well.
+        was to bring has a Cloud Task of its own for each attempt, of which this holds as well. That
+        is made when the record is written, and so it finds nobody running the task.
         """
         most, row = case.most_dispatches, case.row
         if self.redelivers:
@@ -239,6 +240,8 @@ class Judge:
             yield f"given up, and Cloud Tasks dispatched it {case.latest.count} times only"
         if case.latest.accepted:
             yield "lost, Cloud Tasks was told to remove its latest Cloud Task"
+        if case.reasons[-2:-1] == [RETRY_PATH] and "409" in case.latest.answers:
+            yield "given up, and its Cloud Task came while the attempt before it ran"
         if not row.redelivery_sent or row.redelivery_turned_away:
             yield "given up, and it was the relay's to send"
 

@@ -254,7 +254,8 @@ def discards(context: CloudTaskContext, number: int) -> int:
 
 WAITS = {
     **dict.fromkeys(("data_by_endpoint", "function"), 0.3),
-    **dict.fromkeys(("retries", "retries_atomic", "retries_async"), 0.7),
+    **dict.fromkeys(("retries", "retries_atomic"), 0.7),
+    "retries_async": 0.0,  # Its next delivery comes while this one is about to end.
     **dict.fromkeys(("snoozes", "snoozes_atomic", "snoozes_async"), 0.6),
 }
 """Seconds before which the endpoint must not bring the next attempt, by kind."""
