@@ -1,7 +1,8 @@
 """A stress test that kills all processes repeatedly. No task may be lost, doubled or wrong.
 
-In the first phase, a process places orders in transactions. Each order enqueues a task. The test
-causes these failures meanwhile:
+In the first phase, a process places orders in transactions. Each order enqueues a task. Some tasks
+have a retry policy, which the Cloud Task carries or the endpoint carries out. Some raise Retry,
+Snooze or Discard. The test causes these failures meanwhile:
 
 - Some transactions are rolled back, and some tasks leave transactions open.
 - SIGKILL hits the workers of gunicorn, the relays, the process that places the orders, and the
@@ -11,6 +12,7 @@ causes these failures meanwhile:
 - The emulator delivers tasks twice, drops responses, refuses and delays deliveries.
 - The queues allow one, three or an unlimited number of attempts.
 - On PostgreSQL with an even seed, each worker has a pool with fewer connections than threads.
+- With a seed that is a multiple of 3, LOST_TASKS is "redeliver".
 
 In the second phase, the test kills no processes. If no task runs and the emulator has no tasks, the
 test moves the clocks of the relay and the emulator to the next time at which the relay checks a
@@ -20,9 +22,9 @@ task every time that the relay sends it again with the same name.
 
 At the end the test checks the following:
 
-- Every record is final.
-- The task of every committed order has succeeded, or a queue with few attempts has given it up
-  after an error. No task of a rolled back order ran.
+- Every record is final, and stays as it is. `task_finished` reported each end once.
+- The task of every committed order has succeeded, or it failed by its policy, or the log of the
+  emulator shows that its queue gave it up. No task of a rolled back order ran.
 - The effects of an atomic task exist exactly once if it succeeded, and not at all otherwise.
 - Every result is correct.
 - The tasks write a journal in a file. It agrees with the records of all attempts.
@@ -37,7 +39,6 @@ Three environment variables control a run:
 from __future__ import annotations
 
 import json
-import math
 import os
 import random
 import re
@@ -59,8 +60,6 @@ import grpc
 import pytest
 from django.db import InterfaceError, OperationalError, connections
 from django_tasks_cloud_tasks import StoredTask
-from django_tasks_cloud_tasks.core.errors import UncommittedWorkError
-from django_tasks_cloud_tasks.core.records import WORKER_LOST
 from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 
@@ -69,8 +68,9 @@ from tests.integration.test_emulator_program import MODULE
 from tests.integration.test_servers import ROOT
 from tests.models import Counter, Mark, Order
 from tests.storm import ingredients
-from tests.storm.journal import BEGAN, COMMITTED, RAISED, RETURNED, Attempts, read
-from tests.storm.tasks import ATOMIC, LEAVING, MARKING, QUEUES, RAISING, kinds_of
+from tests.storm.journal import SNOOZED, read
+from tests.storm.judge import Case, Dispatches, Judge, Watch, dispatches, errors_of, tally
+from tests.storm.tasks import ATOMIC, QUEUES, kinds_of
 
 LOCATION = "projects/storm/locations/sea"
 VICTIMS = {
@@ -80,11 +80,8 @@ VICTIMS = {
 }
 CALM = 600.0  # seconds of real time for everything to end, once nobody is killed any more
 PATIENCE = 120.0  # seconds for a program to start, or to answer: the machine may be busy
-RAISED_ERROR = "builtins.ValueError"  # what tasks raise on purpose
 JUMPS = 60  # moves of the clock until a task that is not final counts as lost
 LATEST = timedelta(days=60)  # until then as well: the last look at a failure is after 31 days
-DATABASE_FAULTS = ("django.db.", f"{UncommittedWorkError.__module__}.UncommittedWorkError")
-"""Begin the paths of errors that the library may meet around the function."""
 TOGETHER = timedelta(minutes=30)  # what the relay looks at within that, it looks at in one jump
 
 
@@ -241,7 +238,11 @@ class Storm:
         self.ahead = timedelta()
         self.jumps = 0
         self.left: int | None = None
+        self.moves: list[tuple[float, float]] = []
+        self.watch = Watch()
+        self.redelivers = seed % 3 == 0
         self.began = self.calm_since = time.monotonic()
+        self.calm_at = datetime.now(UTC)
 
     @contextmanager
     def gathering(self) -> Iterator[None]:
@@ -264,6 +265,7 @@ class Storm:
             "DJANGO_SETTINGS_MODULE": "tests.storm.settings",
             "PYTHONUNBUFFERED": "1",
             "STORM_OF": ",".join(self.ingredients),
+            "STORM_LOST_TASKS": "redeliver" if self.redelivers else "fail",
         }
         with ExitStack() as stack:
             self.emulator = Emulator(
@@ -342,6 +344,7 @@ class Storm:
         """
         try:
             orders = Tally(Order.objects.using(self.database).values_list("kind", flat=True))
+            self._rows()
         except (OperationalError, InterfaceError):
             connections[self.database].close()
             return True
@@ -365,7 +368,7 @@ class Storm:
 
         After a timeout this returns too. `judge` then reports the tasks that have not ended.
         """
-        self.calm_since = time.monotonic()
+        self.calm_since, self.calm_at = time.monotonic(), datetime.now(UTC)
         while True:
             self.left = self.emulator.tasks()  # Asked first: what it delivers now, rows tell after.
             now = datetime.now(UTC)
@@ -386,6 +389,7 @@ class Storm:
     def _move_on(self, ahead: timedelta) -> None:
         """Move the emulator's clock forward, and run a relay whose clock is ahead by the same."""
         self.jumps += 1
+        self.moves.append((time.time(), (ahead - self.ahead).total_seconds()))
         self.ahead = ahead
         self.emulator.reseed()
         self.emulator.move_to(datetime.now(UTC) + ahead)
@@ -394,123 +398,56 @@ class Storm:
         self.later.process.wait(PATIENCE)
 
     def _rows(self) -> list[StoredTask]:
-        return list(StoredTask.objects.using(self.database))
+        rows = list(StoredTask.objects.using(self.database))
+        self.watch.look(rows)
+        return rows
 
     def judge(self) -> list[str]:
         """Compare the records with the orders, the effects and the journal. Return the faults."""
         orders = {order.task_id: order for order in Order.objects.using(self.database)}
         rows = {row.task_id: row for row in self._rows()}
         marks = Tally(Mark.objects.using(self.database).values_list("name", flat=True))
-        journal, answered = read(self.journal), self._answered()
+        journal, log = read(self.journal), dispatches(self.folder / "emulator.log")
         wrong = [f"recorded, and not ordered: {key}" for key in set(rows) - set(orders)]
         wrong += [f"took effect, and must not: {key}" for key in set(marks) - set(orders)]
         wrong += [f"ran, and was not ordered: {key}" for key in set(journal) - set(orders)]
         wrong += [f"Cloud Tasks has {self.left} left"] if self.left else []
+        wrong += self.watch.faults
+        judge = Judge(
+            ingredients=self.ingredients,
+            redelivers=self.redelivers,
+            moves=self.moves,
+            calm_at=self.calm_at,
+        )
         for key, order in orders.items():
             if key not in rows:
                 wrong.append(f"lost, without a record: {order}")
                 continue
-            row, events = rows[key], journal[key]
-            faults = [
-                *self._faults(order, row, marks[key]),
-                *self._false_reasons(order, row),
-                *self._lies(order, row, events),
-            ]
-            began = sum(len(said[BEGAN]) for said in events.values())
-            returned = sum(len(said[RETURNED]) for said in events.values())
-            if marks[key] > began or (order.kind in MARKING and marks[key] < returned):
-                faults.append(f"began {began} times, returned {returned}, effects {marks[key]}")
-            if key in answered and not is_good(row):
-                faults.append("misreported, Cloud Tasks was told of a success")
-            wrong += [f"{fault}: {order}: {told(row)}: {counted(events)}" for fault in faults]
-        succeeded = Tally(o.kind for k, o in orders.items() if k in rows and is_good(rows[k]))
+            latest = log.get((key, rows[key].redelivery_count), Dispatches())
+            case = Case(
+                order=order, row=rows[key], told=journal[key], effects=marks[key], latest=latest
+            )
+            wrong += [f"{fault}: {case}" for fault in judge.faults(case)]
+        succeeded = tally(orders.values(), rows)
         for counter in Counter.objects.using(self.database):
             if counter.value != succeeded[counter.name]:
                 wrong.append(f"counted {counter}, succeeded {succeeded[counter.name]}")
         unordered = set(kinds_of(self.ingredients)) - {order.kind for order in orders.values()}
         return wrong + [f"nobody ordered: {kind}" for kind in unordered]
 
-    def _faults(self, order: Order, row: StoredTask, effects: int) -> Iterator[str]:
-        """Return the faults in the record of an ordered task with this number of effects."""
-        good = is_good(row)
-        if not row.record.final:
-            yield "lost"
-        elif not good and (row.status != "FAILED" or QUEUES[order.queue] == -1):
-            yield "given up by nobody who may"
-        if row.record.final is not (row.relay_at is None):
-            yield "misreported, whether it is over"
-        if (json.loads(row.args_json), json.loads(row.kwargs_json)) != ([order.number], {}):
-            yield "misreported, other arguments"
-        if good and json.loads(row.return_value_json) != order.number * 2:
-            yield "misreported, another value"
-        if good and not effects:
-            yield "misreported, a success without effect"
-        if order.kind in ATOMIC and not good and effects:
-            yield "misreported, an effect without success"
-        if effects > 1 and (order.kind in ATOMIC or self._nobody_dies()):
-            yield f"doubled, {effects} times"
-
-    def _false_reasons(self, order: Order, row: StoredTask) -> Iterator[str]:
-        """Return the faults in the errors of a record."""
-        made, errors = row.record.worker_ids, errors_of(row)
-        reasons = [path for path, _ in errors]
-        if row.record.final and not is_good(row) and reasons[-1:] in ([], [WORKER_LOST]):
-            yield "given up without a failure"
-        if row.record.final and len(made) != len(errors) + is_good(row):
-            yield f"misreported, {len(made)} attempts"
-        if reasons.count(RAISED_ERROR) > (order.kind in RAISING):
-            yield "misreported, an error that was not raised"
-        unexpected = set(reasons) - {RAISED_ERROR, WORKER_LOST}
-        if unexpected and "database" not in self.ingredients:
-            yield f"misreported or hindered, {', '.join(unexpected)}"
-
-    def _lies(self, order: Order, row: StoredTask, events: Attempts) -> Iterator[str]:
-        """Return the differences between the record of a task and the journal of its attempts.
-
-        A killed runner writes no more events. So the journal may lack an event only if the record
-        says that the runner was lost, or if the database failed before the function began.
-        """
-        made, errors = row.record.worker_ids, errors_of(row)
-        for number in set(events) - set(range(1, len(made) + 1)):
-            yield f"misreported, attempt {number} is not recorded"
-        for number in range(1, len(made) + 1):
-            said = events[number]
-            if any(len(moments) > 1 for moments in said.values()):
-                yield f"doubled, attempt {number}"
-            if number > len(errors):
-                if is_good(row) and not said[RETURNED]:
-                    yield f"misreported, attempt {number} did not return"
-                continue
-            path, text = errors[number - 1]
-            if said[COMMITTED]:
-                yield f"misreported, attempt {number} was committed, and not {path}"
-            if path == WORKER_LOST:
-                next_began = min(events[number + 1][BEGAN], default=math.inf)
-                if next_began < lease_end(text):
-                    yield f"doubled, attempt {number} had its lease when the next one began"
-            elif not path.startswith(DATABASE_FAULTS) and not said[RAISED + path]:
-                yield f"misreported, attempt {number} did not raise {path}"
-            if said[RETURNED] and order.kind not in ATOMIC | LEAVING and path != WORKER_LOST:
-                yield f"misreported, attempt {number} returned, and not {path}"
-
-    def _answered(self) -> set[str]:
-        """Return the ids of the tasks for which the site answered with success."""
-        log = (self.folder / "emulator.log").read_text(errors="replace")
-        return set(re.findall(r"attempt finished +task=\S+/tasks/([0-9a-f]+)\S* .*answer=2", log))
-
-    def _nobody_dies(self) -> bool:
-        """Return whether this storm kills nothing, so that only a bug can cause a lost lease."""
-        return not {"kills", "closing", "database"} & self.ingredients
-
     def report(self) -> str:
         """Return a summary of the run in numbers."""
         rows, orders = self._rows(), list(Order.objects.using(self.database))
         effects = Mark.objects.using(self.database).count()
+        journal = read(self.journal)
+        snoozed = sum(SNOOZED in run.at for told in journal.values() for run in told.runs)
+        unheard = sum(row.record.final and not journal[row.task_id].ends for row in rows)
         errors = Tally(path.rpartition(".")[2] for row in rows for path, _ in errors_of(row))
         return (
             f"Storm {self.seed} on {connections[self.database].vendor} "
             f"of {', '.join(sorted(self.ingredients)) or 'nothing'}, "
             f"with{'' if self.pooled else 'out'} a pool, "
+            f"lost tasks {'sent again' if self.redelivers else 'failed'}, "
             f"{self.calm_since - self.began:.0f} s and {time.monotonic() - self.calm_since:.0f} s "
             f"after the last kill: {len(orders)} orders "
             f"({counts(order.kind for order in orders)}; {counts(o.queue for o in orders)}), "
@@ -519,6 +456,7 @@ class Storm:
             f"{self._heard('emulator', 'attempt started')} attempts by the emulator, "
             f"{sum(row.attempt_count for row in rows)} of them claimed, "
             f"{effects} effects; errors: {counts(errors.elements())}; "
+            f"{snoozed} runs snoozed; {unheard} ends not told; "
             f"hit: {counts(self.killed.elements())}; "
             f"then {self.jumps} moves of the clock, {self.ahead} in all"
         )
@@ -560,34 +498,3 @@ def test_a_storm(
 def counts(things: Iterable[str]) -> str:
     """Return how many times each text occurs."""
     return ", ".join(f"{count} {thing}" for thing, count in Tally(things).most_common()) or "none"
-
-
-def counted(events: Attempts) -> dict[int, dict[str, int]]:
-    """Return how many times the journal contains each event, by attempt."""
-    return {n: {event: len(at) for event, at in said.items() if at} for n, said in events.items()}
-
-
-def lease_end(text: str) -> float:
-    """Return the end of a lost runner's lease, in seconds since the epoch, from its error."""
-    found = re.search(r"Its lease ended at (\S+ \S+), and it had reported nothing", text)
-    assert found, text
-    return datetime.fromisoformat(found[1]).timestamp()
-
-
-def errors_of(row: StoredTask) -> list[tuple[str, str]]:
-    """Return class and traceback of each error of a task."""
-    return [(error.exception_class_path, error.traceback) for error in row.record.errors]
-
-
-def is_good(row: StoredTask) -> bool:
-    return bool(row.status == "SUCCESSFUL")
-
-
-def told(row: StoredTask) -> str:
-    """Return a description of a record for a fault."""
-    errors = [path.rpartition(".")[2] for path, _ in errors_of(row)]
-    return (
-        f"{row.status}, final {row.record.final}, {row.attempt_count} attempts, "
-        f"{errors}, lease until {row.claim_expires_at}, looked at {row.relay_at}, "
-        f"made anew {row.redelivery_count} times, {row.relay_error!r}, {row.task_id}"
-    )

@@ -23,7 +23,7 @@ def main() -> None:
     weights = {"atomic": 8, "outlasts_its_lease": 2, "enqueues_another": 3}
     shares = [6, 2, 2] if "few" in chosen() else [1, 0, 0]
     for number in range(int(sys.argv[2])):
-        kind = draw.choices([*kinds], [weights.get(name, 4) for name in kinds])[0]
+        kind = draw.choices([*kinds], [weights.get(name, 3) for name in kinds])[0]
         queue = draw.choices([*QUEUES], shares)[0]
         try:
             with transaction.atomic():

@@ -8,6 +8,7 @@ ALL = {
     "few": "queues of three attempts and of one",
     "closing": "the site closes for seconds",
     "pool": "on PostgreSQL each worker has a pool with fewer connections than threads",
+    "policies": "tasks with policies, and tasks that raise Retry, Snooze and Discard",
     "open": "tasks that leave transactions open, or close the connection",
     "database": "the database crashes or is shut down, and starts again; SQLite is locked",
 }

@@ -23,6 +23,7 @@ TASKS = {
             "ENQUEUE_TIMEOUT": 1.5,
             "RESULTS": "database",
             "LEASE": 2,
+            "LOST_TASKS": os.environ["STORM_LOST_TASKS"],
         },
     }
 }

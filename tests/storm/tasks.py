@@ -7,12 +7,18 @@ import time
 from collections.abc import Collection
 from typing import Any
 
+from asgiref.sync import sync_to_async
 from django.db import connection, transaction
 from django.db.models import F
-from django_tasks_cloud_tasks import CloudTaskContext, task
+from django.tasks import TaskResult
+from django.tasks.signals import task_finished
+from django_tasks_cloud_tasks import Backoff, CloudTaskContext, Discard, Retry, Snooze, task
 
 from tests.models import Counter, Mark, Order
-from tests.storm.journal import told
+from tests.storm.journal import snoozes_of, tell_of_commit, tell_of_end, told
+
+# Whoever sends the signal for a task has imported this module.
+task_finished.connect(tell_of_end)
 
 UNDONE = "undone: "
 """The start of the mark of an attempt that raised. The library must not commit such a mark."""
@@ -116,16 +122,187 @@ async def waits(context: CloudTaskContext, number: int) -> int:
     return number * 2
 
 
-ATOMIC = {made.name for made in (atomic, fails_at_first, outlasts_its_lease, enqueues_another)}
-RAISING = {fails_at_first.name, fails_open.name}
-"""The kinds whose first attempt raises a ValueError."""
+# Tasks with policies, and tasks that say what follows.
+
+FAILED_PATH = "builtins.ValueError"
+"""What tasks raise on purpose."""
+
+RETRY_PATH, DISCARD_PATH = (f"{kind.__module__}.{kind.__qualname__}" for kind in (Retry, Discard))
+
+TIMES = 2
+"""How often a task that retries or snoozes does so before it succeeds."""
+
+
+def _errors(context: CloudTaskContext, path: str) -> int:
+    """How many errors of that class the record of the task has."""
+    return sum(error.exception_class_path == path for error in context.task_result.errors)
+
+
+def _fail_at_times(context: CloudTaskContext, number: int) -> None:
+    """Raise in as many attempts as the number modulo 4 tells; 3 are all that the policies allow."""
+    if _errors(context, FAILED_PATH) < number % 4:
+        raise ValueError(f"an attempt at {number}")
+
+
+@task(backend="stored", takes_context=True, max_attempts=3, backoff=Backoff(0.2, 1.0, 2))
+def data(context: CloudTaskContext, number: int) -> int:
+    """The Cloud Task carries the policy."""
+    with told(context):
+        _fail_at_times(context, number)
+        Mark.objects.create(name=context.task_result.id)
+    return number * 2
+
+
+@task(backend="stored", takes_context=True, max_attempts=3, backoff=Backoff(0.2, 1.0, 2))
+async def data_async(context: CloudTaskContext, number: int) -> int:
+    with told(context):
+        _fail_at_times(context, number)
+        await Mark.objects.acreate(name=context.task_result.id)
+    return number * 2
+
+
+@task(backend="stored", takes_context=True, max_attempts=3, backoff=Backoff(0.3, 1.0, 0))
+def data_by_endpoint(context: CloudTaskContext, number: int) -> int:
+    """A Cloud Task cannot carry a policy without doublings."""
+    with told(context):
+        _fail_at_times(context, number)
+        Mark.objects.create(name=context.task_result.id)
+    return number * 2
+
+
+def gives_up(number: int, errors: int) -> bool:
+    """Whether the backoff function answers None for a task of that number after these errors."""
+    return number % 4 == 3 and errors >= 2
+
+
+def chooses(_: BaseException, result: TaskResult[..., Any]) -> float | None:
+    """The backoff function."""
+    return None if gives_up(result.args[0], len(result.errors)) else WAITS["function"]
+
+
+@task(backend="stored", takes_context=True, max_attempts=4, backoff=chooses)
+def function(context: CloudTaskContext, number: int) -> int:
+    with told(context):
+        _fail_at_times(context, number)
+        Mark.objects.create(name=context.task_result.id)
+    return number * 2
+
+
+@task(backend="stored", takes_context=True)
+def retries(context: CloudTaskContext, number: int) -> int:
+    with told(context):
+        if _errors(context, RETRY_PATH) < TIMES:
+            raise Retry(after=WAITS["retries"])
+        Mark.objects.create(name=context.task_result.id)
+    return number * 2
+
+
+@task(backend="stored", atomic=True, takes_context=True)
+def retries_atomic(context: CloudTaskContext, number: int) -> int:
+    with told(context):
+        _count("retries_atomic", context.task_result.id)
+        if _errors(context, RETRY_PATH) < TIMES:
+            raise Retry(after=WAITS["retries_atomic"])
+    return number * 2
+
+
+@task(backend="stored", takes_context=True)
+async def retries_async(context: CloudTaskContext, number: int) -> int:
+    with told(context):
+        if _errors(context, RETRY_PATH) < TIMES:
+            raise Retry(after=WAITS["retries_async"])
+        await Mark.objects.acreate(name=context.task_result.id)
+    return number * 2
+
+
+@task(backend="stored", takes_context=True, max_attempts=2)
+def snoozes(context: CloudTaskContext, number: int) -> int:
+    """As often as it may be attempted: a snooze does not count."""
+    with told(context):
+        if snoozes_of(context) < TIMES:
+            raise Snooze(for_=WAITS["snoozes"])
+        Mark.objects.create(name=context.task_result.id)
+    return number * 2
+
+
+@task(backend="stored", atomic=True, takes_context=True)
+async def snoozes_atomic(context: CloudTaskContext, number: int) -> int:
+    """A coroutine in a transaction, which is that of the thread it was called from."""
+    with told(context) as run:
+        await sync_to_async(tell_of_commit)(context, run)
+        await sync_to_async(_count)("snoozes_atomic", context.task_result.id)
+        if snoozes_of(context) < TIMES:
+            raise Snooze(for_=WAITS["snoozes_atomic"])
+    return number * 2
+
+
+@task(backend="stored", takes_context=True)
+async def snoozes_async(context: CloudTaskContext, number: int) -> int:
+    with told(context):
+        if snoozes_of(context) < TIMES:
+            raise Snooze(for_=WAITS["snoozes_async"])
+        await Mark.objects.acreate(name=context.task_result.id)
+    return number * 2
+
+
+@task(backend="stored", atomic=True, takes_context=True)
+def discards(context: CloudTaskContext, number: int) -> int:
+    with told(context):
+        _count("discards", context.task_result.id)
+        raise Discard(f"{number} is not wanted")
+
+
+WAITS = {
+    **dict.fromkeys(("data_by_endpoint", "function"), 0.3),
+    **dict.fromkeys(("retries", "retries_atomic"), 0.7),
+    "retries_async": 0.0,  # Its next delivery comes while this one is about to end.
+    **dict.fromkeys(("snoozes", "snoozes_atomic", "snoozes_async"), 0.6),
+}
+"""Seconds before which the endpoint must not bring the next attempt, by kind."""
+
+
+def failures_of(kind: str, number: int) -> int:
+    """How many attempts at a task of that kind and number raise a ValueError."""
+    if kind in {fails_at_first.name, fails_open.name}:
+        return 1
+    by_number = {data.name, data_async.name, data_by_endpoint.name, function.name}
+    return number % 4 if kind in by_number else 0
+
+
+LIMITS = {
+    **dict.fromkeys((data.name, data_async.name, data_by_endpoint.name), 3),
+    function.name: 4,
+    snoozes.name: 2,
+}
+"""The `max_attempts` of the kinds that have them."""
+
+CARRYING = {data.name, data_async.name, snoozes.name}
+"""The kinds whose Cloud Tasks carry their limit, which then is in force instead of the queue's."""
+
+RETRYING = {retries.name, retries_atomic.name, retries_async.name}
+SNOOZING = {snoozes.name, snoozes_atomic.name, snoozes_async.name}
+DISCARDED = {discards.name}
+ATOMIC = {
+    *(made.name for made in (atomic, fails_at_first, outlasts_its_lease, enqueues_another)),
+    *(made.name for made in (retries_atomic, snoozes_atomic, discards)),
+}
 LEAVING = {leaves_open.name}
 """The kinds whose effect the library commits, after they return."""
-MARKING = {plain.name, fails_open.name, fills_the_pool.name, waits.name}
+MARKING = {
+    *(plain.name, fails_open.name, fills_the_pool.name, waits.name),
+    *(data.name, data_async.name, data_by_endpoint.name, function.name),
+    *(retries.name, retries_async.name, snoozes.name, snoozes_async.name),
+}
 """The kinds whose effect is committed before they return."""
 
 QUEUES: dict[str, int] = {"default": -1, "few": 3, "one": 1}
 """The maximum number of attempts of each queue; -1 for no limit."""
+
+
+POLICIES = (
+    *(data, data_async, data_by_endpoint, function, discards),
+    *(retries, retries_atomic, retries_async, snoozes, snoozes_atomic, snoozes_async),
+)
 
 
 def kinds_of(ingredients: Collection[str]) -> dict[str, Any]:
@@ -134,5 +311,6 @@ def kinds_of(ingredients: Collection[str]) -> dict[str, Any]:
         *(atomic, fails_at_first, outlasts_its_lease, enqueues_another, plain, waits),
         *((leaves_open, fails_open) if "open" in ingredients else ()),
         *((fills_the_pool,) if "pool" in ingredients else ()),
+        *(POLICIES if "policies" in ingredients else ()),
     ]
     return {made.name: made for made in kinds}
