@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -82,3 +84,29 @@ def timed(context: CloudTaskContext) -> Any:
 async def timed_async(context: CloudTaskContext) -> Any:
     value = _act(context)
     return await value if value is not None else value
+
+
+@task(takes_context=True, max_attempts=1)
+def once(context: CloudTaskContext) -> Any:
+    return _act(context)
+
+
+@task(takes_context=True)
+def takes_data(context: CloudTaskContext, data: str) -> Any:
+    return _act(context)
+
+
+def traced[**P, R](function: Callable[P, R]) -> Callable[P, R]:
+    """A usual decorator: a function that returns what the coroutine function returns."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        return function(*args, **kwargs)
+
+    return call
+
+
+@task(timeout=15)
+@traced
+async def wrapped() -> None:
+    await asyncio.Event().wait()

@@ -9,6 +9,7 @@ from datetime import timedelta
 import attrs
 
 _MOST_DOUBLINGS = 64  # a much larger power of two overflows a float
+_HIGHEST_DOUBLINGS = 1_000  # Cloud Tasks accepts more, but no wait doubles so many times
 
 
 def seconds_of(value: object) -> float:
@@ -57,9 +58,10 @@ class Backoff:
     doublings: int = attrs.field(default=16)
 
     def __attrs_post_init__(self) -> None:
-        if type(self.doublings) is not int or self.doublings < 0:
+        if type(self.doublings) is not int or not 0 <= self.doublings <= _HIGHEST_DOUBLINGS:
             raise ValueError(
-                f"doublings is {self.doublings!r}, but it must be a whole number, 0 or more."
+                f"doublings is {self.doublings!r}, but it must be a whole number from 0 to "
+                f"{_HIGHEST_DOUBLINGS:,}."
             )
         if self.longest < self.first:
             raise ValueError(

@@ -8,7 +8,7 @@ from typing import Self
 import attrs
 
 from .lifecycle import Claimed, Ended, Exhausted, Outdated, TurnedAway, adopted, claim
-from .names import cloud_task_number, is_queue_id, is_task_id
+from .names import CloudTaskName, cloud_task_number, is_queue_id, is_task_id
 from .outcomes import AttemptsUsedUp, BadPayload, Busy, Duplicate, Outcome, Superseded, Unrecorded
 from .payload import Progress, TaskPayload
 from .records import LONGEST_NAME, TaskRecord
@@ -18,6 +18,7 @@ from .records import LONGEST_NAME, TaskRecord
 _HIGHEST_RETRY_COUNT = 99_999
 _COUNT = re.compile(r"[0-9]{1,9}", re.ASCII)
 _SECONDS = re.compile(r"[0-9]{1,11}(\.[0-9]{1,9})?", re.ASCII)
+_SMALL = timedelta(seconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -52,6 +53,22 @@ class Delivery:
             queue=queue if is_queue_id(queue) else "",
             eta=_eta(str(environ.get("HTTP_X_CLOUDTASKS_TASKETA", ""))),
         )
+
+    @property
+    def name(self) -> CloudTaskName | None:
+        """The name of the Cloud Task, without project and location; None if it is not known."""
+        if not (self.queue and self.cloud_task_id):
+            return None
+        return CloudTaskName(self.queue, self.cloud_task_id)
+
+    def ahead_of(self, now: datetime) -> timedelta:
+        """Return by how much the clock of Cloud Tasks is at least ahead of `now`.
+
+        Times for Cloud Tasks are computed with its clock, because the clock of an emulator can be
+        years ahead. A difference of up to a second counts as none.
+        """
+        ahead = timedelta() if self.eta is None else self.eta - now
+        return ahead if ahead > _SMALL else timedelta()
 
     def earlier_attempts(self, progress: Progress) -> int:
         """Return the number of earlier attempts at a task without a record.
@@ -132,6 +149,7 @@ def decide_delivery(
         lease=lease,
         max_attempts=max_attempts,
         number=cloud_task_number(delivery.cloud_task_id, payload.task_id),
+        name=delivery.name,
     )
     match decision:
         case Claimed(then):

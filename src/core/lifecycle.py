@@ -31,7 +31,7 @@ situations that an event can lead to. "-" means that the event is refused and ch
 | GONE | READY, ENDED | - | - | RETRYING, ENDED | - |
 | REPLAYED | - | - | - | - | ENDED |
 
-A delivery of a Cloud Task changes nothing if a later Cloud Task has superseded it. While an attempt
+A delivery changes nothing if the endpoint has replaced its Cloud Task by another. While an attempt
 runs, other deliveries are turned away, and a cancellation is only a request. After such a request,
 the task ends as cancelled if its attempt fails or its worker is lost.
 
@@ -63,7 +63,7 @@ import attrs
 
 from .backoff import Backoff
 from .errors import IllegalTransitionError
-from .names import cloud_task_id
+from .names import CloudTaskName, cloud_task_id
 from .payload import Json, Progress, TaskPayload
 from .records import (
     UNKNOWN_WORKER,
@@ -228,11 +228,12 @@ def adopted(payload: TaskPayload, *, earlier_attempts: int, now: datetime) -> Ta
     Args:
         earlier_attempts: the number of attempts before there was a record.
     """
+    number = payload.progress.number
     return TaskRecord(
         payload=attrs.evolve(payload, recorded=True, progress=Progress()),
         attempts=(Attempt(UNKNOWN_WORKER),) * min(earlier_attempts, _MOST_UNKNOWN),
         # The next Cloud Tasks need new names.
-        redelivery=Redelivery(count=payload.progress.number, sent=True),
+        redelivery=Redelivery(count=number, first=number, sent=True),
         relay=RelayStatus(now + DELIVERY_GRACE),
     )
 
@@ -289,6 +290,7 @@ def claim(
     lease: timedelta,
     max_attempts: int = DEFAULT_MAX_ATTEMPTS,
     number: int | None = None,
+    name: CloudTaskName | None = None,
 ) -> Claimed | TurnedAway | Outdated | Exhausted | Ended:
     """Decide whether a delivery may run its task.
 
@@ -298,12 +300,12 @@ def claim(
         lease: the duration of the claim, unless it is renewed.
         max_attempts: the number of attempts after which the task has failed.
         number: the number of the delivered Cloud Task; None if it is not known.
+        name: the name of the delivered Cloud Task; None if it is not known.
     """
     if is_refused(Event.DELIVERED, record, now):
         return Ended(record)
     # The answer to an earlier Cloud Task was lost. The next attempt has its own Cloud Task.
-    waits = record.state is State.READY and record.redelivery.at is not None
-    if waits and number is not None and number < record.redelivery.count:
+    if number is not None and number < record.redelivery.first:
         return Outdated(record)
     if record.lease_holds(now) and record.claim.expires_at:
         redelivery = attrs.evolve(record.redelivery, turned_away=True)
@@ -318,7 +320,13 @@ def claim(
         state=State.RUNNING,
         finished_at=None,
         claim=Claim(token, now + lease),
-        redelivery=attrs.evolve(record.redelivery, at=None, sent=True, turned_away=False),
+        redelivery=attrs.evolve(
+            record.redelivery,
+            name=_name_of(record, name),
+            at=None,
+            sent=True,
+            turned_away=False,
+        ),
     )
     attempts = (*claimed.attempts, Attempt(worker, started_at=now))
     relay = RelayStatus(_lost_at(claimed))
@@ -511,20 +519,25 @@ def look(record: TaskRecord, *, now: datetime) -> Send | Reschedule | LookUp:
     if record.state is State.READY and not record.redelivery.turned_away:
         count = record.redelivery.count
         numbers = {0, *range(max(0, count - _NAMES_LOOKED_UP + 1), count + 1)}
-        return LookUp(record, tuple(cloud_task_id(record.task_id, n) for n in sorted(numbers)))
+        ids = dict.fromkeys(cloud_task_id(record.task_id, n) for n in sorted(numbers))
+        return LookUp(record, (*ids, *{record.cloud_task_id}.difference(ids)))
     # The worker died, or the attempt failed after another delivery was turned away, and no delivery
     # came since. The Cloud Task needs another name, because used names stay reserved.
     return Send(attrs.evolve(record, redelivery=_next_redelivery(record)))
 
 
-def sent(record: TaskRecord, *, now: datetime) -> TaskRecord:
-    """Return the record of a task that Cloud Tasks accepted."""
+def sent(record: TaskRecord, *, now: datetime, name: CloudTaskName | None = None) -> TaskRecord:
+    """Return the record of a task that Cloud Tasks accepted.
+
+    Args:
+        name: the name of its Cloud Task; None if it is not known.
+    """
     _demand(Event.SENT, record, now)
     if record.state is State.READY and not record.redelivery.turned_away:
         at = _to_be_looked_up_at(record, now)
     else:
-        at = now + redelivery_delay(record.redelivery.count)
-    redelivery = attrs.evolve(record.redelivery, sent=True)
+        at = now + redelivery_delay(record.redelivery.resent)
+    redelivery = attrs.evolve(record.redelivery, sent=True, name=_name_of(record, name))
     return attrs.evolve(record, redelivery=redelivery, relay=RelayStatus(at))
 
 
@@ -584,9 +597,9 @@ def retry_delay(record: TaskRecord) -> timedelta:
     return timedelta(seconds=_CREATION.seconds(record.relay.failures + 1))
 
 
-def redelivery_delay(count: int) -> timedelta:
-    """Return the wait before the Cloud Task of that number is created."""
-    return timedelta(seconds=_REDELIVERY.seconds(count)) if count else timedelta()
+def redelivery_delay(resent: int) -> timedelta:
+    """Return the wait before the relay sends an attempt for the `resent`-th time."""
+    return timedelta(seconds=_REDELIVERY.seconds(resent)) if resent else timedelta()
 
 
 def storable(error: str) -> str:
@@ -620,13 +633,16 @@ def _waiting(record: TaskRecord, then: Again, *, now: datetime, timeout: float) 
         record, state=State.READY, claim=attrs.evolve(record.claim, expires_at=None)
     )
     if not then.by_queue:
-        redelivery = Redelivery(count=record.redelivery.count + 1, at=then.at)
+        number = record.redelivery.count + 1
+        redelivery = attrs.evolve(
+            record.redelivery, count=number, first=number, at=then.at, sent=False, turned_away=False
+        )
         relay_at = _to_be_sent_at(then.at, now=now, timeout=timeout)
         return attrs.evolve(waiting, redelivery=redelivery, relay=RelayStatus(relay_at))
     # The delivery that was turned away can be the last one of the queue. If it is not, the next
     # delivery comes before the relay, and its claim resets this.
     if record.redelivery.turned_away:
-        relay_at = now + redelivery_delay(record.redelivery.count + 1)
+        relay_at = now + redelivery_delay(record.redelivery.resent + 1)
     else:
         relay_at = (then.at or now) + DELIVERY_GRACE
     return attrs.evolve(waiting, relay=attrs.evolve(record.relay, at=relay_at))
@@ -679,11 +695,19 @@ def _lost_at(record: TaskRecord) -> datetime | None:
     That is the end of the lease, and later each time for a task whose workers die repeatedly.
     """
     expires_at = record.claim.expires_at
-    return None if expires_at is None else expires_at + redelivery_delay(record.redelivery.count)
+    return None if expires_at is None else expires_at + redelivery_delay(record.redelivery.resent)
 
 
 def _next_redelivery(record: TaskRecord) -> Redelivery:
     return attrs.evolve(record.redelivery, count=record.redelivery.count + 1, at=None, sent=False)
+
+
+def _name_of(record: TaskRecord, name: CloudTaskName | None) -> str:
+    """Return the text of a name, with the project and the location of the known name."""
+    known = record.cloud_task_name
+    if name and known and not name.project:
+        name = attrs.evolve(name, project=known.project, location=known.location)
+    return str(name or known or "")
 
 
 def _looked_at(record: TaskRecord, at: datetime | None) -> TaskRecord:

@@ -106,3 +106,33 @@ class QueueName:
 
     def __str__(self) -> str:
         return f"projects/{self.project}/locations/{self.location}/queues/{self.queue}"
+
+
+@attrs.frozen
+class CloudTaskName:
+    """The name of a Cloud Task: `projects/PROJECT/locations/LOCATION/queues/QUEUE/tasks/ID`.
+
+    A delivery names only the queue and the id. `project` and `location` are then empty, and the
+    text is `queues/QUEUE/tasks/ID`.
+    """
+
+    queue: str
+    cloud_task_id: str
+    project: str = ""
+    location: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """Parse the text of a name; None if it has another format."""
+        match text.split("/"):
+            case ["queues", queue, "tasks", name]:
+                return cls(queue, name)
+            case ["projects", project, "locations", location, "queues", queue, "tasks", name]:
+                return cls(queue, name, project, location)
+        return None
+
+    def __str__(self) -> str:
+        name = f"queues/{self.queue}/tasks/{self.cloud_task_id}"
+        if not self.project:
+            return name
+        return f"projects/{self.project}/locations/{self.location}/{name}"

@@ -57,6 +57,9 @@ class Progress:
 
 _NO_PROGRESS = Progress()
 
+PROGRESS_SIZE = 200
+"""The maximum size of an encoded `Progress` in bytes, with the number in the Cloud Task's name."""
+
 
 @attrs.frozen(kw_only=True)
 class TaskPayload:
@@ -234,7 +237,7 @@ _FIELDS: Mapping[str, tuple[type, bool]] = {
 _TYPES = tuple(kind for kind, _ in _FIELDS.values())
 
 _PROGRESS = {field.name for field in attrs.fields(Progress)}
-_HIGHEST_COUNT = 1_000_000
+_HIGHEST_COUNT = 999_999_999
 _LONGEST_TEXT = 1000
 _SHOWN = 80  # characters of a value in an error message
 _DEEPEST = 20  # levels of nested containers in which an invalid value is searched

@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from .errors import TaskCancelledError, TaskLostError, WorkerLostError
-from .names import cloud_task_id
+from .names import CloudTaskName, cloud_task_id
 from .payload import Json, TaskPayload
 
 WORKER_LOST = f"{WorkerLostError.__module__}.{WorkerLostError.__qualname__}"
@@ -94,15 +94,26 @@ class Redelivery:
     Attributes:
         count: the number of Cloud Tasks after the first.
         at: when the latest Cloud Task is due; None for the first one, and if it is due at once.
+        first: the number of the first one that may still run the task. The endpoint has replaced
+            those before it.
+        name: the full name of the one that was accepted or delivered last, so that it is found
+            after a change of the settings; empty if it is not known.
         sent: whether Cloud Tasks accepted the latest one.
         turned_away: whether a delivery was refused because an attempt was running. It may have been
             the last delivery by the queue.
     """
 
     count: int = 0
+    first: int = 0
+    name: str = ""
     at: datetime | None = None
     sent: bool = False
     turned_away: bool = False
+
+    @property
+    def resent(self) -> int:
+        """How many times the relay has sent the current attempt again."""
+        return self.count - self.first
 
 
 @attrs.frozen
@@ -167,7 +178,15 @@ class TaskRecord:
     @property
     def cloud_task_id(self) -> str:
         """The id of the latest Cloud Task for this task."""
+        known = self.cloud_task_name
+        if known and self.redelivery.sent:
+            return known.cloud_task_id
         return cloud_task_id(self.task_id, self.redelivery.count)
+
+    @property
+    def cloud_task_name(self) -> CloudTaskName | None:
+        """The name of the Cloud Task that was accepted or delivered last; None if not known."""
+        return CloudTaskName.parse(self.redelivery.name)
 
     @property
     def due_at(self) -> datetime | None:

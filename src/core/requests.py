@@ -7,8 +7,9 @@ from functools import lru_cache
 import attrs
 
 from .errors import PayloadTooLargeError
-from .names import QueueName, cloud_task_id
-from .payload import TaskPayload
+from .names import CloudTaskName, QueueName, cloud_task_id
+from .payload import PROGRESS_SIZE, TaskPayload
+from .records import TaskRecord
 from .retry_policy import RetrySettings, TaskPolicy, retry_settings
 from .scheduling import queue_for, schedule_time
 
@@ -78,6 +79,14 @@ class TaskRequest:
     retry: RetrySettings | None = None
     may_exist: bool = False
 
+    @property
+    def name(self) -> CloudTaskName | None:
+        """The name of the Cloud Task; None if Cloud Tasks chooses its id."""
+        queue = self.queue
+        if self.task_id is None:
+            return None
+        return CloudTaskName(queue.queue, self.task_id, queue.project, queue.location)
+
 
 def build_task_request(
     payload: TaskPayload,
@@ -108,29 +117,54 @@ def build_task_request(
     """
     request = TaskRequest(
         queue=queue_of(payload.queue_name, priority=payload.priority, route=route),
-        task_id=cloud_task_id(payload.task_id, number) if route.name_tasks else None,
+        # The endpoint can be called twice for the same Cloud Task. The name of the next one
+        # ensures that it is created only once.
+        task_id=cloud_task_id(payload.task_id, number) if route.name_tasks or number else None,
         url=route.url,
         headers={"Content-Type": "application/json", SIGNATURE_HEADER: signature},
         body=body,
         schedule_time=schedule_time(run_after, now=now) if run_after else None,
         dispatch_deadline=policy.timeout or route.dispatch_deadline,
         oidc=route.oidc,
-        retry=retry_settings(policy, sends_retry_config=route.sends_retry_config),
+        # A hop runs no attempt, so the limit of the attempts does not apply to its deliveries.
+        retry=(
+            None
+            if payload.progress.due_at
+            else retry_settings(policy, sends_retry_config=route.sends_retry_config)
+        ),
         # If the response to the previous Cloud Task is lost, its repetition creates this one again.
         may_exist=payload.recorded or number > 0,
     )
     # Everything except the body is small: Cloud Tasks allows a URL of 2,083 characters and headers
     # of 80 KB. So the size is only computed for large bodies.
     size = stored_size(request) if len(body) > MAX_STORED_SIZE - _HEADROOM else 0
+    # The bodies of the next Cloud Tasks of the task also contain its progress.
+    reserved = 0 if number else PROGRESS_SIZE
+    size += reserved
     if size > MAX_STORED_SIZE:
         raise PayloadTooLargeError(
             f"The task {payload.task_path} takes {size:,} bytes as Cloud Tasks stores it "
-            f"({len(body):,} of them are its body), and {MAX_STORED_SIZE:,} is the limit. "
-            "Store large data elsewhere and pass a reference to it.",
+            f"({len(body):,} of them are its body, and {reserved} are reserved for its progress), "
+            f"and {MAX_STORED_SIZE:,} is the limit. Store large data elsewhere and pass a "
+            "reference to it.",
             size=size,
             limit=MAX_STORED_SIZE,
         )
     return request
+
+
+def queue_of_record(record: TaskRecord, *, route: Route) -> QueueName:
+    """Return the name of the queue that has the latest Cloud Task of a recorded task.
+
+    That can be another queue than `queue_of` returns, if the settings have changed since.
+
+    Raises:
+        InvalidNameError: the queue's name is not valid.
+    """
+    name, payload = record.cloud_task_name, record.payload
+    if name is None:
+        return queue_of(payload.queue_name, priority=payload.priority, route=route)
+    return _queue_name(name.project or route.project, name.location or route.location, name.queue)
 
 
 def queue_of(queue_name: str, *, priority: int, route: Route) -> QueueName:

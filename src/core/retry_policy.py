@@ -61,7 +61,8 @@ class TaskPolicy:
     """
 
     max_attempts: int | None = None
-    backoff: Backoff | BackoffFunction | None = None
+    # A callable object can be unhashable, for example an instance of a dataclass.
+    backoff: Backoff | BackoffFunction | None = attrs.field(default=None, hash=False)
     timeout: timedelta | None = None
 
     def over(self, defaults: "TaskPolicy") -> "TaskPolicy":
@@ -261,6 +262,7 @@ def after_failure(
     policy: TaskPolicy,
     by: Repeater,
     attempt: int,
+    dispatch: int,
     now: datetime,
     snooze_before: datetime | None = None,
 ) -> Again | Over | NeedsWait:
@@ -270,6 +272,7 @@ def after_failure(
         wish: the meaning of the exception.
         by: what brings the next attempt after an ordinary failure.
         attempt: the number of this attempt, from 1.
+        dispatch: the number of this dispatch of its Cloud Task, from 1.
         snooze_before: the latest end of a snooze; None if there is no limit.
     """
     match wish:
@@ -291,7 +294,7 @@ def after_failure(
     if by is Repeater.QUEUE:
         return Again(None, by_queue=True)
     if policy.backoff is None or isinstance(policy.backoff, Backoff):
-        return default_wait(policy, by=by, attempt=attempt, now=now)
+        return default_wait(policy, by=by, attempt=attempt, dispatch=dispatch, now=now)
     return NeedsWait(policy.backoff)
 
 
@@ -306,9 +309,16 @@ def after_answer(answer: object, *, now: datetime) -> Again | Over:
     return Again(now + timedelta(seconds=seconds_of(answer)), by_queue=False)
 
 
-def default_wait(policy: TaskPolicy, *, by: Repeater, attempt: int, now: datetime) -> Again:
-    """Return the next attempt, after the wait of the policy or the default wait."""
-    wait = timedelta(seconds=policy.waits.seconds(attempt))
+def default_wait(
+    policy: TaskPolicy, *, by: Repeater, attempt: int, dispatch: int, now: datetime
+) -> Again:
+    """Return the next attempt, after the wait of the policy or the default wait.
+
+    The queue counts the dispatches of the Cloud Task. They are fewer than the attempts if `Retry`
+    or a function led to a new Cloud Task.
+    """
+    failures = dispatch if by is Repeater.CLOUD_TASK else attempt
+    wait = timedelta(seconds=policy.waits.seconds(failures))
     return Again(now + wait, by_queue=by is not Repeater.ENDPOINT)
 
 

@@ -7,12 +7,16 @@ HORIZON = timedelta(hours=720)
 """How far ahead Cloud Tasks can schedule a task."""
 
 # The clock of Cloud Tasks may differ from the local clock.
+_SKEW = timedelta(minutes=5)
 _HOP = HORIZON - timedelta(hours=1)
 
 
 def is_beyond_horizon(run_after: datetime | None, *, now: datetime) -> bool:
-    """Return whether the task is due later than Cloud Tasks can schedule (times are aware)."""
-    return run_after is not None and run_after - now > HORIZON
+    """Return whether the task is due later than Cloud Tasks can schedule. All times are aware.
+
+    Cloud Tasks refuses a time beyond the horizon, so this counts from five minutes before it.
+    """
+    return run_after is not None and run_after - now > HORIZON - _SKEW
 
 
 def schedule_time(run_after: datetime | None, *, now: datetime) -> datetime | None:

@@ -211,7 +211,7 @@ class StoredTaskAdmin(FailurePages):
     @admin.display(description="next attempt due at")
     def next_attempt(self, row: StoredTask) -> str:
         """When the task asked to be attempted again, or its backoff function did."""
-        return moment(row.redelivery_at)
+        return "-" if row.finished_at else moment(row.redelivery_at)
 
     @admin.display(description="lease ends")
     def lease_ends(self, row: StoredTask) -> str:

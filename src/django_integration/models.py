@@ -103,6 +103,8 @@ class StoredTask(models.Model):
     claim_token = models.CharField(max_length=32, default="")
     claim_expires_at = InstantField(null=True)
     redelivery_count = models.IntegerField(default=0)
+    redelivery_first = models.IntegerField(default=0)
+    redelivery_name = models.TextField(default="")
     redelivery_at = InstantField(null=True)
     redelivery_sent = models.BooleanField(default=False)
     redelivery_turned_away = models.BooleanField(default=False)

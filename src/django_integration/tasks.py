@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Concatenate, Literal, overload
 
 from django.conf import settings
@@ -16,6 +17,7 @@ from django.utils import timezone
 
 from ..core.backoff import Backoff, seconds_of
 from ..core.errors import CloudTasksError
+from ..core.payload import is_in_calendar
 from ..core.retry_policy import (
     DEFAULT_MAX_ATTEMPTS,
     BackoffFunction,
@@ -50,17 +52,18 @@ class CloudTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
 
     atomic: bool = False
     max_attempts: int | None = None
-    backoff: Backoff | BackoffFunction | None = None
+    # A callable object can be unhashable, for example an instance of a dataclass.
+    backoff: Backoff | BackoffFunction | None = dataclasses.field(default=None, hash=False)
     timeout: timedelta | float | None = None
 
     def call(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the task has them
         """Call the function, with a `CloudTaskContext` if it takes a context."""
         # `super()` does not work in a dataclass with slots, because that is a new class.
-        return Task.call(self, *_with_own_context(args), **kwargs)
+        return Task.call(self, *_with_own_context(self, args), **kwargs)
 
     async def acall(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the task has them
         """Await the function, with a `CloudTaskContext` if it takes a context."""
-        return await Task.acall(self, *_with_own_context(args), **kwargs)
+        return await Task.acall(self, *_with_own_context(self, args), **kwargs)
 
 
 @overload
@@ -138,10 +141,15 @@ def task(
     return declare if function is None else declare(function)
 
 
-def _with_own_context(args: tuple[Any, ...]) -> tuple[Any, ...]:
+def _with_own_context(declared: CloudTask, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """Replace a context of Django among the arguments by a `CloudTaskContext`."""
     if args and type(args[0]) is TaskContext:
-        return (CloudTaskContext(task_result=args[0].task_result), *args[1:])
+        context = CloudTaskContext(
+            task_result=args[0].task_result,
+            max_attempts=declared.max_attempts or DEFAULT_MAX_ATTEMPTS,
+            queue_name=declared.queue_name,
+        )
+        return (context, *args[1:])
     return args
 
 
@@ -265,15 +273,20 @@ class Retry(CloudTasksError):  # noqa: N818 - a request, not an error
 
     Raises:
         TypeError: not exactly one of them is given, or `at` is not a datetime.
-        ValueError: `after` is negative, or `at` is naive.
+        ValueError: `after` is negative, `at` is naive, or some time zones cannot express `at`.
     """
 
     def __init__(
         self, *, after: timedelta | float | None = None, at: datetime | None = None
     ) -> None:
+        self._given: dict[str, Any] = {"after": after, "at": at}
         self.wait, self.at = _when("Retry", after=after, at=at)
         when = f"at {self.at}" if self.at else f"after {self.wait}"
         super().__init__(f"The task asked for another attempt {when}.")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how pickle makes a copy. By default it would not pass keyword arguments."""
+        return partial(type(self), **self._given), (), self.__dict__
 
 
 class Snooze(CloudTasksError):  # noqa: N818 - a request, not an error
@@ -287,15 +300,20 @@ class Snooze(CloudTasksError):  # noqa: N818 - a request, not an error
 
     Raises:
         TypeError: not exactly one of them is given, or `until` is not a datetime.
-        ValueError: `for_` is negative, or `until` is naive.
+        ValueError: `for_` is negative, `until` is naive, or some time zones cannot express it.
     """
 
     def __init__(
         self, *, for_: timedelta | float | None = None, until: datetime | None = None
     ) -> None:
+        self._given: dict[str, Any] = {"for_": for_, "until": until}
         self.wait, self.until = _when("Snooze", for_=for_, until=until)
         when = f"until {self.until}" if self.until else f"for {self.wait}"
         super().__init__(f"The task snoozes {when}.")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how pickle makes a copy. By default it would not pass keyword arguments."""
+        return partial(type(self), **self._given), (), self.__dict__
 
 
 class Discard(CloudTasksError):  # noqa: N818 - a request, not an error
@@ -329,7 +347,14 @@ def _when(kind: str, **given: object) -> tuple[timedelta, datetime | None]:
         raise ValueError(
             f"{kind}({time_name}={moment!r}) has no time zone. Use timezone.now() + timedelta(...)."
         )
-    return timedelta(), from_site(moment)
+    try:
+        aware = from_site(moment)
+        is_possible = is_in_calendar(aware)
+    except OverflowError:
+        is_possible = False
+    if not is_possible:
+        raise ValueError(f"{kind}({time_name}={moment}): some time zones cannot express this time.")
+    return timedelta(), aware
 
 
 def _at(moment: datetime | None, wait: timedelta, now: datetime) -> datetime:

@@ -75,11 +75,14 @@ class Site:
     def post(self, task_id: str = "", *, retry: int = 0) -> HttpResponse:
         """Deliver like `deliver`, and return the whole response."""
         (request,) = [r for r in self.queue.requests if not task_id or r.task_id == task_id]
-        return self.post_body(request.body, retry=retry)
+        return self.post_body(request.body, retry=retry, name=request.task_id)
 
-    def post_body(self, body: bytes, *, retry: int = 0) -> HttpResponse:
-        """Deliver this body with its signature."""
-        return post_signed(self.path, body, headers={"X-CloudTasks-TaskRetryCount": str(retry)})
+    def post_body(self, body: bytes, *, retry: int = 0, name: str | None = None) -> HttpResponse:
+        """Deliver this body with its signature, and with the id of its Cloud Task if given."""
+        headers = {"X-CloudTasks-TaskRetryCount": str(retry)}
+        if name:
+            headers["X-CloudTasks-TaskName"] = name
+        return post_signed(self.path, body, headers=headers)
 
 
 def payload(task_id: str, *, task: str = "does", recorded: bool = False) -> bytes:

@@ -16,12 +16,12 @@ from django.core.management import call_command
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
-from django_tasks_cloud_tasks import StoredTask
+from django_tasks_cloud_tasks import Snooze, StoredTask, cancel
 from django_tasks_cloud_tasks.core.errors import RunNowError
 from django_tasks_cloud_tasks.core.records import State
 from django_tasks_cloud_tasks.django_integration import admin
 
-from tests import recorded_tasks
+from tests import policy_tasks, recorded_tasks
 from tests.integration.recording import START, Site, payload, recording
 from tests.recorded_tasks import DURING
 
@@ -126,6 +126,18 @@ def test_the_page_of_a_task_shows_every_field(site: Site, chief: Client) -> None
     assert 'name="_save"' not in page
     assert ">Run again<" in page
     assert ">Cancel<" not in page, "it has ended"
+
+
+def test_a_task_that_has_ended_shows_no_next_attempt(site: Site, chief: Client) -> None:
+    policy_tasks.SCRIPT[:] = [Snooze(for_=86_400)]
+    result = policy_tasks.plain.using(backend="stored").enqueue()
+    site.deliver()
+    page = f"{LIST}{result.id}/change/"
+    shown = re.compile(r"Next attempt due at:.*?readonly\">(.*?)<", re.DOTALL)
+    (before,) = shown.findall(chief.get(page).content.decode())
+    cancel(result)
+    (after,) = shown.findall(chief.get(page).content.decode())
+    assert (before, after) == ("Nov. 23, 2026, 6 a.m.", "-")
 
 
 def test_the_admin_cancels_a_task_runs_it_now_and_runs_it_again(site: Site, chief: Client) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import pickle
+import re
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -16,6 +19,7 @@ from django.tasks import TaskResultStatus
 from django.tasks import task as django_task
 from django.tasks.exceptions import InvalidTask
 from django.tasks.signals import task_finished
+from django.test import override_settings
 from django_tasks_cloud_tasks import (
     Backoff,
     Discard,
@@ -230,6 +234,30 @@ def test_a_delivery_of_a_cloud_task_that_another_one_followed_changes_nothing(si
 # Declarations.
 
 
+def test_an_old_delivery_that_comes_late_makes_no_attempt(site: Site) -> None:
+    SCRIPT[:] = [Retry(after=1), ValueError("no"), "done"]
+    result = policy_tasks.plain.using(backend="stored").enqueue()
+    assert site.deliver(result.id)[0] == 200
+    site.wait(1)
+    assert site.deliver(f"{result.id}-1")[0] == 500
+    status, document = site.deliver(result.id, retry=1)
+    assert (status, document["status"], ATTEMPTS) == (200, "superseded", [1, 2])
+    assert site.deliver(f"{result.id}-1", retry=1)[0] == 200
+    assert ATTEMPTS == [1, 2, 3]
+
+
+def test_the_lost_runner_of_a_task_that_snoozed_often_is_found_after_its_lease(site: Site) -> None:
+    SCRIPT[:] = [*[Snooze(for_=60)] * 8, lambda _: dies()]
+    result = policy_tasks.plain.using(backend="stored").enqueue()
+    for number in range(8):
+        site.deliver(f"{result.id}-{number}" if number else result.id)
+        site.wait(60)
+    with pytest.raises(KeyboardInterrupt):
+        site.deliver(f"{result.id}-8")
+    record = site.record(result.id)
+    assert record.relay.at == record.claim.expires_at
+
+
 def _send() -> None:
     raise AssertionError
 
@@ -270,6 +298,53 @@ def test_a_wrong_wish_is_refused_with_its_value(
 ) -> None:
     with pytest.raises(kind, match=said):
         make()
+
+
+FAR = datetime.max.replace(tzinfo=timezone(timedelta(hours=-5)))
+LONG_AGO = datetime.min.replace(tzinfo=timezone(timedelta(hours=5)))
+
+
+@pytest.mark.parametrize("moment", [FAR, FAR.replace(tzinfo=UTC), LONG_AGO], ids=str)
+@pytest.mark.parametrize("wish", ["Retry(at", "Snooze(until"])
+def test_a_time_at_the_end_of_the_calendar_is_refused_with_its_value(
+    wish: str, moment: datetime
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"{wish}={moment}): some time zones cannot")):
+        Retry(at=moment) if wish == "Retry(at" else Snooze(until=moment)
+
+
+def test_a_naive_time_at_the_end_of_the_calendar_is_refused_too() -> None:
+    with (
+        override_settings(USE_TZ=False, TIME_ZONE="America/New_York"),
+        pytest.raises(ValueError, match="some time zones cannot express this time"),
+    ):
+        Retry(at=datetime.max)  # noqa: DTZ901 - as a site without time zones has it
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [Retry(after=5), Retry(at=datetime(2030, 1, 1, tzinfo=UTC)), Snooze(for_=3), Discard("no")],
+    ids=repr,
+)
+def test_a_wish_can_be_pickled(wish: Exception) -> None:
+    copy = pickle.loads(pickle.dumps(wish))  # noqa: S301 - made here
+    assert type(copy) is type(wish)
+    assert (str(copy), vars(copy)) == (str(wish), vars(wish))
+
+
+@dataclasses.dataclass
+class Constantly:
+    """A callable object that cannot be hashed, because dataclasses compare by value."""
+
+    seconds: int
+
+    def __call__(self, error: BaseException, result: object) -> int:
+        return self.seconds
+
+
+def test_a_backoff_function_can_be_an_unhashable_object() -> None:
+    declared = task(max_attempts=3, backoff=Constantly(5))(recorded_tasks.does.func)
+    assert hash(declared) == hash(declared.using(queue_name="other").using(queue_name="default"))
 
 
 def test_policies_are_kept_by_using_and_can_be_imported_under_other_backends() -> None:

@@ -69,7 +69,7 @@ def test_a_task_that_raises_is_answered_with_its_error_and_without_its_traceback
     (said,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert said.name == "django_tasks_cloud_tasks"
     assert said.levelno == logging.WARNING, "it is not over"
-    assert "failed in attempt 1 of 100. It is attempted again when its queue" in said.getMessage()
+    assert "failed in attempt 1 of 100. It is attempted again if its queue" in said.getMessage()
     assert said.exc_info is not None
 
 

@@ -30,4 +30,4 @@ def test_a_task_is_declared_and_runs_under_another_backend(backend: Any, name: s
         assert [kept.id for kept in backend.results] == [result.id]
     else:
         assert result.status is TaskResultStatus.SUCCESSFUL, result.errors[0].traceback
-        assert result.return_value == [False, 1, 3]
+        assert result.return_value == [False, 1, 5, "default", 3]

@@ -4,13 +4,14 @@ from typing import Any
 
 import pytest
 from django.tasks import TaskResultStatus, task_backends
+from django_tasks_cloud_tasks import Snooze
 from django_tasks_cloud_tasks.testing import (
     CapturedTasks,
     EmulatorInHand,
     TaskFailedError,
 )
 
-from tests import recorded_tasks, tasks
+from tests import policy_tasks, recorded_tasks, tasks
 from tests.models import Mark
 
 
@@ -34,6 +35,15 @@ def test_a_failing_task_fails_the_test(cloud_tasks: CapturedTasks) -> None:
     tasks.fails.enqueue("no stock")
     with pytest.raises(TaskFailedError, match="ValueError: no stock"):
         cloud_tasks.run_all()
+
+
+def test_a_task_that_snoozes_fails_no_test_and_stays_pending(cloud_tasks: CapturedTasks) -> None:
+    policy_tasks.SCRIPT[:] = [Snooze(for_=60), "done"]
+    policy_tasks.plain.enqueue()
+    assert [d.document["status"] for d in cloud_tasks.run_all()] == ["snoozed"]
+    assert len(cloud_tasks.pending) == 1
+    assert [d.document["status"] for d in cloud_tasks.run_all()] == ["success"]
+    assert cloud_tasks.pending == []
 
 
 def test_run_all_without_check_returns_the_failures(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -16,7 +16,11 @@ from django.tasks import Task, TaskResultStatus
 from django.tasks.signals import task_finished
 from django_tasks_cloud_tasks import Discard, Retry, Snooze
 from django_tasks_cloud_tasks.adapters.client_version import sends_retry_config
-from django_tasks_cloud_tasks.core.errors import ServiceUnavailableError
+from django_tasks_cloud_tasks.adapters.guarded_queue import GuardedTaskQueue
+from django_tasks_cloud_tasks.core.errors import PayloadTooLargeError, ServiceUnavailableError
+from django_tasks_cloud_tasks.core.payload import Progress, TaskPayload
+from django_tasks_cloud_tasks.core.requests import TaskRequest
+from django_tasks_cloud_tasks.django_integration.executing import execution
 from django_tasks_cloud_tasks.django_integration.models import StoredTask
 from django_tasks_cloud_tasks.django_integration.operating.relay import relay_batch
 from django_tasks_cloud_tasks.django_integration.registry import recording_backends
@@ -29,7 +33,7 @@ from django_tasks_cloud_tasks.emulator.state.limits import SECOND
 from pytest_django.live_server_helper import LiveServer
 
 from tests import policy_tasks
-from tests.integration.deliveries import PATHS
+from tests.integration.deliveries import PATHS, post_signed
 from tests.integration.recording import hearing
 from tests.policy_tasks import ANSWERS, ASKED, ATTEMPTS, SCRIPT, SEEN
 
@@ -373,3 +377,182 @@ def test_the_answer_is_503_where_the_next_cloud_task_cannot_be_made(
         emulator.advance(60)
     assert len(SEEN) == 2
     assert emulator.waiting() == []
+
+
+@pytest.mark.parametrize("backend", ["default"], indirect=True)
+@pytest.mark.parametrize("emulator", [PATHS["sync"]], indirect=True)
+def test_the_last_dispatch_tries_again_to_make_the_next_cloud_task(
+    emulator: EmulatorInHand,
+    backend: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    SCRIPT[:] = [Snooze(for_=60), "done"]
+    create, refusals = GuardedTaskQueue.create, [ServiceUnavailableError("not now")]
+
+    def refuse_once(queue: GuardedTaskQueue, request: TaskRequest, *, timeout: float) -> None:
+        if refusals and request.task_id and request.task_id.endswith("-1"):
+            raise refusals.pop()
+        create(queue, request, timeout=timeout)
+
+    monkeypatch.setattr(GuardedTaskQueue, "create", refuse_once)
+    policy_tasks.once.using(backend=backend).enqueue()
+    emulator.settle()
+    emulator.advance(60)
+    assert (statuses(emulator), refusals) == ([200, 200], [])
+    assert "Creating a Cloud Task is tried again in 1 s. not now" in caplog.text
+
+
+@pytest.mark.parametrize("backend", ["default"], indirect=True)
+def test_a_hop_is_delivered_again_although_the_task_has_one_attempt(
+    emulator: EmulatorInHand, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SCRIPT[:] = ["done"]
+    due = get_runtime().clock() + timedelta(days=60)
+    policy_tasks.once.using(backend=backend, run_after=due).enqueue()
+    with monkeypatch.context() as away:
+        away.setattr(GuardedTaskQueue, "create", refuse)
+        emulator.advance(719 * 3600)
+    assert statuses(emulator) == [503]
+    emulator.advance(31 * 86_400)
+    emulator.advance(31 * 86_400)
+    assert len(SEEN) == 1
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise ServiceUnavailableError("Cloud Tasks does not answer")
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), asyncio.CancelledError()], ids=repr)
+@variants("function")
+def test_whatever_a_backoff_function_raises_the_default_wait_is_used(
+    task: Task[..., Any],
+    emulator: EmulatorInHand,
+    backend: str,
+    error: BaseException,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    SCRIPT[:], ANSWERS[:] = [ERROR, "done"], [error]
+    task.using(backend=backend).enqueue()
+    emulator.settle()
+    emulator.advance(60)
+    assert len(SEEN) == 2
+    assert "The default wait is used." in caplog.text
+
+
+@variants("data")
+def test_the_log_says_when_the_queue_repeats_a_task_that_retried(
+    task: Task[..., Any], emulator: EmulatorInHand, backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    SCRIPT[:] = [Retry(after=1), ERROR, "done"]
+    task.using(backend=backend).enqueue()
+    emulator.settle()
+    emulator.advance(1)
+    failed_at = get_runtime().clock()
+    *_, said = [r.getMessage() for r in caplog.records if "attempted again at" in r.getMessage()]
+    wait = datetime.fromisoformat(said.split("again at ")[1].removesuffix(" UTC.") + "Z")
+    seconds = round((wait - failed_at).total_seconds())
+    emulator.advance(seconds - 2)
+    assert len(SEEN) == 2, "too early"
+    emulator.advance(4)
+    assert len(SEEN) == 3, "too late"
+
+
+@variants("plain")
+def test_the_wait_is_right_where_only_the_clock_of_the_emulator_was_moved(
+    task: Task[..., Any], emulator: EmulatorInHand, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = get_runtime()
+    now = runtime.clock()
+    monkeypatch.setattr(runtime, "clock", lambda: now)
+    emulator.advance(60 * 86_400)
+    SCRIPT[:] = [Retry(after=3_600), "done"]
+    task.using(backend=backend).enqueue()
+    emulator.settle()
+    emulator.advance(3_599)
+    assert len(SEEN) == 1
+    emulator.advance(2)
+    assert len(SEEN) == 2
+
+
+@variants("plain")
+def test_a_clock_that_is_ahead_schedules_nothing_beyond_the_horizon(
+    task: Task[..., Any], emulator: EmulatorInHand, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = get_runtime()
+    right = runtime.clock
+    monkeypatch.setattr(runtime, "clock", lambda: right() + timedelta(seconds=1))
+    SCRIPT[:] = [Retry(after=timedelta(days=30)), "done"]
+    task.using(backend=backend).enqueue()
+    emulator.settle()
+    assert statuses(emulator) == [200]
+    relay_batch(recording_backends())
+    for _ in range(2):
+        emulator.advance(16 * 86_400)
+        relay_batch(recording_backends())
+    assert len(SEEN) == 2
+
+
+@pytest.mark.parametrize("wish", [Snooze(for_=3_600), Retry(after=3_600)], ids=["snooze", "retry"])
+@pytest.mark.parametrize("emulator", [PATHS["sync"]], indirect=True)
+def test_the_next_cloud_task_of_the_largest_task_fits_too(
+    emulator: EmulatorInHand, backend: str, wish: Snooze | Retry
+) -> None:
+    size, made = 1_048_000, None
+    while made is None:
+        try:
+            made = policy_tasks.takes_data.using(backend=backend).enqueue("x" * size)
+        except PayloadTooLargeError as error:
+            size -= error.size - error.limit
+    SCRIPT[:] = [wish, wish, "done"]
+    emulator.settle()
+    emulator.advance(3_600)
+    emulator.advance(3_600)
+    assert (len(SEEN), set(statuses(emulator))) == (3, {200})
+
+
+@pytest.mark.parametrize("backend", ["default"], indirect=True)
+def test_deliveries_that_come_twice_make_one_next_cloud_task_without_names_too(
+    emulator: EmulatorInHand, backend: str, settings: Any
+) -> None:
+    entry = settings.TASKS[backend]
+    unnamed = {**entry, "OPTIONS": {**entry["OPTIONS"], "NAME_TASKS": False}}
+    settings.TASKS = {**settings.TASKS, backend: unnamed}
+    SCRIPT[:], ANSWERS[:] = [ERROR] * 100, [1] * 100
+    emulator.chaos("seed=1,duplicate=1,drop=0,refuse=0,delay=0")
+    policy_tasks.function.using(backend=backend).enqueue()
+    emulator.settle()
+    for _ in range(5):
+        emulator.advance(2)
+    assert len(SEEN) == 8, "4 attempts, each delivered twice"
+
+
+@pytest.mark.parametrize("emulator", list(PATHS.values()), indirect=True, ids=list(PATHS))
+def test_a_coroutine_behind_a_decorator_is_stopped_at_its_timeout_too(
+    emulator: EmulatorInHand, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Stopped after 0.1 s of the 15 s that the task has.
+    answer_time = f"{execution.__name__}.ANSWER_TIME"
+    monkeypatch.setattr(answer_time, timedelta(seconds=14.9))
+    policy_tasks.wrapped.using(backend=backend).enqueue()
+    emulator.settle()
+    assert statuses(emulator) == [500]
+
+
+@pytest.mark.parametrize("emulator", [PATHS["sync"]], indirect=True)
+def test_a_task_snoozes_every_second_for_years(emulator: EmulatorInHand, backend: str) -> None:
+    progress = Progress(number=80_000_000)
+    payload = TaskPayload(
+        task_id="poller",
+        task_path="tests.policy_tasks.plain",
+        args=[],
+        kwargs={},
+        backend=backend,
+        enqueued_at=get_runtime().clock(),
+        progress=progress,
+    )
+    SCRIPT[:] = [Snooze(for_=1), "done"]
+    headers = {"X-CloudTasks-TaskName": "poller-80000000"}
+    assert post_signed(PATHS["sync"], payload.encode(), headers=headers).status_code == 200
+    emulator.advance(2)
+    assert len(SEEN) == 2

@@ -93,6 +93,8 @@ def full_record() -> TaskRecord:
         relay__failures=3,
         relay__error="UNAVAILABLE: é",
         redelivery__count=2,
+        redelivery__first=1,
+        redelivery__name="projects/p/locations/l/queues/q/tasks/t-2",
         redelivery__sent=True,
     )
 

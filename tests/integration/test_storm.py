@@ -81,7 +81,7 @@ VICTIMS = {
 CALM = 600.0  # seconds of real time for everything to end, once nobody is killed any more
 PATIENCE = 120.0  # seconds for a program to start, or to answer: the machine may be busy
 JUMPS = 60  # moves of the clock until a task that is not final counts as lost
-LATEST = timedelta(days=60)  # until then as well: the last look at a failure is after 31 days
+LATEST = timedelta(days=60)  # The relay still looks up a READY task after 31 days.
 TOGETHER = timedelta(minutes=30)  # what the relay looks at within that, it looks at in one jump
 
 

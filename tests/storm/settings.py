@@ -9,6 +9,7 @@ from tests.settings import *  # noqa: F403 - the same site with changes
 DATABASES = {"default": json.loads(os.environ["STORM_DATABASE"])}
 if "mysql" in DATABASES["default"]["ENGINE"]:
     use_driver()
+INSTALLED_APPS = [*INSTALLED_APPS, "tests.storm.apps.StormConfig"]  # noqa: F405 - see above
 LOGGING_CONFIG = None
 ROOT_URLCONF = "tests.storm.urls"
 TASKS = {

@@ -11,14 +11,10 @@ from asgiref.sync import sync_to_async
 from django.db import connection, transaction
 from django.db.models import F
 from django.tasks import TaskResult
-from django.tasks.signals import task_finished
 from django_tasks_cloud_tasks import Backoff, CloudTaskContext, Discard, Retry, Snooze, task
 
 from tests.models import Counter, Mark, Order
-from tests.storm.journal import snoozes_of, tell_of_commit, tell_of_end, told
-
-# Whoever sends the signal for a task has imported this module.
-task_finished.connect(tell_of_end)
+from tests.storm.journal import snoozes_of, tell_of_commit, told
 
 UNDONE = "undone: "
 """The start of the mark of an attempt that raised. The library must not commit such a mark."""

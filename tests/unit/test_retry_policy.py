@@ -142,9 +142,14 @@ def test_the_policy_decides_who_brings_the_next_attempt(
     assert retry_settings(policy, sends_retry_config=sends) == carried
 
 
-def after(wish: Any, policy: TaskPolicy, *, attempt: int = 1, **known: Any) -> object:
+def after(
+    wish: Any, policy: TaskPolicy, *, attempt: int = 1, dispatch: int | None = None, **known: Any
+) -> object:
     by = repeater(policy, sends_retry_config=True)
-    return after_failure(wish, policy=policy, by=by, attempt=attempt, now=NOW, **known)
+    dispatch = attempt if dispatch is None else dispatch
+    return after_failure(
+        wish, policy=policy, by=by, attempt=attempt, dispatch=dispatch, now=NOW, **known
+    )
 
 
 def test_an_ordinary_failure_is_repeated_until_the_last_attempt() -> None:
@@ -153,6 +158,12 @@ def test_an_ordinary_failure_is_repeated_until_the_last_attempt() -> None:
     assert after(Said.FAILURE, queue, attempt=100) == Over("it was attempt 100 of 100")
     assert after(Said.FAILURE, data, attempt=2) == Again(NOW + MINUTE / 3, by_queue=True)
     assert after(Said.FAILURE, data, attempt=3) == Over("it was attempt 3 of 3")
+
+
+def test_the_queue_counts_the_dispatches_of_a_cloud_task_and_not_the_attempts() -> None:
+    data = TaskPolicy(max_attempts=9, backoff=DATA)
+    first = after(Said.FAILURE, data, attempt=1, dispatch=1)
+    assert after(Said.FAILURE, data, attempt=5, dispatch=1) == first
 
 
 def test_a_function_is_asked_for_its_wait() -> None:
@@ -177,7 +188,9 @@ def test_an_impossible_answer_of_a_function_is_refused(answer: object) -> None:
 
 
 def test_the_default_wait_stands_in_for_a_function_that_fails() -> None:
-    wait = default_wait(TaskPolicy(backoff=function), by=Repeater.ENDPOINT, attempt=3, now=NOW)
+    wait = default_wait(
+        TaskPolicy(backoff=function), by=Repeater.ENDPOINT, attempt=3, dispatch=1, now=NOW
+    )
     assert wait == Again(NOW + timedelta(seconds=0.4), by_queue=False)
 
 

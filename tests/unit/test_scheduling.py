@@ -17,9 +17,10 @@ def test_a_task_that_is_due_has_no_schedule_time(run_after: datetime | None) -> 
 
 
 def test_a_task_that_is_due_beyond_the_horizon_is_scheduled_an_hour_before_it() -> None:
-    assert schedule_time(NOW + HORIZON, now=NOW) == NOW + HORIZON
+    near = NOW + HORIZON - timedelta(minutes=5)  # The clock of Cloud Tasks may be behind.
+    assert schedule_time(near, now=NOW) == near
     for far in (timedelta(microseconds=1), timedelta(days=700)):
-        assert schedule_time(NOW + HORIZON + far, now=NOW) == NOW + timedelta(hours=719)
+        assert schedule_time(near + far, now=NOW) == NOW + timedelta(hours=719)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from asyncio import CancelledError
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
 from datetime import datetime, timedelta
@@ -64,7 +65,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("django_tasks_cloud_tasks")
 
-_SMALL = timedelta(seconds=1)  # a smaller difference between clocks is ignored
 _HOST = "/".join(filter(None, (os.environ.get("K_REVISION"), socket.gethostname())))
 
 
@@ -106,7 +106,6 @@ class Execution:
     result: TaskResult[..., Any]
     backend: type[BaseTaskBackend]
     next_attempt: NextAttempt
-    delivery: Delivery
     began: datetime
     lease: Lease | None = None
     _atomic: bool = attrs.field(init=False)
@@ -128,9 +127,9 @@ class Execution:
         if not isinstance(backend, SiteBackend):
             raise TypeError(f"The backend {backend.alias!r} is not a CloudTasksBackend.")
         configuration, now = backend.configuration, get_runtime().clock()
-        earlier = delivery.earlier_attempts(payload.progress)
-        next_attempt = NextAttempt.of(task, payload, configuration, earlier + 1)
-        if configuration.results:
+        next_attempt = NextAttempt.of(task, payload, configuration, delivery)
+        # A hop is not an attempt. So it travels on without a record, even if RESULTS is set now.
+        if configuration.results and not next_attempt.is_early(now):
             lease = claim_task(
                 configuration,
                 configuration.results,
@@ -143,17 +142,17 @@ class Execution:
                 return lease
             next_attempt = attrs.evolve(next_attempt, number=len(lease.record.attempts))
             result = recorded_result(task, lease.record)
-            return cls(task, result, type(backend), next_attempt, delivery, now, lease)
+            return cls(task, result, type(backend), next_attempt, now, lease)
         result = running_result(
             task,
             task_id=payload.task_id,
             args=list(payload.args),
             kwargs=dict(payload.kwargs),
             enqueued_at=payload.enqueued_at,
-            worker_ids=[UNKNOWN_WORKER] * earlier + [worker],
+            worker_ids=[UNKNOWN_WORKER] * (next_attempt.number - 1) + [worker],
             now=now,
         )
-        return cls(task, result, type(backend), next_attempt, delivery, now)
+        return cls(task, result, type(backend), next_attempt, now)
 
     @property
     def _arguments(self) -> list[Any]:
@@ -163,8 +162,8 @@ class Execution:
             task_result=self.result,
             max_attempts=self.next_attempt.policy.limit,
             deadline=to_site(self.began + self._deadline),
-            queue_name=self.delivery.queue or self.task.queue_name,
-            cloud_task_name=self.delivery.cloud_task_id or None,
+            queue_name=self.next_attempt.delivery.queue or self.task.queue_name,
+            cloud_task_name=self.next_attempt.delivery.cloud_task_id or None,
             cancellation=Cancellation(self.lease.cancel_requested if self.lease else None),
             clock=_now,
         )
@@ -279,16 +278,26 @@ class Execution:
         """Call the function in this thread, and await what it returns."""
         if self._stops_after is not None and iscoroutinefunction(self.task.func):
             return async_to_sync(self._acall)()
+        began = time.monotonic()
         value = self.task.call(*self._arguments, **self.result.kwargs)
         while isawaitable(value):
-            value = async_to_sync(_await)(value)
+            value = async_to_sync(self._in_time)(value, time.monotonic() - began)
         return value
 
     async def _acall(self) -> Any:  # noqa: ANN401 - what a task returns
         """Await the coroutine function, until its timeout."""
+        return await self._in_time(self.task.acall(*self._arguments, **self.result.kwargs))
+
+    async def _in_time(self, value: Any, elapsed: float = 0.0) -> Any:  # noqa: ANN401 - what a task returns
+        """Await what a function returned, until the timeout of the task.
+
+        Args:
+            value: the returned awaitable.
+            elapsed: seconds since the call of the function.
+        """
+        left = None if self._stops_after is None else max(self._stops_after - elapsed, 0.0)
         try:
-            async with asyncio.timeout(self._stops_after) as limit:
-                value = await self.task.acall(*self._arguments, **self.result.kwargs)
+            async with asyncio.timeout(left) as limit:
                 while isawaitable(value):
                     value = await value
                 return value
@@ -324,28 +333,28 @@ class Execution:
 
     @property
     def _is_early(self) -> bool:
-        """Whether the delivery is early: Cloud Tasks could not wait until the task is due."""
-        due_at = self.next_attempt.payload.progress.due_at
-        return self.lease is None and due_at is not None and due_at > self.began + self._ahead
-
-    @property
-    def _ahead(self) -> timedelta:
-        """By how much the clock of Cloud Tasks is at least ahead of the clock of this process.
-
-        The delivery says when it was due by the clock of Cloud Tasks. Times for Cloud Tasks are
-        computed with that clock, because the clock of an emulator can be years ahead.
-        """
-        ahead = timedelta() if self.delivery.eta is None else self.delivery.eta - self.began
-        return ahead if ahead > _SMALL else timedelta()
+        return self.lease is None and self.next_attempt.is_early(self.began)
 
     def _travel_on(self) -> Outcome:
         """Create another Cloud Task, which is delivered later."""
-        due_at = self.next_attempt.payload.progress.due_at or self.began
-        attempts = self.next_attempt.payload.progress.attempts
-        made = self.next_attempt.create_next(
-            due_at, attempts=attempts, now=self.began + self._ahead
+        progress, ahead = self.next_attempt.payload.progress, self._ahead
+        made = self._create_next(
+            progress.due_at or self.began + ahead, attempts=progress.attempts, now=self.began
         )
         return NotDue(self.result.id) if made else NextNotCreated(self.result.id)
+
+    @property
+    def _ahead(self) -> timedelta:
+        return self.next_attempt.delivery.ahead_of(self.began)
+
+    def _create_next(self, due_at: datetime, *, attempts: int, now: datetime) -> bool:
+        """Create the next Cloud Task of a task without a record. Return whether it exists.
+
+        Args:
+            due_at: when it is due, by the clock of Cloud Tasks.
+            now: the time by the clock of this process.
+        """
+        return self.next_attempt.create_next(due_at, attempts=attempts, now=now + self._ahead)
 
     def _held(self) -> AbstractContextManager[None]:
         return self.lease.held() if self.lease else nullcontext()
@@ -408,10 +417,7 @@ class Execution:
         now = get_runtime().clock()
         note = self._overran(now)
         task_error = add_error(self.result, error)
-        there = now + self._ahead
-        then = self.next_attempt.after(
-            error, self.result, recorded=self.lease is not None, now=there
-        )
+        then = self.next_attempt.after(error, self.result, recorded=self.lease is not None, now=now)
         if isinstance(then, Again) and unanswered:
             then = Again(None, by_queue=True)
         snoozes = isinstance(then, Again) and not then.counted
@@ -430,7 +436,8 @@ class Execution:
                 return Cancelled(self.result.id)
         elif isinstance(then, Again) and not then.by_queue:
             counted = self.next_attempt.number - snoozes
-            if not self.next_attempt.create_next(then.at or there, attempts=counted, now=there):
+            due_at = (then.at or now) + self._ahead
+            if not self._create_next(due_at, attempts=counted, now=now):
                 mark_ready(self.result)
                 return NextNotCreated(self.result.id)
         if isinstance(then, Over):
@@ -454,7 +461,7 @@ class Execution:
         )
 
     def _tell_of_failure(self, error: BaseException, then: Again) -> None:
-        when = f"at {then.at:%Y-%m-%d %H:%M:%S} UTC" if then.at else "when its queue repeats it"
+        when = f"at {then.at:%Y-%m-%d %H:%M:%S} UTC" if then.at else "if its queue repeats it"
         logger.warning(
             "The task %s (%s) failed in attempt %d of %d. It is attempted again %s.",
             self.result.id,
@@ -493,10 +500,6 @@ class Execution:
 
 def _now() -> datetime:
     return get_runtime().clock()
-
-
-async def _await(awaitable: Awaitable[Any]) -> Any:  # noqa: ANN401 - what a task returns
-    return await awaitable
 
 
 def _is_cancelled(error: BaseException) -> bool:

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.tasks.base import TaskError
 
@@ -73,7 +73,8 @@ def claim_task(
         if seen and then and then.final and not seen.final:
             send_finished(then)
         if isinstance(decision, Run):
-            return Lease(configuration, store, decision.record, answer_within=seconds)
+            ahead = delivery.ahead_of(runtime.clock())
+            return Lease(configuration, store, decision.record, answer_within=seconds, ahead=ahead)
         if isinstance(decision.outcome, Unrecorded):
             logger.warning(
                 "The task %s (%s) was recorded when it was enqueued, but there is no record now. "
@@ -91,6 +92,7 @@ class Lease:
 
     Args:
         answer_within: seconds that Cloud Tasks waits for the answer.
+        ahead: by how much the clock of Cloud Tasks is ahead of the clock of this process.
 
     Attributes:
         record: the record as it was claimed or last renewed.
@@ -103,6 +105,7 @@ class Lease:
         record: TaskRecord,
         *,
         answer_within: float,
+        ahead: timedelta,
     ) -> None:
         self.store = store
         self.record = record
@@ -112,6 +115,7 @@ class Lease:
         self._held_until = now + self._duration.total_seconds()
         self._awaited_until = now + answer_within
         self._configuration = configuration
+        self._ahead = ahead
         self._cancel_requested = False
 
     @contextmanager
@@ -168,7 +172,7 @@ class Lease:
         if is_beyond_horizon(record.due_at, now=get_runtime().clock()):
             return  # The relay sends it when its time is near.
         try:
-            send(self._configuration, self.store, record, unless_silent=True)
+            send(self._configuration, self.store, record, ahead=self._ahead, unless_silent=True)
         except Exception:
             # The database failed after it stored the record. The relay sends the task.
             logger.exception(

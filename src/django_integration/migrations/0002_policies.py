@@ -61,6 +61,8 @@ class Migration(migrations.Migration):
     operations = [
         migrations.AddField("storedtask", "failure", ExactCharField(max_length=255, default="")),
         migrations.AddField("storedtask", "lost", models.TextField(default="")),
+        migrations.AddField("storedtask", "redelivery_first", models.IntegerField(default=0)),
+        migrations.AddField("storedtask", "redelivery_name", models.TextField(default="")),
         migrations.AddField("storedtask", "redelivery_at", InstantField(null=True)),
         migrations.AddField("storedtask", "replay_of", ExactCharField(max_length=255, default="")),
         migrations.AddField(

@@ -14,7 +14,7 @@ from ...core.lifecycle import CancelOutcome, Event, is_refused, redeliver, withd
 from ...core.names import QueueName
 from ...core.ports import ResultStore
 from ...core.records import TaskRecord
-from ...core.requests import queue_of
+from ...core.requests import queue_of, queue_of_record
 from ..configuration import Configuration
 from ..registry import SiteBackend
 from ..results.task_results import mark_cancelled, recorded_task, refresh
@@ -86,7 +86,7 @@ def cancel_recorded(
     def delete() -> None:
         send_finished(decision.record)
         try:
-            queue = _queue(configuration, record.payload.queue_name, record.payload.priority)
+            queue = queue_of_record(record, route=configuration.route)
             _delete(configuration, queue, record.cloud_task_id)
         except CloudTasksError as error:
             # It will be delivered, and not run.
@@ -112,7 +112,7 @@ def run_now(configuration: Configuration, store: ResultStore, record: TaskRecord
     now = get_runtime().clock()
     if is_refused(Event.RUN_NOW, record, now):
         return False
-    queue = _queue(configuration, record.payload.queue_name, record.payload.priority)
+    queue = queue_of_record(record, route=configuration.route)
     timeout = configuration.options.enqueue_timeout
     name = record.cloud_task_id
     if record.redelivery.sent and configuration.queue.run(queue, name, timeout=timeout):
@@ -151,15 +151,12 @@ def _cancel_unrecorded(configuration: Configuration, result: TaskResult[..., Any
         raise CancelError(
             f"The task {result.id} cannot be found in its queue, because NAME_TASKS is off."
         )
-    queue = _queue(configuration, result.task.queue_name, result.task.priority)
+    task = result.task
+    queue = queue_of(task.queue_name, priority=task.priority, route=configuration.route)
     if not _delete(configuration, queue, result.id):
         return CancelOutcome.TOO_LATE
     mark_cancelled(result, now=get_runtime().clock())
     return CancelOutcome.CANCELLED
-
-
-def _queue(configuration: Configuration, queue_name: str, priority: int) -> QueueName:
-    return queue_of(queue_name, priority=priority, route=configuration.route)
 
 
 def _delete(configuration: Configuration, queue: QueueName, cloud_task_id: str) -> bool:

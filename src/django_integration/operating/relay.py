@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import batched
 
 import attrs
@@ -36,11 +36,13 @@ from ...core.lifecycle import (
     sent,
     storable,
 )
+from ...core.names import CloudTaskName
 from ...core.options import LostTasks
 from ...core.outcomes import Relayed
+from ...core.payload import Progress
 from ...core.ports import ResultStore
 from ...core.records import TaskRecord, UnreadableRecord
-from ...core.requests import TaskRequest, build_task_request, queue_of
+from ...core.requests import TaskRequest, build_task_request, queue_of_record
 from ...core.retry_policy import TaskPolicy
 from ..configuration import Configuration, stores_of
 from ..exceptions import message_of
@@ -67,12 +69,14 @@ def send(
     record: TaskRecord,
     request: TaskRequest | None = None,
     *,
+    ahead: timedelta = timedelta(),
     unless_silent: bool = False,
 ) -> CloudTasksError | None:
     """Send a recorded task to Cloud Tasks, and record the result.
 
     Args:
         request: the request for this record, if it exists already.
+        ahead: by how much the clock of Cloud Tasks is ahead of the clock of this process.
         unless_silent: whether to leave the task to the relay while the circuit breaker is open.
 
     Returns:
@@ -80,11 +84,10 @@ def send(
     """
     if unless_silent and configuration.queue.is_silent:
         message = "Cloud Tasks did not answer recently."
-        error: CloudTasksError | None = ServiceUnavailableError(message)
+        created: _Created = ServiceUnavailableError(message)
     else:
-        error = _create(configuration, record, request)
-    _note(store, record, error)
-    return error
+        created = _create(configuration, record, request, ahead=ahead)
+    return _note(store, record, created)
 
 
 def relay_batch(configurations: Mapping[str, Configuration], *, limit: int = BATCH) -> Relayed:
@@ -152,11 +155,10 @@ def _relay_from(
             continue
         # Only the calls to Cloud Tasks run in threads: the database connection is of this thread.
         answers = list(pool.map(lambda r: _create(configurations[r.payload.backend], r), some))
-        for record, error in zip(some, answers, strict=True):
+        for record, created in zip(some, answers, strict=True):
             with _each_for_itself(store, record, errors):
-                _note(store, record, error)
-                errors.append(error)
-        silent = any(error is not None and error.unanswered for error in answers)
+                errors.append(_note(store, record, created))
+        silent = any(isinstance(a, CloudTasksError) and a.unanswered for a in answers)
     failed = sum(error is not None for error in errors)
     more = len(due) == limit and not silent
     return Relayed(len(errors) - failed, failed, more)
@@ -224,10 +226,10 @@ def _is_there(configuration: Configuration, wanted: LookUp) -> bool:
     Raises:
         LookUpError: Cloud Tasks refused, or did not answer.
     """
-    payload, options = wanted.record.payload, configuration.options
-    queue = queue_of(payload.queue_name, priority=payload.priority, route=configuration.route)
+    queue = queue_of_record(wanted.record, route=configuration.route)
+    timeout = configuration.options.enqueue_timeout
     return any(
-        configuration.queue.exists(queue, name, timeout=options.enqueue_timeout)
+        configuration.queue.exists(queue, name, timeout=timeout)
         for name in reversed(wanted.cloud_task_ids)
     )
 
@@ -276,12 +278,20 @@ def _set_aside(store: ResultStore, task_id: str, reason: str, wait: timedelta) -
     return UnreadableRecordError(reason)
 
 
+type _Created = CloudTaskName | CloudTasksError | None
+"""The name of a created Cloud Task, if the request names it, or why it was not created."""
+
+
 def _create(
-    configuration: Configuration, record: TaskRecord, request: TaskRequest | None = None
-) -> CloudTasksError | None:
+    configuration: Configuration,
+    record: TaskRecord,
+    request: TaskRequest | None = None,
+    *,
+    ahead: timedelta = timedelta(),
+) -> _Created:
     try:
         if request is None:
-            request = _request(configuration, record, now=get_runtime().clock())
+            request = _request(configuration, record, ahead=ahead)
         configuration.queue.create(request, timeout=configuration.options.enqueue_timeout)
     except CloudTasksError as error:
         return error
@@ -289,11 +299,13 @@ def _create(
         # The error concerns this task only, so the rest of the batch continues.
         logger.exception("The task %s could not be sent.", record.task_id)
         return EnqueueError(f"{type(error).__name__}: {message_of(error)}")
-    return None
+    return request.name
 
 
-def _request(configuration: Configuration, record: TaskRecord, *, now: datetime) -> TaskRequest:
-    payload = record.payload
+def _request(configuration: Configuration, record: TaskRecord, *, ahead: timedelta) -> TaskRequest:
+    # The worker uses the progress only if RESULTS was turned off since.
+    progress = Progress(attempts=len(record.attempts), number=record.redelivery.count)
+    payload = attrs.evolve(record.payload, progress=progress)
     body = payload.encode()
     return build_task_request(
         payload,
@@ -301,8 +313,8 @@ def _request(configuration: Configuration, record: TaskRecord, *, now: datetime)
         signature=sign(body),
         route=configuration.route,
         policy=_policy(record).over(configuration.options.policy),
-        run_after=record.due_at,
-        now=now,
+        run_after=record.due_at + ahead if record.due_at else None,
+        now=get_runtime().clock() + ahead,
         number=record.redelivery.count,
     )
 
@@ -316,11 +328,16 @@ def _policy(record: TaskRecord) -> TaskPolicy:
         return TaskPolicy()
 
 
-def _note(store: ResultStore, record: TaskRecord, error: CloudTasksError | None) -> None:
-    """Record whether Cloud Tasks accepted a task, unless the record has changed since."""
-    if error is None:
-        store.replace(record, sent(record, now=get_runtime().clock()))
-        return
+def _note(store: ResultStore, record: TaskRecord, created: _Created) -> CloudTasksError | None:
+    """Record whether Cloud Tasks accepted a task, unless the record has changed since.
+
+    Returns:
+        The error if Cloud Tasks did not accept it.
+    """
+    if not isinstance(created, CloudTasksError):
+        store.replace(record, sent(record, now=get_runtime().clock(), name=created))
+        return None
+    error = created
     level = logging.WARNING if error.unanswered else logging.ERROR
     logger.log(
         level,
@@ -330,3 +347,4 @@ def _note(store: ResultStore, record: TaskRecord, error: CloudTasksError | None)
         error,
     )
     store.replace(record, back_off(record, str(error), now=get_runtime().clock()))
+    return error

@@ -106,15 +106,15 @@ class CapturedTasks:
 
         Args:
             task: the task, from `pending`.
-            check: whether to raise if the task did not succeed.
+            check: whether to raise if the task neither succeeded nor snoozed.
 
         Raises:
-            TaskFailedError: `check` is True, and the task did not succeed.
+            TaskFailedError: `check` is True, and the task neither succeeded nor snoozed.
         """
         delivered = self._deliver(task)
         if delivered.status == 200:  # noqa: PLR2004 - the HTTP status of a success
             self._queue.requests.remove(task.request)
-        if check and delivered.document.get("status") != "success":
+        if check and delivered.document.get("status") not in {"success", "snoozed"}:
             raise TaskFailedError(
                 f"The task {task!r} did not succeed. The view answered with the status "
                 f"{delivered.status}: {delivered.document}"
@@ -125,13 +125,13 @@ class CapturedTasks:
         """Deliver every pending task once, in order, including tasks that these tasks enqueue.
 
         Args:
-            check: whether to raise if a task did not succeed.
+            check: whether to raise if a task neither succeeded nor snoozed.
 
         The next attempt at a task that failed or snoozed stays pending.
 
         Raises:
-            TaskFailedError: `check` is True, and a task did not succeed. The tasks after it are
-                not delivered.
+            TaskFailedError: `check` is True, and a task neither succeeded nor snoozed. The tasks
+                after it are not delivered.
         """
         delivered: list[Delivered] = []
         seen: set[str] = set()
