@@ -124,6 +124,10 @@ class LookUpError(ControlError):
         super().__init__(message, unanswered=unanswered)
 
 
+class AdministrationError(CloudTasksError):
+    """Cloud Tasks or Cloud Scheduler refused a change of its configuration, or did not answer."""
+
+
 class TaskCancelledError(CloudTasksError):
     """A task was cancelled. This class is never raised; it appears in the errors of a result."""
 

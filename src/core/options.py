@@ -14,6 +14,7 @@ from typing import Any, Self
 import attrs
 
 from .backoff import Backoff
+from .cloud_queues import QueueSettings, read_cloud_queues
 from .errors import OptionFault, OptionsError
 from .names import is_location_id, is_project_id, is_queue_id
 from .retry_policy import (
@@ -90,6 +91,7 @@ class BackendOptions:
     results_database: str = "default"
     lease: timedelta = timedelta(seconds=60)
     lost_tasks: LostTasks = LostTasks.FAIL
+    cloud_queues: Mapping[str, QueueSettings] = attrs.field(factory=dict)
     max_attempts: int | None = None
     backoff: Backoff | BackoffFunction | None = None
     task_timeout: timedelta | None = None
@@ -348,6 +350,7 @@ _OPTIONS: Mapping[str, tuple[str, Callable[[object], object]]] = {
     "ENQUEUE_ON_COMMIT": ("enqueue_on_commit", _on_commit),
     "NAME_TASKS": ("name_tasks", _flag),
     "PRIORITY_QUEUES": ("priority_queues", _priority_queues),
+    "CLOUD_QUEUES": ("cloud_queues", read_cloud_queues),
     "RESULTS": ("results", _results),
     "RESULTS_DATABASE": ("results_database", _text),
     "LEASE": ("lease", _lease),

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol
 
+from .cloud_queues import CloudQueue, QueueSettings
 from .failures import FailedTask, FailureGroup, FailureSelection
 from .names import QueueName
 from .records import Backlog, State, TaskRecord, UnreadableRecord
@@ -47,6 +48,37 @@ class TaskQueue(Protocol):
         Raises:
             LookUpError: Cloud Tasks refused the call or did not answer.
         """
+
+
+class QueueAdmin(Protocol):
+    """The administration of queues.
+
+    Every method raises `AdministrationError` if Cloud Tasks refused the call or did not answer.
+    """
+
+    def queues(self, project: str, location: str) -> list[CloudQueue]:
+        """Return all queues of a location, sorted by id."""
+
+    def create(self, queue: QueueName, settings: QueueSettings) -> None:
+        """Create a queue with these settings. The others have the defaults of Cloud Tasks."""
+
+    def update(self, queue: QueueName, settings: QueueSettings) -> None:
+        """Change these settings of a queue. The others stay."""
+
+    def delete(self, queue: QueueName) -> None:
+        """Delete a queue and its tasks. Its name cannot be used again for some days."""
+
+    def pause(self, queue: QueueName) -> None:
+        """Stop the dispatches of a queue. It still accepts tasks."""
+
+    def resume(self, queue: QueueName) -> None:
+        """Start the dispatches of a paused queue."""
+
+    def purge(self, queue: QueueName) -> None:
+        """Delete all tasks of a queue."""
+
+    def count(self, queue: QueueName, *, limit: int) -> int:
+        """Return the number of tasks in a queue, at most `limit`."""
 
 
 class ResultStore(Protocol):

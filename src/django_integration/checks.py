@@ -22,6 +22,7 @@ from django.utils.translation import override as override_language
 
 from ..adapters.client_version import RETRY_CONFIG_SINCE, client_version, sends_retry_config
 from ..adapters.metadata import NoMetadataServer, answer_finding
+from ..core.cloud_queues import combined
 from ..core.detection import (
     Detected,
     Found,
@@ -36,6 +37,7 @@ from ..core.options import Authentication, BackendOptions
 from ..core.retry_policy import retry_settings
 from .configuration import emulator_host
 from .installation import APP
+from .operating.cloud_queues import wanted_of
 from .operating.delivery_check import Obstacle, Trial, obstacles
 from .runtime import get_runtime
 
@@ -139,6 +141,7 @@ def check_backend(backend: SiteBackend) -> list[CheckMessage]:
         *_check_environment(subject),
         *_check_app(subject),
         *_check_queue_names(subject),
+        *_check_cloud_queues(subject),
         *_check_path(subject),
         *_check_audience(subject),
         *_check_emulator(subject),
@@ -215,6 +218,25 @@ def _check_queue_names(subject: _Subject) -> Iterator[CheckMessage]:
                     hint="Use 1 to 100 letters, digits and hyphens in QUEUES and PRIORITY_QUEUES.",
                     id="django_tasks_cloud_tasks.E003",
                 )
+
+
+def _check_cloud_queues(subject: _Subject) -> Iterator[CheckMessage]:
+    """Check that the backends of one location agree on the settings of its queues."""
+    from .registry import backends
+
+    def where(one: _Subject) -> tuple[str | None, str | None]:
+        return one.options.project, one.options.location
+
+    others = [one for one in map(_read, backends()) if where(one) == where(subject)]
+    if subject.backend.alias != others[0].backend.alias:
+        return
+    wanted = {one.backend.alias: wanted_of(one.backend, one.options) for one in others}
+    for contradiction in combined(wanted)[1]:
+        yield Error(
+            f"{subject.where}: {contradiction}",
+            hint="Set the same value in both CLOUD_QUEUES, or remove one of them.",
+            id="django_tasks_cloud_tasks.E010",
+        )
 
 
 def _check_path(subject: _Subject) -> Iterator[CheckMessage]:

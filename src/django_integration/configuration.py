@@ -134,6 +134,19 @@ class Configuration:
         return self._runtime.results(self.options.results_database)
 
     @property
+    def location(self) -> tuple[str, str]:
+        """The ids of the project and of the location of the queues.
+
+        Raises:
+            ConfigurationError: one of them is neither set nor detected.
+        """
+        options = self.options
+        return (
+            _value(self._detect(find_project, options.project)),
+            _value(self._detect(find_location, options.location)),
+        )
+
+    @property
     def sends_retry_config(self) -> bool:
         """Whether the client can send the retry settings of a single task."""
         return sends_retry_config()
@@ -168,9 +181,10 @@ class Configuration:
         if account:
             audience = options.audience or _value(self._handler_host)
             oidc = OidcIdentity(service_account_email=account, audience=audience)
+        project, location = self.location
         route = Route(
-            project=_value(self._detect(find_project, options.project)),
-            location=_value(self._detect(find_location, options.location)),
+            project=project,
+            location=location,
             url=_value(self._handler_host) + options.handler_path,
             oidc=oidc,
             dispatch_deadline=options.dispatch_deadline,

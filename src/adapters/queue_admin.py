@@ -1,0 +1,156 @@
+"""The administration of queues over the Cloud Tasks API.
+
+It uses the client class of google-cloud-tasks. That import is slow, so only commands import this
+module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import google.auth.exceptions
+import grpc
+from google.api_core.exceptions import GoogleAPICallError, PermissionDenied, RetryError
+from google.cloud.tasks_v2 import CloudTasksClient, types
+from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from ..core.cloud_queues import CloudQueue, QueueSettings
+from ..core.errors import AdministrationError
+from ..core.names import QueueName
+
+_TIMEOUT = 30.0  # seconds for one call
+_PARENTS = {
+    "max_dispatches_per_second": "rate_limits",
+    "max_concurrent_dispatches": "rate_limits",
+    "logging_sampling_ratio": "stackdriver_logging_config",
+}
+_NAMES = {"logging_sampling_ratio": "sampling_ratio"}
+
+
+class GrpcQueueAdmin:
+    """A `QueueAdmin` that calls Cloud Tasks, or an emulator of it.
+
+    Args:
+        emulator_host: HOST:PORT of an emulator; None for the service.
+    """
+
+    def __init__(self, emulator_host: str | None = None) -> None:
+        with _told(emulator_host):
+            if emulator_host:
+                channel = grpc.insecure_channel(emulator_host)
+                self._client = CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
+            else:
+                self._client = CloudTasksClient()
+        self._emulator_host = emulator_host
+
+    def queues(self, project: str, location: str) -> list[CloudQueue]:
+        """See `QueueAdmin.queues`."""
+        parent = f"projects/{project}/locations/{location}"
+        with _told(self._emulator_host):
+            found = self._client.list_queues(parent=parent, timeout=_TIMEOUT, retry=None)
+            return sorted(map(_read, found), key=lambda queue: queue.id)
+
+    def create(self, queue: QueueName, settings: QueueSettings) -> None:
+        """See `QueueAdmin.create`."""
+        with _told(self._emulator_host):
+            self._client.create_queue(
+                parent=queue.parent, queue=_message(queue, settings), timeout=_TIMEOUT, retry=None
+            )
+        ignored = settings.ignored_at_creation
+        if ignored.named():
+            self.update(queue, ignored)
+
+    def update(self, queue: QueueName, settings: QueueSettings) -> None:
+        """See `QueueAdmin.update`."""
+        with _told(self._emulator_host):
+            self._client.update_queue(
+                queue=_message(queue, settings),
+                update_mask=FieldMask(paths=[".".join(_path(name)) for name in settings.named()]),
+                timeout=_TIMEOUT,
+                retry=None,
+            )
+
+    def delete(self, queue: QueueName) -> None:
+        """See `QueueAdmin.delete`."""
+        with _told(self._emulator_host):
+            self._client.delete_queue(name=str(queue), timeout=_TIMEOUT, retry=None)
+
+    def pause(self, queue: QueueName) -> None:
+        """See `QueueAdmin.pause`."""
+        with _told(self._emulator_host):
+            self._client.pause_queue(name=str(queue), timeout=_TIMEOUT, retry=None)
+
+    def resume(self, queue: QueueName) -> None:
+        """See `QueueAdmin.resume`."""
+        with _told(self._emulator_host):
+            self._client.resume_queue(name=str(queue), timeout=_TIMEOUT, retry=None)
+
+    def purge(self, queue: QueueName) -> None:
+        """See `QueueAdmin.purge`."""
+        with _told(self._emulator_host):
+            self._client.purge_queue(name=str(queue), timeout=_TIMEOUT, retry=None)
+
+    def count(self, queue: QueueName, *, limit: int) -> int:
+        """See `QueueAdmin.count`."""
+        with _told(self._emulator_host):
+            tasks = self._client.list_tasks(parent=str(queue), timeout=_TIMEOUT, retry=None)
+            return sum(1 for _ in islice(tasks, limit))
+
+
+@contextmanager
+def _told(emulator_host: str | None) -> Iterator[None]:
+    """A context for one call. It converts the errors of Google's libraries.
+
+    Raises:
+        AdministrationError: the call failed.
+    """
+    try:
+        yield
+    except google.auth.exceptions.GoogleAuthError as error:
+        raise AdministrationError(
+            "Google Cloud credentials were not found or not accepted. Run 'gcloud auth "
+            f"application-default login'. The error was: {error}"
+        ) from error
+    except PermissionDenied as error:
+        raise AdministrationError(
+            "The account may not do this. Grant it the role roles/cloudtasks.queueAdmin on the "
+            f"project. The error was: {error.message}"
+        ) from error
+    except (GoogleAPICallError, RetryError) as error:
+        where = f"the emulator at {emulator_host}" if emulator_host else "Cloud Tasks"
+        raise AdministrationError(f"The call to {where} failed: {error.message}") from error
+
+
+def _path(name: str) -> tuple[str, str]:
+    return _PARENTS.get(name, "retry_config"), _NAMES.get(name, name)
+
+
+def _message(queue: QueueName, settings: QueueSettings) -> types.Queue:
+    fields: dict[str, Any] = {"name": str(queue)}
+    for setting, value in settings.named().items():
+        parent, name = _path(setting)
+        fields.setdefault(parent, {})[name] = value
+    return types.Queue(**fields)
+
+
+def _read(queue: types.Queue) -> CloudQueue:
+    limits = queue.rate_limits
+    retries: Any = queue.retry_config  # Its durations are timedeltas, unlike in the annotations.
+    return CloudQueue(
+        id=queue.name.rpartition("/")[2],
+        state=queue.state.name,
+        settings=QueueSettings(
+            max_dispatches_per_second=limits.max_dispatches_per_second,
+            max_concurrent_dispatches=limits.max_concurrent_dispatches,
+            max_attempts=retries.max_attempts,
+            min_backoff=retries.min_backoff,
+            max_backoff=retries.max_backoff,
+            max_doublings=retries.max_doublings,
+            max_retry_duration=retries.max_retry_duration,
+            logging_sampling_ratio=queue.stackdriver_logging_config.sampling_ratio,
+        ),
+    )
