@@ -1,4 +1,4 @@
-"""Tasks with policies. A test says what each attempt does in `SCRIPT`."""
+"""Tasks with policies. A test sets in `SCRIPT` what each attempt does."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from django.tasks import TaskResult
 from django_tasks_cloud_tasks import Backoff, CloudTaskContext, task
 
 SCRIPT: list[Any] = []
-"""What the attempts do, one after the other: raise an exception, call a function of the context,
-or return a value."""
+"""The steps of the attempts, in order. An attempt raises its step if it is an exception. It calls
+its step with the context if it is a function. Otherwise it returns its step."""
 
 SEEN: list[CloudTaskContext] = []
 """The contexts of the attempts."""
 
 ATTEMPTS: list[int] = []
-"""Their numbers, as they were when the attempts began."""
+"""The numbers of the attempts, read when each attempt began."""
 
 ASKED: list[tuple[BaseException, int, int]] = []
-"""What the backoff function was asked: the exception, the attempts, the errors listed."""
+"""The calls of the backoff function: the exception, the number of attempts and the number of errors
+of the result."""
 
 ANSWERS: list[Any] = []
-"""What it answers, one after the other: an exception is raised."""
+"""The return values of the backoff function, in order. An exception among them is raised."""
 
 
 def chooses(error: BaseException, result: TaskResult[..., Any]) -> Any:
@@ -97,7 +98,7 @@ def takes_data(context: CloudTaskContext, data: str) -> Any:
 
 
 def traced[**P, R](function: Callable[P, R]) -> Callable[P, R]:
-    """A usual decorator: a function that returns what the coroutine function returns."""
+    """Decorate a function as many decorators do: the result is not a coroutine function."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:

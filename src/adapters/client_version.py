@@ -1,4 +1,7 @@
-"""What the installed google-cloud-tasks can do, without importing it: that takes half a second."""
+"""The version and the capabilities of the installed google-cloud-tasks.
+
+This module does not import google-cloud-tasks, because the import takes half a second.
+"""
 
 import re
 from functools import cache
@@ -10,12 +13,12 @@ RETRY_CONFIG_SINCE = (2, 25)
 
 @cache
 def client_version() -> str:
-    """The version of google-cloud-tasks."""
+    """Return the version of google-cloud-tasks."""
     return version("google-cloud-tasks")
 
 
 @cache
 def sends_retry_config() -> bool:
-    """Whether the client can send the retry settings of one task."""
+    """Return whether the client can send the retry settings of one task."""
     numbers = tuple(int(number) for number in re.findall(r"\d+", client_version())[:2])
     return numbers >= RETRY_CONFIG_SINCE

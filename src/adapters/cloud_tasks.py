@@ -196,10 +196,10 @@ class GrpcTaskQueue:
         return self._control(Control.LOOK_UP, queue, task_id, timeout)
 
     def _control(self, control: Control, queue: QueueName, task_id: str, timeout: float) -> bool:
-        """Delete or run a task, and return whether it exists.
+        """Delete, run or look up a task, and return whether it exists.
 
         Raises:
-            CancelError, RunNowError: the call failed. The class depends on `control`.
+            CancelError, RunNowError, LookUpError: the call failed. The class depends on `control`.
         """
         name = f"{queue}/tasks/{task_id}"
         method, message = _CONTROLS[control]

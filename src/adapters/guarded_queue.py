@@ -1,4 +1,4 @@
-"""A queue with a circuit breaker: while Cloud Tasks does not answer, few calls wait for it."""
+"""A queue with a circuit breaker. While Cloud Tasks does not answer, only few calls wait for it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,8 +20,8 @@ class GuardedTaskQueue:
     """A `TaskQueue` with a circuit breaker that opens after a call without an answer.
 
     All calls of a backend count, including those of the relay. `create` and `acreate` always make
-    the call, because the caller needs the result. `delete` and `run` raise while the breaker is
-    open.
+    the call, because the caller needs the result. `delete`, `run` and `exists` raise while the
+    breaker is open.
 
     Args:
         queue: the queue to call.
@@ -65,7 +65,7 @@ class GuardedTaskQueue:
 
     @contextmanager
     def _noting(self, refusal: type[ControlError] | None = None) -> Iterator[None]:
-        """A context for one call. It opens or closes the breaker according to the result.
+        """Return a context for one call. It opens or closes the breaker according to the result.
 
         Args:
             refusal: the error to raise if the breaker is open; None to make the call anyway.

@@ -65,7 +65,7 @@ class MemoryTaskQueue:
         return False
 
     def exists(self, queue: QueueName, task_id: str, *, timeout: float) -> bool:  # noqa: ARG002 - likewise
-        """Whether the request is there."""
+        """Return whether the request is stored."""
         return any((r.queue, r.task_id) == (queue, task_id) for r in self.requests)
 
 

@@ -1,7 +1,7 @@
-"""Recorded tasks in Django's admin: to look at, and to take hold of.
+"""The admin of recorded tasks: pages that show the tasks, and actions on them.
 
-Quick at a million rows: filters and order follow the table's indexes, nothing counts further than
-a person reads, and what a row shows is in the row.
+The pages are fast with a million rows. The filters and the order use the indexes of the table, the
+number of counted rows is limited, and each row contains all the values that the list shows.
 """
 
 from __future__ import annotations
@@ -57,17 +57,17 @@ _FINAL = {state.value for state in FINAL_STATES}
 
 
 class ShortCount(Paginator):  # type: ignore[type-arg]  # generic in the stubs only
-    """Counts to ten thousand and not further: what lies beyond is found by a filter."""
+    """A paginator that counts at most ten thousand rows. Filters find the rows after these."""
 
     @cached_property
     def count(self) -> int:
-        """How many there are, or one more than ten thousand."""
+        """The number of rows; 10,001 if there are more."""
         rows: QuerySet[StoredTask] = self.object_list  # type: ignore[assignment]  # the admin's
         return rows.order_by().values("pk")[: _MOST_COUNTED + 1].count()
 
 
 class KindsFilter(admin.SimpleListFilter):
-    """A filter by the values that a column has, without reading the whole column for them."""
+    """A filter by the values of a column. It does not read the whole column to find them."""
 
     column: str
 
@@ -76,7 +76,7 @@ class KindsFilter(admin.SimpleListFilter):
         request: HttpRequest,  # noqa: ARG002 - Django's signature
         model_admin: admin.ModelAdmin[Any],  # noqa: ARG002 - likewise
     ) -> Iterable[tuple[str, str]]:
-        """The values there are."""
+        """Return the values in the column."""
         return [(kind, kind) for kind in _kinds(self.column)]
 
     def queryset(
@@ -84,32 +84,32 @@ class KindsFilter(admin.SimpleListFilter):
         request: HttpRequest,  # noqa: ARG002 - Django's signature
         queryset: QuerySet[StoredTask],
     ) -> QuerySet[StoredTask]:
-        """Those with the chosen value."""
+        """Return the rows with the chosen value."""
         value = self.value()
         return queryset.filter(**{self.column: value}) if value else queryset
 
 
 class QueueFilter(KindsFilter):
-    """By queue."""
+    """A filter by queue."""
 
     title = "queue"
     parameter_name = column = "queue_name"
 
 
 class TaskFilter(KindsFilter):
-    """By task."""
+    """A filter by task."""
 
     title = "task"
     parameter_name = column = "task_path"
 
 
 def _kinds(column: str) -> list[str]:
-    """The different values of an indexed column, from one seek in its index for each."""
+    """Return the distinct values of an indexed column. Each value takes one seek in the index."""
     connection = connections[results_database()]
     quote = connection.ops.quote_name
     table, name = quote(StoredTask._meta.db_table), quote(column)
     with connection.cursor() as cursor:
-        # Two names of our own, quoted; no value goes into the statement.
+        # The statement contains two quoted names of this package, and no other values.
         cursor.execute(
             f"WITH RECURSIVE kinds(kind) AS ("  # noqa: S608
             f" SELECT MIN({name}) FROM {table}"
@@ -141,7 +141,7 @@ _FIELDSETS: list[tuple[str | None, dict[str, list[str]]]] = [
 
 @admin.register(StoredTask)
 class StoredTaskAdmin(FailurePages):
-    """Recorded tasks: read only, but for three actions."""
+    """The admin of recorded tasks. It is read-only, except for the actions."""
 
     list_display = (
         "task_id",
@@ -167,7 +167,7 @@ class StoredTaskAdmin(FailurePages):
     # Reading.
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[StoredTask]:
-        """The rows, of the database that the backends record in."""
+        """Return the rows in the database of the backends. The list leaves out large columns."""
         rows = super().get_queryset(request).using(results_database())
         match = request.resolver_match
         in_list = match is not None and match.url_name == self._url_name("changelist")
@@ -179,7 +179,13 @@ class StoredTaskAdmin(FailurePages):
         queryset: QuerySet[StoredTask],
         search_term: str,
     ) -> tuple[QuerySet[StoredTask], bool]:
-        """By id, or the beginning of one, where there is such an id; else by arguments."""
+        """Return the rows whose id is or begins with the term; without any, search the arguments.
+
+        A short term that can be the beginning of an id searches the ids and the arguments.
+
+        Returns:
+            The rows, and whether they can contain duplicates (never).
+        """
         term = search_term.strip()
         if not term:
             return queryset, False
@@ -187,45 +193,48 @@ class StoredTaskAdmin(FailurePages):
             for by_id in (queryset.filter(pk=term), queryset.filter(pk__startswith=term)):
                 if by_id.exists():
                     return by_id, False
-        # Arguments are kept as JSON, where many a letter is written with an escape.
+        # The arguments are stored as JSON, which escapes many characters.
         part = json.dumps(term)[1:-1]
         found = Q(args_json__icontains=part) | Q(kwargs_json__icontains=part)
-        # Few letters begin many an id, and are as likely to be meant for the arguments.
+        # A short term is the beginning of many ids, but it can also be a part of the arguments.
         return queryset.filter(found | Q(pk__startswith=term) if is_task_id(term) else found), False
 
     @admin.display(description="arguments")
     def arguments(self, row: StoredTask) -> SafeString:
-        """Positional and keyword arguments as JSON, for people."""
+        """Return the positional and the keyword arguments as indented JSON."""
         return format_html("{}{}", _json(row.args_json), _json(row.kwargs_json))
 
     @admin.display(description="return value")
     def return_value(self, row: StoredTask) -> SafeString | str:
-        """As JSON, for people; of a task that has not returned there is none."""
+        """Return the return value as indented JSON; "-" if the task has not returned."""
         return _json(row.return_value_json) if row.status == Status.SUCCESSFUL else "-"
 
     @admin.display(description="due at")
     def due_at(self, row: StoredTask) -> str:
-        """When it was to run, if not at once."""
+        """Return when the task was due; "-" if it was due at once."""
         return moment(row.run_after)
 
     @admin.display(description="next attempt due at")
     def next_attempt(self, row: StoredTask) -> str:
-        """When the task asked to be attempted again, or its backoff function did."""
+        """Return when the next attempt is due, if the endpoint and not the queue repeats the task.
+
+        For example, a task sets this time with `Retry`, and so does a backoff function.
+        """
         return "-" if row.finished_at else moment(row.redelivery_at)
 
     @admin.display(description="lease ends")
     def lease_ends(self, row: StoredTask) -> str:
-        """Until when its runner has the task."""
+        """Return when the lease of the worker ends."""
         return moment(row.claim_expires_at)
 
     @admin.display(description="next look of the relay")
     def relay_looks(self, row: StoredTask) -> str:
-        """When the relay looks at it."""
+        """Return when the relay looks at the task next."""
         return moment(row.relay_at)
 
     @admin.display(description="attempts")
     def attempts(self, row: StoredTask) -> SafeString:
-        """A table: number, worker, start, end, the class of the error, and a remark."""
+        """Return a table of the attempts: number, worker, start, end, class of error, remark."""
         attempts = _attempts(row)
         if attempts is None:
             return _json(row.attempts_json)
@@ -247,7 +256,7 @@ class StoredTaskAdmin(FailurePages):
 
     @admin.display(description="errors")
     def errors(self, row: StoredTask) -> SafeString:
-        """Class and traceback of each."""
+        """Return the class and the traceback of each error."""
         attempts = _attempts(row)
         if attempts is None:
             return _json(row.attempts_json)
@@ -264,26 +273,26 @@ class StoredTaskAdmin(FailurePages):
 
     @admin.display(description="replay of")
     def repeated_task(self, row: StoredTask) -> SafeString | str:
-        """The task that this one repeats."""
+        """Return a link to the task that this one repeats; "-" without one."""
         return self._link(row.replay_of)
 
     @admin.display(description="replayed as")
     def latest_replay(self, row: StoredTask) -> SafeString | str:
-        """The latest task that repeats this one."""
+        """Return a link to the latest task that repeats this one; "-" without one."""
         return self._link(row.replayed_as)
 
     def _link(self, task_id: str) -> SafeString | str:
-        """The page of a task, where it has a record."""
+        """Return a link to the page of a task; a text if the task has no record any more."""
         if not task_id:
             return "-"
         if not StoredTask.objects.using(results_database()).filter(pk=task_id).exists():
             return f"{task_id}, which has no record any more"
         return format_html('<a href="{}">{}</a>', self._url("change", quote(task_id)), task_id)
 
-    # Nothing is written but by the actions and the pages of failures.
+    # Only the actions and the pages of failures write to the database.
 
     def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002 - Django's signature
-        """Tasks are enqueued by code."""
+        """Return False, because only code enqueues tasks."""
         return False
 
     def has_delete_permission(
@@ -291,7 +300,10 @@ class StoredTaskAdmin(FailurePages):
         request: HttpRequest,  # noqa: ARG002 - Django's signature
         obj: StoredTask | None = None,  # noqa: ARG002 - likewise
     ) -> bool:
-        """A record that waits is a promise; old ones are pruned by the command."""
+        """Return False.
+
+        The record of a waiting task is needed to run the task. A command deletes old records.
+        """
         return False
 
     def change_view(
@@ -301,9 +313,14 @@ class StoredTaskAdmin(FailurePages):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        """The page of a task, with its actions and nothing to save."""
+        """Return the page of a task, with its actions and without buttons to save.
+
+        Raises:
+            PermissionDenied: the request would save the task.
+        """
         if request.method == "POST":
-            # There is nothing to save, and a row as it was a moment ago must not be written.
+            # The page has no fields to edit. Saving would write the row back as it was when it was
+            # read, and undo a change by another process.
             raise PermissionDenied
         own = {
             "show_save": False,
@@ -326,7 +343,7 @@ class StoredTaskAdmin(FailurePages):
 
     @admin.action(description="Run now", permissions=["change"])
     def run_now(self, request: HttpRequest, rows: QuerySet[StoredTask]) -> HttpResponse | None:
-        """Have waiting tasks delivered at once."""
+        """Deliver waiting tasks at once."""
 
         def act(row: StoredTask) -> str:
             return "Sent to run now" if run_now(*_recording(row), row.record) else ""
@@ -335,7 +352,7 @@ class StoredTaskAdmin(FailurePages):
 
     @admin.action(description="Cancel", permissions=["change"])
     def cancel(self, request: HttpRequest, rows: QuerySet[StoredTask]) -> HttpResponse | None:
-        """Cancel tasks that wait, and tell those that run."""
+        """Cancel waiting tasks, and ask running tasks to stop."""
 
         def act(row: StoredTask) -> str:
             outcome, _ = cancel_recorded(*_recording(row), row.pk)
@@ -350,7 +367,7 @@ class StoredTaskAdmin(FailurePages):
 
     @admin.action(description="Run again, as a new task", permissions=["change"])
     def run_again(self, request: HttpRequest, rows: QuerySet[StoredTask]) -> HttpResponse | None:
-        """Enqueue the same once more, under a new id."""
+        """Enqueue the tasks again, as new tasks with new ids."""
 
         def act(row: StoredTask) -> str:
             new = run_again(row.record)
@@ -365,14 +382,18 @@ class StoredTaskAdmin(FailurePages):
         act: Callable[[StoredTask], str],
         otherwise: str,
     ) -> HttpResponse | None:
-        """Do it to each row; tell the person, and the history, what came of it.
+        """Apply an action to each row. Show the results as messages, and add them to the history.
 
         Args:
-            act: does it, and says what was done; nothing if there was nothing to do.
-            otherwise: why there was nothing to do.
+            act: applies the action to a row, and returns a text about what was done; an empty text
+                if there was nothing to do.
+            otherwise: the text for a row for which there was nothing to do.
+
+        Returns:
+            A redirect to the page of the task, if the action was started there; else None.
         """
         done: list[str] = []
-        # Chosen before anything is done: what is run again would be among them, again.
+        # The keys are read before the action. It can create tasks, which the query would include.
         keys = list(rows.values_list("pk", flat=True)[: _MOST_ACTED_ON + 1])
         if len(keys) > _MOST_ACTED_ON:
             told = f"Choose at most {_MOST_ACTED_ON:,} tasks. Nothing was done."
@@ -382,10 +403,11 @@ class StoredTaskAdmin(FailurePages):
             try:
                 said = act(row)
             except REASONS as error:
-                # A word first: Django begins a message with a capital letter, and ids have none.
+                # The message does not begin with the id, because Django capitalizes its first
+                # letter.
                 self.message_user(request, f"Task {row.pk}: {error}", messages.ERROR)
                 if isinstance(error, CloudTasksError) and error.unanswered:
-                    # Each of the others would wait as long.
+                    # The call for each of the other tasks would wait as long.
                     left = len(keys) - keys.index(row.pk) - 1
                     if left:
                         told = (
@@ -408,10 +430,10 @@ class StoredTaskAdmin(FailurePages):
 
 
 def _recording(row: StoredTask) -> tuple[Configuration, ResultStore]:
-    """The configuration that a task was enqueued by, and its store.
+    """Return the configuration of the backend of a task, and its result store.
 
     Raises:
-        InvalidTaskBackend: there is no such backend any more, or it keeps no results.
+        InvalidTaskBackend: the site does not have this backend any more, or it keeps no results.
     """
     configuration = recording_backends().get(row.backend)
     if configuration is None or configuration.results is None:
@@ -420,7 +442,7 @@ def _recording(row: StoredTask) -> tuple[Configuration, ResultStore]:
 
 
 def _json(text: str) -> SafeString:
-    """JSON for people; what is damaged is shown as it is."""
+    """Return indented JSON. A damaged text is returned as it is."""
     try:
         told = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
     except (ValueError, RecursionError) as error:
@@ -429,7 +451,7 @@ def _json(text: str) -> SafeString:
 
 
 def _attempts(row: StoredTask) -> tuple[Attempt, ...] | None:
-    """The attempts; None if they cannot be read."""
+    """Return the attempts of a row; None if they cannot be read."""
     try:
         return decode_attempts(row.attempts_json, row.tracebacks_json)
     except Exception:  # noqa: BLE001 - a damaged record is shown as it is

@@ -1,4 +1,4 @@
-"""How the admin shows values."""
+"""The formats of values in the admin."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from django.utils import formats, timezone
 
 
 def moment(at: datetime | None) -> str:
-    """As Django's own fields show theirs."""
+    """Return a time in the format that the admin uses for fields of Django; "-" for None."""
     if at is None:
         return "-"
     return formats.date_format(timezone.localtime(at), "DATETIME_FORMAT")
 
 
 def shown(text: str) -> str:
-    """Text that a page can carry: a lone surrogate has no UTF-8."""
+    """Return a text that can be encoded as UTF-8. Lone surrogates are escaped."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def tasks(count: int) -> str:
-    """How many tasks, in words."""
+    """Return a number of tasks with its unit, such as "1 task"."""
     return "1 task" if count == 1 else f"{count:,} tasks"

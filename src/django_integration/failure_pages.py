@@ -1,7 +1,8 @@
-"""The admin's page of final failures, and what a person can do with a group of them.
+"""The admin's page of final failures, which can be replayed or deleted in groups.
 
-A group that is replayed or deleted is bounded by the time of the last failure that was shown, and
-by the number that was shown. So nobody handles a failure that they have not seen.
+An action applies only to failures up to the last one that the page showed. If there are more of
+them than the page showed, nothing is done. So a person cannot replay or delete a failure that the
+page did not show.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from .results.columns import decode_attempts
 from .runtime import get_runtime
 from .timezones import to_site
 
-_GROUPS = 50  # on one page
+_GROUPS = 50  # groups on one page
 _LAST_PAGE = 10_000
 _MOST_REPLAYED = 1000  # tasks in one request
 _DELETED_AT_ONCE = 1000
@@ -46,13 +47,13 @@ _TEMPLATES = "admin/django_tasks_cloud_tasks/storedtask/"
 
 @attrs.frozen
 class _Action:
-    """What can be done to a group of failures.
+    """An action on a group of failures.
 
     Attributes:
-        name: as in the URL.
-        verb: what it does, for people.
-        done: what it has done, for people.
-        explanation: what follows from it, for people.
+        name: the name of the action in URLs.
+        verb: the verb for texts on the page, such as "Replay".
+        done: the participle of the verb, such as "Replayed".
+        explanation: a text for the page about the effects of the action.
     """
 
     name: str
@@ -78,10 +79,10 @@ _DELETE = _Action(
 
 
 class FailurePages(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the stubs only
-    """The pages below `failures/`, for the admin of recorded tasks."""
+    """The views below `failures/`. A base class for the admin of recorded tasks."""
 
     def get_urls(self) -> list[URLPattern]:
-        """Those of Django's, and those of the failures before them."""
+        """Return the URLs of the failures, and after them the URLs of Django's admin."""
         views: dict[str, tuple[str, Callable[..., HttpResponse]]] = {
             "failures": ("failures/", self.failures_view),
             "failures_replay": ("failures/replay/", self.replay_view),
@@ -94,7 +95,12 @@ class FailurePages(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in th
         return [*own, *super().get_urls()]
 
     def failures_view(self, request: HttpRequest) -> HttpResponse:
-        """The groups, the one that failed last first."""
+        """Return the page of groups, the group with the latest failure first.
+
+        Raises:
+            PermissionDenied: the person has no permission to view recorded tasks.
+            BadRequest: the page number is not valid.
+        """
         if not self.has_view_permission(request):
             raise PermissionDenied
         number = _page_number(request.GET)
@@ -111,13 +117,23 @@ class FailurePages(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in th
         return self._page(request, "failures.html", context)
 
     def replay_view(self, request: HttpRequest) -> HttpResponse:
-        """Ask whether a group is to be replayed; replay it."""
+        """Return the page that asks whether to replay a group; on POST, replay the group.
+
+        Raises:
+            PermissionDenied: the person has no permission to view and change recorded tasks.
+            BadRequest: the request does not contain a valid selection.
+        """
         if not (self.has_view_permission(request) and self.has_change_permission(request)):
             raise PermissionDenied
         return self._act_on_group(request, _REPLAY, self._replay)
 
     def delete_view_of_failures(self, request: HttpRequest) -> HttpResponse:
-        """Ask whether a group is to be deleted; delete it."""
+        """Return the page that asks whether to delete a group; on POST, delete the group.
+
+        Raises:
+            PermissionDenied: the person has no permission to view and delete recorded tasks.
+            BadRequest: the request does not contain a valid selection.
+        """
         if not (self.has_view_permission(request) and self._may_delete(request)):
             raise PermissionDenied
         return self._act_on_group(request, _DELETE, self._delete)
@@ -125,9 +141,9 @@ class FailurePages(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in th
     # The parts of these views.
 
     def _wrapped(self, view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
-        """The view for people who are logged in.
+        """Return the view for people who are logged in to the admin.
 
-        It takes no part in ATOMIC_REQUESTS: each replay is a transaction of its own.
+        It does not use ATOMIC_REQUESTS, because each replay is its own transaction.
         """
         wrapped: Callable[..., HttpResponse] = self.admin_site.admin_view(view)
         methods = require_safe if view == self.failures_view else require_http_methods(_METHODS)
@@ -149,7 +165,11 @@ class FailurePages(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in th
         return TemplateResponse(request, _TEMPLATES + template, {**own, **context})
 
     def _may_delete(self, request: HttpRequest) -> bool:
-        """The permission of Django's. Single records have no button to delete them."""
+        """Return whether the person has Django's permission to delete recorded tasks.
+
+        `has_delete_permission` of the subclass is always False, so that single records have no
+        delete button.
+        """
         return super().has_delete_permission(request)
 
     def _shown_group(self, group: FailureGroup) -> dict[str, object]:
@@ -176,11 +196,14 @@ class FailurePages(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in th
         action: _Action,
         act: Callable[[HttpRequest, FailureSelection], FailedTask | None],
     ) -> HttpResponse:
-        """The page that asks, or, when it is sent back, the action and what is left to do.
+        """Return the page that asks; on POST, execute the action and return a redirect.
+
+        The redirect leads to the page that asks if tasks are left, and to the groups otherwise.
 
         Args:
-            act: does it to as many as one request may, tells the person, and says which task it
-                handled last if others may be left.
+            act: executes the action for as many tasks as one request may handle, and shows
+                messages. It returns the task after which the rest of the selection begins; None if
+                the selection does not change.
         """
         sent = request.POST if request.method == "POST" else request.GET
         selection = _selection(sent)
@@ -256,7 +279,11 @@ def _store() -> ResultStore:
 
 
 def _told(tally: Tally, left: int) -> Iterator[tuple[int, str]]:
-    """What came of replaying a group, for the person: levels and sentences."""
+    """Yield the messages about the replay of a group: the level and the text of each.
+
+    Args:
+        left: the number of tasks that are left.
+    """
     rest = f" Left: {tasks(left)}." if left and not tally.silent else ""
     if tally.made:
         yield messages.SUCCESS, f"Replayed {tasks(len(tally.made))}.{rest}"
@@ -277,9 +304,9 @@ def _told(tally: Tally, left: int) -> Iterator[tuple[int, str]]:
 def _log(
     request: HttpRequest,
     flag: int,
-    entries: Any,  # noqa: ANN401 - id, name and text of each
+    entries: Any,  # noqa: ANN401 - tuples of an id, a name and a text
 ) -> None:
-    """Write the history of the admin, in one statement."""
+    """Add entries to the history of the admin, with one statement."""
     kind = ContentType.objects.get_for_model(StoredTask)
     LogEntry.objects.bulk_create(
         LogEntry(
@@ -294,11 +321,11 @@ def _log(
     )
 
 
-# What a page says of a group.
+# The latest failure of a group.
 
 
 def _sample(group: FailureGroup) -> StoredTask | None:
-    """The latest failure of a group, without its arguments."""
+    """Return the latest failure of a group, without its arguments; None if it is gone."""
     rows = StoredTask.objects.using(results_database()).filter(
         failure=group.failure,
         task_path=group.task_path,
@@ -315,7 +342,7 @@ def _final_error(row: StoredTask) -> AttemptError:
         return AttemptError(TASK_LOST, row.lost)
     try:
         attempts = decode_attempts(row.attempts_json, row.tracebacks_json)
-    except Exception as error:  # noqa: BLE001 - a damaged record is shown as far as it goes
+    except Exception as error:  # noqa: BLE001 - the page still shows a damaged record
         return AttemptError("", f"The traceback cannot be read: {type(error).__name__}: {error}")
     errors = [attempt.error for attempt in attempts if attempt.error]
     return errors[-1] if errors else AttemptError("", "The record has no traceback.")
@@ -339,10 +366,10 @@ def _query(selection: FailureSelection) -> str:
 
 
 def _selection(sent: QueryDict) -> FailureSelection:
-    """The group that a request is about.
+    """Return the selection in the parameters of a request.
 
     Raises:
-        BadRequest: it names none.
+        BadRequest: the request names no group, or contains a text that is not a time.
     """
     texts = {name: sent.get(name, "") for name in ("task", "exception", "after_id")}
     if not (texts["task"] and texts["exception"]) or "\0" in "".join(texts.values()):

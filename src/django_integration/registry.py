@@ -49,6 +49,9 @@ def recording_backends() -> dict[str, Configuration]:
 
 
 def results_database() -> str:
-    """Where the backends record; the checks see to it that it is one place."""
+    """Return the alias of the database in which the backends record tasks.
+
+    A check reports an error if the backends use different databases.
+    """
     recording = recording_backends().values()
     return next((c.options.results_database for c in recording), "default")

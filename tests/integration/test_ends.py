@@ -1,4 +1,4 @@
-"""Lost tasks, signals of ends, declarations of policies, and what survives a deploy."""
+"""Tests of lost tasks, `task_finished`, declarations of policies, and data of other versions."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_a_round_looks_up_a_bounded_number_of_tasks(
     assert len(asked) == 40, "the others come later"
 
 
-# Ends that nobody runs.
+# Tasks that end without an attempt.
 
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
@@ -219,7 +219,7 @@ def test_task_finished_is_sent_for_a_task_that_is_cancelled_before_it_runs(site:
 
 
 def test_a_delivery_of_a_cloud_task_that_another_one_followed_changes_nothing(site: Site) -> None:
-    """The answer to the first one was lost, and Cloud Tasks delivers it again."""
+    """The response to the first Cloud Task was lost, so Cloud Tasks delivers it again."""
     result = policy_tasks.function.using(backend="stored").enqueue()
     SCRIPT[:], ANSWERS[:] = [ValueError("no")], [3600]
     first = site.queue.requests[0]
@@ -318,7 +318,7 @@ def test_a_naive_time_at_the_end_of_the_calendar_is_refused_too() -> None:
         override_settings(USE_TZ=False, TIME_ZONE="America/New_York"),
         pytest.raises(ValueError, match="some time zones cannot express this time"),
     ):
-        Retry(at=datetime.max)  # noqa: DTZ901 - as a site without time zones has it
+        Retry(at=datetime.max)  # noqa: DTZ901 - naive, as with USE_TZ off
 
 
 @pytest.mark.parametrize(
@@ -374,7 +374,7 @@ def test_an_older_client_is_told_by_a_check_and_the_endpoint_repeats(
     )
 
 
-# A deploy.
+# Data of other versions.
 
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
@@ -403,7 +403,7 @@ def test_a_body_says_nothing_of_progress_where_there_is_none() -> None:
 def before_policies(
     request: pytest.FixtureRequest, django_db_blocker: DjangoDbBlocker
 ) -> Iterator[str]:
-    """A database with the tables of the version before."""
+    """Migrate a database back to the tables of the previous version, and yield its alias."""
     alias = request.getfixturevalue(request.param)
     with django_db_blocker.unblock():
         call_command("migrate", APP, "0001", database=alias, verbosity=0)

@@ -1,4 +1,4 @@
-"""The admin's page of final failures: what it shows, replays and deletes, and for whom."""
+"""Tests of the admin's page of final failures: its contents, its actions and its permissions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def site() -> Iterator[Site]:
 
 
 def person(*permissions: str) -> Client:
-    """A client of a logged-in user with these permissions on recorded tasks."""
+    """Return a client of a logged-in user with these permissions on recorded tasks."""
     user = User.objects.create_user("-".join(permissions) or "nobody", is_staff=True)
     for name in permissions:
         user.user_permissions.add(Permission.objects.get(codename=f"{name}_storedtask"))
@@ -58,32 +58,32 @@ def text(client: Client, url: str = PAGE) -> str:
 
 
 def rows(client: Client, query: str = "") -> list[tuple[str, str, str]]:
-    """Task, exception and number of each group."""
+    """Return the task, the exception and the number of tasks of each group on the page."""
     cells = r'<th scope="row">(.*?)<br>(.*?)</th>\s*<td>(.*?)</td>'
     return re.findall(cells, text(client, PAGE + query))
 
 
 def link(client: Client, action: str) -> str:
-    """The address of the first group's confirmation page."""
+    """Return the URL of the confirmation page of the first group."""
     found = re.search(f'href="([^"]*/failures/{action}/[^"]*)"', text(client))
     assert found is not None
     return unescape(found[1])
 
 
 def asked(page: str) -> str:
-    """The question of a confirmation page."""
+    """Return the question on a confirmation page."""
     (question,) = re.findall(r"<p>([A-Z]\w+ [\d,]+ tasks?[^<]*\?)</p>", page)
     return str(question)
 
 
 def fields(page: str) -> dict[str, str]:
-    """The form of a confirmation page."""
+    """Return the hidden fields of the form on a confirmation page, by name."""
     found = re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', page)
     return {name: unescape(value) for name, value in found if name != "csrfmiddlewaretoken"}
 
 
 def confirm(client: Client, action: str, page: str) -> Any:
-    """Send the form of a confirmation page."""
+    """Send the form of a confirmation page, and return the response after the redirects."""
     return client.post(f"{PAGE}{action}/", fields(page), follow=True)
 
 
@@ -194,7 +194,7 @@ def test_a_failure_that_comes_in_between_is_left_alone(
 def test_a_failure_that_is_written_late_is_asked_about(
     site: Site, chief: Client, action: str
 ) -> None:
-    """Its time is before the bound, and it was not there when the number was shown."""
+    """A failure is stored after the page showed the number, and its time is before the bound."""
     failed_task(site, "a")
     late = failed_task(site, "b")
     StoredTask.objects.filter(pk=late).update(failure="later")

@@ -1,4 +1,4 @@
-"""The page of failures in a real browser; the site sends its tasks to the emulator."""
+"""Tests of the page of failures in a real browser. The site sends its tasks to the emulator."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_person_replays_and_deletes_failures(
     assert "the <bank> does not answer" in traceback.text
     if folder := os.environ.get("SCREENSHOTS"):
         browser.save_screenshot(f"{folder}/failures.png")
-    # One of them can work now; the other fails once more.
+    # One of the two tasks succeeds now. The other fails again.
     DURING["order 1815"] = lambda: "paid"
     admin.follow("Replay")
     assert "Replay 2 tasks?" in admin.text()
@@ -63,13 +63,13 @@ def test_a_person_replays_and_deletes_failures(
     cloud_tasks_emulator.settle()
     browser.refresh()
     assert groups() == ["1"]
-    # The one that failed again names its original.
+    # The page of the task that failed again has a link to its original.
     browser.find_element(By.CSS_SELECTOR, "#failures summary").click()
     again = StoredTask.objects.exclude(replay_of="").get(status=State.FAILED.value)
     admin.follow(again.pk)
     admin.follow(again.replay_of)
     assert again.pk in admin.text()
-    # Think again, and then delete it.
+    # Cancel the deletion first, and then delete the task.
     admin.follow("Tasks")
     open_failures()
     admin.follow("Delete")

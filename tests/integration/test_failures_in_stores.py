@@ -1,4 +1,4 @@
-"""The contract of `ResultStore` for final failures and replays, kept by every store."""
+"""Tests of every `ResultStore` for final failures and replays."""
 
 import threading
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ def store(
 def failed(
     task_id: str, at: datetime = NOW, *, path: str = ADD, error: str = VALUE, **more: object
 ) -> TaskRecord:
-    """A task that failed at that time."""
+    """Return the record of a task that failed at this time."""
     record = TaskRecord(
         payload=TaskPayload(
             task_id=task_id, task_path=path, args=[], kwargs={}, enqueued_at=NOW, recorded=True
@@ -58,7 +58,7 @@ def failed(
 
 
 def copy_of(record: TaskRecord, task_id: str) -> Replay:
-    """The two records after a replay under that id."""
+    """Return the two records after a replay. The new task has this id."""
     payload = attrs.evolve(record.payload, task_id=task_id)
     copy = enqueued(payload, args=[], kwargs={}, run_after=None, now=NOW, timeout=0)
     decision = replay(record, copy, now=NOW)
@@ -215,7 +215,7 @@ def test_of_two_replays_at_once_one_wins(store: ResultStore) -> None:
 
 
 def test_a_failure_that_was_replayed_is_not_deleted_with_its_group(store: ResultStore) -> None:
-    """Whoever deletes the group has seen it before the replay."""
+    """The group is deleted by a person who has seen it before the replay."""
     original = failed("one")
     store.add(original)
     store.add(failed("other"))

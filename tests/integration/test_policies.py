@@ -1,4 +1,4 @@
-"""Policies of tasks on the emulator, with its clock in hand.
+"""Tests of retry policies on the emulator. The tests move its clock.
 
 Every test runs with and without a record, on the synchronous and on the asynchronous view.
 """
@@ -64,7 +64,7 @@ def emulator(
 
 
 def variants(*names: str) -> pytest.MarkDecorator:
-    """The function and the coroutine of each task."""
+    """Parametrize a test with the function and the coroutine of each of these tasks."""
     both = [name + kind for name in names for kind in ("", "_async")]
     return pytest.mark.parametrize("task", [getattr(policy_tasks, name) for name in both], ids=both)
 
@@ -74,7 +74,10 @@ def statuses(emulator: EmulatorInHand) -> list[int | None]:
 
 
 def again(task: Task[..., Any]) -> int:
-    """The answer to an attempt that will be repeated: 500 if the queue does that."""
+    """Return the status of the response to an attempt after which the task is repeated.
+
+    The status is 500 if the queue repeats the task, and 200 if the endpoint does.
+    """
     by_endpoint = task.func.__name__.startswith("data") and not sends_retry_config()
     return 200 if by_endpoint else 500
 
@@ -283,7 +286,7 @@ def test_a_function_is_told_of_its_deadline_and_the_record_says_that_it_overran(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The clock of the site moves on by three minutes while the function runs."""
+    """The clock of the site moves forward by three minutes while the function runs."""
     runtime = get_runtime()
     began = runtime.clock()
 
@@ -306,7 +309,7 @@ def test_a_function_is_told_of_its_deadline_and_the_record_says_that_it_overran(
 def test_a_coroutine_is_stopped_at_its_timeout(
     emulator: EmulatorInHand, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last second is for the answer, so that a second and a bit is left of this timeout."""
+    """The changed ANSWER_TIME leaves 0.1 s of the timeout of 15 s."""
     monkeypatch.setattr(
         "django_tasks_cloud_tasks.django_integration.executing.execution.ANSWER_TIME",
         timedelta(seconds=14.9),
@@ -355,7 +358,7 @@ def test_the_answer_is_503_where_the_next_cloud_task_cannot_be_made(
     backend: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With a record it is 200: the relay makes it later."""
+    """With a record the status is 200, because the relay creates the Cloud Task later."""
     from django_tasks_cloud_tasks.adapters.guarded_queue import GuardedTaskQueue
 
     SCRIPT[:], ANSWERS[:] = [ERROR, "done"], [5, 5]
@@ -531,7 +534,7 @@ def test_deliveries_that_come_twice_make_one_next_cloud_task_without_names_too(
 def test_a_coroutine_behind_a_decorator_is_stopped_at_its_timeout_too(
     emulator: EmulatorInHand, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Stopped after 0.1 s of the 15 s that the task has.
+    # The coroutine is stopped after 0.1 s, although its timeout is 15 s.
     answer_time = f"{execution.__name__}.ANSWER_TIME"
     monkeypatch.setattr(answer_time, timedelta(seconds=14.9))
     policy_tasks.wrapped.using(backend=backend).enqueue()

@@ -76,13 +76,13 @@ LOCATION = "projects/storm/locations/sea"
 VICTIMS = {
     "kills": ["worker", "worker", "worker", "relay", "enqueuer", "emulator"],
     "closing": ["site"],
-    "database": ["database", "database"],  # once in each way
+    "database": ["database", "database"],  # one crash and one shutdown
 }
-CALM = 600.0  # seconds of real time for everything to end, once nobody is killed any more
-PATIENCE = 120.0  # seconds for a program to start, or to answer: the machine may be busy
+CALM = 600.0  # seconds of real time after the last kill in which all tasks must end
+PATIENCE = 120.0  # seconds for a program to start or answer; the machine may be busy
 JUMPS = 60  # moves of the clock until a task that is not final counts as lost
 LATEST = timedelta(days=60)  # The relay still looks up a READY task after 31 days.
-TOGETHER = timedelta(minutes=30)  # what the relay looks at within that, it looks at in one jump
+TOGETHER = timedelta(minutes=30)  # one jump covers all looks of the relay within this time
 
 
 class Program:
@@ -120,7 +120,7 @@ class Emulator(Program):
         self.start("--port", "0", *self._arguments())
         self.address = self._greeting()
         with self.client() as client:
-            # Retries come soon, so that the storm is over soon.
+            # Short waits between attempts keep the test short.
             for queue, attempts in QUEUES.items():
                 retry = {"max_backoff": {"seconds": 1}, "max_attempts": attempts}
                 name = f"{LOCATION}/queues/{queue}"
@@ -180,7 +180,7 @@ class Emulator(Program):
             if found:
                 return found[1]
             assert not self.ended, self.log.read_text()
-            time.sleep(0.05)  # nothing tells that it has said it but its log
+            time.sleep(0.05)  # only its log shows that it is ready
         raise AssertionError("the emulator said nothing")
 
 
@@ -197,7 +197,7 @@ class Site(Program):
                     return
             assert not self.ended, self.log.read_text()
             assert time.monotonic() < until, self.log.read_text()
-            time.sleep(0.05)  # nothing tells that it listens but that it does
+            time.sleep(0.05)  # only a connection shows that it listens
 
     def close(self) -> None:
         """Kill the master and its workers."""
@@ -275,7 +275,7 @@ class Storm:
             own["STORM_EMULATOR"] = self.emulator.begin(
                 self.folder, self.seed if "chaos" in self.ingredients else None
             )
-            # Its tasks enqueue others: it must know its own address before it starts.
+            # The tasks enqueue others, so the site must know its own address before it starts.
             self.address = f"127.0.0.1:{lasting_port()}"
             own["STORM_HANDLER"] = f"http://{self.address}"
             gunicorn = [
@@ -310,7 +310,7 @@ class Storm:
             if self.enqueuer.ended:
                 self.lives += 1
                 self.enqueuer.start(f"{self.seed}/{self.lives}", str(self.orders))
-            time.sleep(self.draw.uniform(0.3, 1.0))  # the storm's own pace
+            time.sleep(self.draw.uniform(0.3, 1.0))  # the pause between two failures
             deck = deck or self.draw.sample(self.victims, len(self.victims))
             victim = deck.pop() if deck else ""
             self.killed.update([victim] if victim else [])
@@ -321,7 +321,7 @@ class Storm:
                             os.kill(self.draw.choice(workers), signal.SIGKILL)
                 case "site":
                     self.site.close()
-                    time.sleep(self.draw.uniform(0.5, 4.0))  # a deploy that went wrong
+                    time.sleep(self.draw.uniform(0.5, 4.0))  # as after a faulty deploy
                     self.site.open(self.address)
                 case "database":
                     self._trouble_the_database()
@@ -333,7 +333,7 @@ class Storm:
                     self.enqueuer.end()
                 case "emulator":
                     self.emulator.end()
-                    time.sleep(self.draw.uniform(0.2, 2.0))  # Cloud Tasks is away
+                    time.sleep(self.draw.uniform(0.2, 2.0))  # Cloud Tasks is unavailable
                     self.emulator.again()
         self.enqueuer.end()
 
@@ -356,12 +356,12 @@ class Storm:
             with closing(sqlite3.connect(self.entry["NAME"], isolation_level=None)) as other:
                 other.execute("PRAGMA busy_timeout = 20000")
                 other.execute("BEGIN IMMEDIATE")
-                time.sleep(self.draw.uniform(1.0, 2.5))  # for longer than a lease, at times
+                time.sleep(self.draw.uniform(1.0, 2.5))  # sometimes longer than a lease
                 other.execute("ROLLBACK")
             return
         server = postgres if "postgresql" in self.entry["ENGINE"] else mariadb
         with server.away(self.entry, crashes=self.killed["database"] % 2 == 1):
-            time.sleep(self.draw.uniform(0.0, 3.0))  # likewise
+            time.sleep(self.draw.uniform(0.0, 3.0))  # sometimes longer than a lease
 
     def settle(self) -> None:
         """Wait until every task has ended. Move the clocks forward whenever nothing runs.
@@ -370,7 +370,8 @@ class Storm:
         """
         self.calm_since, self.calm_at = time.monotonic(), datetime.now(UTC)
         while True:
-            self.left = self.emulator.tasks()  # Asked first: what it delivers now, rows tell after.
+            # The emulator is asked first. If it delivers a task after that, the rows show the task.
+            self.left = self.emulator.tasks()
             now = datetime.now(UTC)
             rows = [row for row in self._rows() if not row.record.final or row.relay_at is not None]
             if not rows and not self.left:
@@ -380,9 +381,9 @@ class Storm:
             runs = [row for row in rows if row.claim_expires_at and row.claim_expires_at > now]
             looks = [row.relay_at for row in rows if row.relay_at is not None]
             if self.left or runs or not rows:
-                time.sleep(0.2)  # nothing tells of it but the rows
+                time.sleep(0.2)  # only the rows show the ends of tasks
             elif not looks or min(looks) - now > LATEST:
-                return  # They are forgotten.
+                return  # The relay will not look at these tasks any more.
             else:
                 self._move_on(max(min(looks) - now, self.ahead) + TOGETHER)
 

@@ -37,7 +37,7 @@ def main() -> None:
             connection.close()
         else:
             print("rolled back" if regretted else "ordered", flush=True)
-        time.sleep(draw.random() * 0.03)  # orders do not come all at the same time
+        time.sleep(draw.random() * 0.03)  # spreads the orders over time
 
 
 main()

@@ -19,8 +19,9 @@ from django.db import transaction
 from django.tasks import TaskResult
 from django_tasks_cloud_tasks import CloudTaskContext, Snooze
 
-BEGAN, RETURNED, COMMITTED, RAISED = "began", "returned", "committed", "raised:"  # and the path
-FINISHED = "finished:"  # and the status that the signal told
+# The class path of the error follows RAISED, and the status in the signal follows FINISHED.
+BEGAN, RETURNED, COMMITTED, RAISED = "began", "returned", "committed", "raised:"
+FINISHED = "finished:"
 SNOOZED = f"{RAISED}{Snooze.__module__}.{Snooze.__qualname__}"
 
 

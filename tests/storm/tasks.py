@@ -118,31 +118,34 @@ async def waits(context: CloudTaskContext, number: int) -> int:
     return number * 2
 
 
-# Tasks with policies, and tasks that say what follows.
+# Tasks with policies, and tasks that raise Retry, Snooze or Discard.
 
 FAILED_PATH = "builtins.ValueError"
-"""What tasks raise on purpose."""
+"""The class path of the error that tasks raise on purpose."""
 
 RETRY_PATH, DISCARD_PATH = (f"{kind.__module__}.{kind.__qualname__}" for kind in (Retry, Discard))
 
 TIMES = 2
-"""How often a task that retries or snoozes does so before it succeeds."""
+"""The number of times that a task retries or snoozes before it succeeds."""
 
 
 def _errors(context: CloudTaskContext, path: str) -> int:
-    """How many errors of that class the record of the task has."""
+    """Return the number of errors with this class path in the record of the task."""
     return sum(error.exception_class_path == path for error in context.task_result.errors)
 
 
 def _fail_at_times(context: CloudTaskContext, number: int) -> None:
-    """Raise in as many attempts as the number modulo 4 tells; 3 are all that the policies allow."""
+    """Raise an error in the first attempts. The number modulo 4 is the number of these attempts.
+
+    With 3 of them, no attempt is left under a policy with `max_attempts=3`.
+    """
     if _errors(context, FAILED_PATH) < number % 4:
         raise ValueError(f"an attempt at {number}")
 
 
 @task(backend="stored", takes_context=True, max_attempts=3, backoff=Backoff(0.2, 1.0, 2))
 def data(context: CloudTaskContext, number: int) -> int:
-    """The Cloud Task carries the policy."""
+    """Run under a policy that the Cloud Task carries."""
     with told(context):
         _fail_at_times(context, number)
         Mark.objects.create(name=context.task_result.id)
@@ -159,7 +162,7 @@ async def data_async(context: CloudTaskContext, number: int) -> int:
 
 @task(backend="stored", takes_context=True, max_attempts=3, backoff=Backoff(0.3, 1.0, 0))
 def data_by_endpoint(context: CloudTaskContext, number: int) -> int:
-    """A Cloud Task cannot carry a policy without doublings."""
+    """Run under a policy that a Cloud Task cannot carry, because it has no doublings."""
     with told(context):
         _fail_at_times(context, number)
         Mark.objects.create(name=context.task_result.id)
@@ -167,12 +170,17 @@ def data_by_endpoint(context: CloudTaskContext, number: int) -> int:
 
 
 def gives_up(number: int, errors: int) -> bool:
-    """Whether the backoff function answers None for a task of that number after these errors."""
+    """Return whether the backoff function of `function` returns None.
+
+    Args:
+        number: the number of the order.
+        errors: the number of errors so far.
+    """
     return number % 4 == 3 and errors >= 2
 
 
 def chooses(_: BaseException, result: TaskResult[..., Any]) -> float | None:
-    """The backoff function."""
+    """Return the wait in seconds; None to give up. The backoff function of `function`."""
     return None if gives_up(result.args[0], len(result.errors)) else WAITS["function"]
 
 
@@ -213,7 +221,7 @@ async def retries_async(context: CloudTaskContext, number: int) -> int:
 
 @task(backend="stored", takes_context=True, max_attempts=2)
 def snoozes(context: CloudTaskContext, number: int) -> int:
-    """As often as it may be attempted: a snooze does not count."""
+    """Snooze as many times as the task may be attempted. A snooze does not count as an attempt."""
     with told(context):
         if snoozes_of(context) < TIMES:
             raise Snooze(for_=WAITS["snoozes"])
@@ -223,7 +231,7 @@ def snoozes(context: CloudTaskContext, number: int) -> int:
 
 @task(backend="stored", atomic=True, takes_context=True)
 async def snoozes_atomic(context: CloudTaskContext, number: int) -> int:
-    """A coroutine in a transaction, which is that of the thread it was called from."""
+    """Snooze from a coroutine in a transaction. The transaction belongs to the calling thread."""
     with told(context) as run:
         await sync_to_async(tell_of_commit)(context, run)
         await sync_to_async(_count)("snoozes_atomic", context.task_result.id)
@@ -251,14 +259,14 @@ def discards(context: CloudTaskContext, number: int) -> int:
 WAITS = {
     **dict.fromkeys(("data_by_endpoint", "function"), 0.3),
     **dict.fromkeys(("retries", "retries_atomic"), 0.7),
-    "retries_async": 0.0,  # Its next delivery comes while this one is about to end.
+    "retries_async": 0.0,  # The next delivery can come before this one has ended.
     **dict.fromkeys(("snoozes", "snoozes_atomic", "snoozes_async"), 0.6),
 }
-"""Seconds before which the endpoint must not bring the next attempt, by kind."""
+"""The minimum seconds between an attempt and the next attempt by the endpoint, by kind."""
 
 
 def failures_of(kind: str, number: int) -> int:
-    """How many attempts at a task of that kind and number raise a ValueError."""
+    """Return how many attempts at a task of this kind and number raise a ValueError."""
     if kind in {fails_at_first.name, fails_open.name}:
         return 1
     by_number = {data.name, data_async.name, data_by_endpoint.name, function.name}
@@ -270,10 +278,10 @@ LIMITS = {
     function.name: 4,
     snoozes.name: 2,
 }
-"""The `max_attempts` of the kinds that have them."""
+"""The values of `max_attempts`, by kind."""
 
 CARRYING = {data.name, data_async.name, snoozes.name}
-"""The kinds whose Cloud Tasks carry their limit, which then is in force instead of the queue's."""
+"""The kinds whose Cloud Tasks carry their own limit. It replaces the limit of the queue."""
 
 RETRYING = {retries.name, retries_atomic.name, retries_async.name}
 SNOOZING = {snoozes.name, snoozes_atomic.name, snoozes_async.name}
@@ -283,7 +291,7 @@ ATOMIC = {
     *(made.name for made in (retries_atomic, snoozes_atomic, discards)),
 }
 LEAVING = {leaves_open.name}
-"""The kinds whose effect the library commits, after they return."""
+"""The kinds whose effect the library commits after they return."""
 MARKING = {
     *(plain.name, fails_open.name, fills_the_pool.name, waits.name),
     *(data.name, data_async.name, data_by_endpoint.name, function.name),

@@ -1,1 +1,1 @@
-"""What `task.enqueue()` leads to: the backend, the request, its signature."""
+"""The backend that `task.enqueue()` calls. It builds, signs and sends the request for a task."""

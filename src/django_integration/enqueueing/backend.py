@@ -1,4 +1,4 @@
-"""The backend for `TASKS`: turns a task into a request and has the queue create it."""
+"""The backend for `TASKS`. It converts each enqueued task to a request to Cloud Tasks."""
 
 from __future__ import annotations
 
@@ -49,7 +49,14 @@ logger = logging.getLogger("django_tasks_cloud_tasks")
 
 @attrs.frozen
 class _Prepared[R]:
-    """A task that is ready to be created."""
+    """A task that is checked and encoded, before Cloud Tasks creates it.
+
+    Attributes:
+        result: the result that `enqueue` returns.
+        request: the request that creates the Cloud Task.
+        payload: the payload in the body of the request.
+        enqueued_at: when the task is enqueued, as an aware datetime.
+    """
 
     result: R
     request: TaskRequest
@@ -58,7 +65,11 @@ class _Prepared[R]:
 
 
 class Offered:
-    """What a backend offers if its OPTIONS say so. On the class, which has none: False."""
+    """A flag of the backend that depends on its OPTIONS. On the class it is False.
+
+    Args:
+        ask: returns the value for a backend.
+    """
 
     def __init__(self, ask: Callable[[CloudTasksBackend], bool]) -> None:
         self._ask = ask
@@ -68,9 +79,9 @@ class Offered:
 
 
 class CloudTasksBackend(SiteBackend):
-    """Puts tasks into Google Cloud Tasks queues, which call the app back to execute them.
+    """Creates tasks in queues of Google Cloud Tasks, which call the app back to execute them.
 
-    Nothing is looked up and no connection made before the first task is enqueued.
+    The backend looks nothing up and opens no connection before the first task is enqueued.
     """
 
     supports_defer = True
@@ -80,12 +91,16 @@ class CloudTasksBackend(SiteBackend):
 
     task_class = CloudTask
 
-    # Shared by all instances, of which Django makes one a thread: a process is told once.
+    # All instances share these sets, because Django creates an instance for each thread. So a
+    # warning is logged once per process, and a function is looked up once.
     _told_of_priority: ClassVar[set[str]] = set()
     _findable: ClassVar[WeakSet[Callable[..., Any]]] = WeakSet()
 
     def validate_task(self, task: Task[..., Any]) -> None:
-        """Refuse what Django refuses, and queue names that Cloud Tasks does not take.
+        """Refuse a task that this backend cannot execute.
+
+        The checks are those of Django and those of this package, for example whether Cloud Tasks
+        accepts the names of the queues. If the options are faulty, nothing is checked.
 
         Raises:
             InvalidTask: the task cannot be executed by this backend.
@@ -93,8 +108,8 @@ class CloudTasksBackend(SiteBackend):
         try:
             options = self.configuration.options
         except OptionsError:
-            # A module with tasks is imported all the same: `check` tells of all faults at once, and
-            # `enqueue()` raises.
+            # The import of a module with tasks must not fail. `check` reports all faults of the
+            # options at once, and `enqueue()` raises them.
             return
         if task.run_after is not None and not isinstance(task.run_after, datetime):
             raise InvalidTask(
@@ -102,13 +117,14 @@ class CloudTasksBackend(SiteBackend):
                 "timezone.now() + timedelta(...)."
             )
         if task.priority != DEFAULT_TASK_PRIORITY and not self.supports_priority:
-            # Django refuses what nothing orders. Here it travels along, and is told once.
+            # Django refuses a priority that has no effect. This backend accepts it, and logs a
+            # warning once. So the check of Django gets a copy that supports priorities.
             orderly = copy(self)
             vars(orderly)["supports_priority"] = True
             BaseTaskBackend.validate_task(orderly, task)
         else:
             super().validate_task(task)
-        # What follows from the function alone is not asked again at each enqueue.
+        # This check depends only on the function, so it is not repeated at each enqueue.
         if task.func not in self._findable and (
             inspect.isgeneratorfunction(task.func) or inspect.isasyncgenfunction(task.func)
         ):
@@ -126,7 +142,8 @@ class CloudTasksBackend(SiteBackend):
                     f"{name!r} cannot be a Cloud Tasks queue: use 1 to 100 letters, digits and "
                     "hyphens."
                 )
-        # The options, not the store: tasks are declared while Django still loads its models.
+        # This reads the options and not the store, because tasks are declared while Django still
+        # loads its models.
         keeps_results = options.results is not None
         if keeps_results and len(task.module_path) > LONGEST_NAME:
             raise InvalidTask(f"{task.module_path} is too long to be recorded.")
@@ -142,21 +159,21 @@ class CloudTasksBackend(SiteBackend):
     def enqueue[**P, R](
         self, task: Task[P, R], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> TaskResult[P, R]:
-        """Put the task into its queue; with ENQUEUE_ON_COMMIT once the transaction is committed.
+        """Create the task in its queue, and return its result.
 
-        What fails after the commit is logged: it cannot be raised without keeping the site's own
-        hooks from being called.
+        With ENQUEUE_ON_COMMIT, the task is created after the commit of the open transactions. An
+        error after the commit is logged and not raised.
 
-        With RESULTS it is recorded in the caller's transaction, and sent once that is committed.
-        From then on it is not lost: what Cloud Tasks does not take now, the relay sends later,
-        and so what is due beyond its horizon.
+        With RESULTS, the task is recorded in the caller's transaction and sent after its commit.
+        After the commit the task is not lost. If Cloud Tasks does not accept it, the relay sends it
+        later. The relay also sends a task that is due beyond the horizon of Cloud Tasks.
 
         Raises:
             InvalidTask: see `validate_task`.
-            TypeError: JSON cannot carry an argument.
-            EnqueueError: the task was not created; each cause has its class. With RESULTS only
-                what cannot be sent at all: PayloadTooLargeError.
-            ConfigurationError: something needed is neither set nor detected.
+            TypeError: JSON cannot represent an argument.
+            EnqueueError: the task was not created. There is a subclass for each cause. With
+                RESULTS, only PayloadTooLargeError is raised, because such a task can never be sent.
+            ConfigurationError: a necessary value is neither set nor detected.
         """
         configuration = self.configuration
         prepared = self._prepare(configuration, task, args, kwargs)
@@ -172,12 +189,13 @@ class CloudTasksBackend(SiteBackend):
     async def aenqueue[**P, R](
         self, task: Task[P, R], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> TaskResult[P, R]:
-        """`enqueue`, awaited on the running loop.
+        """Create the task as `enqueue` does, on the running event loop.
 
-        No thread is used, with three exceptions: what is looked up first and once (metadata,
-        Google credentials), RESULTS and ENQUEUE_ON_COMMIT (Django's transactions
-        live in threads) and synchronous receivers that the site itself connected to
-        `task_enqueued`.
+        It uses a thread only in three cases:
+
+        - Metadata or Google credentials are looked up for the first time.
+        - RESULTS or ENQUEUE_ON_COMMIT is set, because a transaction of Django belongs to a thread.
+        - The site has connected its own synchronous receivers to `task_enqueued`.
         """
         configuration = self.configuration
         if configuration.results or configuration.options.enqueue_on_commit:
@@ -200,21 +218,25 @@ class CloudTasksBackend(SiteBackend):
         again: bool,
         on_refusal: Callable[[CloudTasksError], None],
     ) -> Replay | ReplayRefusal:
-        """Enqueue a recorded task once more; for `operating.replaying`.
+        """Enqueue a recorded task as a new task. `operating.replaying` uses this.
 
-        The new record and the change of the old one are one transaction.
+        One transaction writes the new record and changes the old one.
 
         Args:
-            task: as `seen` tells of it.
-            again: also if it was replayed before.
-            on_refusal: is called after the commit if Cloud Tasks did not take the new task, which
-                then waits for the relay.
+            task: the task of the record `seen`.
+            seen: the record of the task to repeat.
+            again: whether to replay a task that was replayed before.
+            on_refusal: called with the error after the commit if Cloud Tasks did not accept the new
+                task. The relay sends the new task later.
+
+        Returns:
+            The decision with both records, or the reason why the task was not replayed.
 
         Raises:
             InvalidTask: see `validate_task`.
             InvalidTaskBackend: this backend keeps no results.
-            EnqueueError: the task cannot be sent at all.
-            ConfigurationError: something needed is neither set nor detected.
+            EnqueueError: the task can never be sent.
+            ConfigurationError: a necessary value is neither set nor detected.
         """
         configuration = self.configuration
         store = configuration.results
@@ -226,18 +248,21 @@ class CloudTasksBackend(SiteBackend):
         if isinstance(decision, ReplayRefusal):
             return decision
         with store.atomic():
-            # The old record first: whoever comes second waits for its lock, and changes nothing.
+            # The old record is written first. Another process that replays it waits for its lock,
+            # and then changes nothing.
             if not store.replace(seen, decision.original):
                 return ReplayRefusal.OVERTAKEN
             self._keep(configuration, store, prepared, decision.copy, on_refusal)
         return decision
 
     def get_result(self, result_id: str) -> TaskResult[..., Any]:
-        """What became of a task of this backend.
+        """Return the result of a task of this backend.
 
         Raises:
-            TaskResultDoesNotExist: it is not recorded, or the site has no such task any more.
-            NotImplementedError: no results are kept, because RESULTS is not set.
+            TaskResultDoesNotExist: there is no record of the task, or the site does not have this
+                task any more.
+            UnreadableRecordError: the record is damaged, or a newer version wrote it.
+            NotImplementedError: the backend keeps no results, because RESULTS is not set.
         """
         store = self.configuration.results
         if store is None:
@@ -252,7 +277,10 @@ class CloudTasksBackend(SiteBackend):
         return recorded_result(recorded_task(record), record)
 
     def check(self, **kwargs: Any) -> list[CheckMessage]:  # noqa: ARG002, ANN401 - Django's signature
-        """The system checks of this entry of `TASKS`."""
+        """Return the messages of the system checks of this entry of `TASKS`.
+
+        There are none if a URL pattern runs these checks (see `executing.url_patterns`).
+        """
         from ..checks import check_backend
         from ..executing.url_patterns import sees_to_checks
 
@@ -265,7 +293,10 @@ class CloudTasksBackend(SiteBackend):
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
     ) -> _Prepared[TaskResult[P, R]]:
-        """Everything about an enqueue but the call, so that what can be wrong is wrong here."""
+        """Check and encode a task, without creating it.
+
+        Errors in the task, in its arguments and in the configuration are raised here.
+        """
         self.validate_task(task)
         self._demand_findable(task)
         route = configuration.route
@@ -308,10 +339,11 @@ class CloudTasksBackend(SiteBackend):
         return _Prepared(result, request, payload, now)
 
     def _demand_findable(self, task: Task[..., Any]) -> None:
-        """Refuse a task that no worker could find by its path. Looked up once for each function.
+        """Refuse a task that a worker cannot import by its path. A function is looked up once.
 
         Raises:
-            InvalidTask: with what stands there instead.
+            InvalidTask: the path does not lead to the task. The message names the object that it
+                leads to.
         """
         if task.func in self._findable:
             return
@@ -355,7 +387,11 @@ class CloudTasksBackend(SiteBackend):
         record: TaskRecord,
         on_refusal: Callable[[CloudTasksError], None] = lambda _: None,
     ) -> None:
-        """Keep the record of a new task, and send the task once that is committed."""
+        """Store the record of a new task, and send the task after the commit.
+
+        Args:
+            on_refusal: called with the error if Cloud Tasks did not accept the task.
+        """
         result, now = prepared.result, prepared.enqueued_at
         store.add(record)
 
@@ -366,7 +402,8 @@ class CloudTasksBackend(SiteBackend):
                     if error is not None:
                         on_refusal(error)
                 except Exception:
-                    # The database, which has just had the record: the relay will see to it.
+                    # For example, the database failed after the commit. The relay looks at the
+                    # record later.
                     logger.exception(
                         "It could not be recorded whether the task %s was sent.", record.task_id
                     )
@@ -384,7 +421,7 @@ class CloudTasksBackend(SiteBackend):
 
     @staticmethod
     def _awaited(configuration: Configuration) -> list[str]:
-        """The transactions that an enqueue waits for, as ENQUEUE_ON_COMMIT says."""
+        """Return the aliases of the databases whose commits ENQUEUE_ON_COMMIT waits for."""
         on_commit = configuration.options.enqueue_on_commit
         if not on_commit:
             return []
@@ -393,9 +430,9 @@ class CloudTasksBackend(SiteBackend):
     def _create_late[**P, R](
         self, configuration: Configuration, prepared: _Prepared[TaskResult[P, R]]
     ) -> None:
-        """Create a task after the commit, when nobody is there to be told of a failure.
+        """Create a task after the commit. A `CloudTasksError` is logged and not raised.
 
-        What it raised would keep the other hooks of the same transaction from being called.
+        No caller can handle the error then, because its transaction is already committed.
         """
         try:
             self._create(configuration, prepared)

@@ -1,4 +1,4 @@
-"""Retry policies: READY between attempts, FAILED in the end, failures that can be grouped."""
+"""Columns for retry policies, replays and groups of failures. FAILED becomes a final status."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -15,9 +15,11 @@ _ENDED = ("SUCCESSFUL", "FAILED", "CANCELLED")
 
 
 def end_or_wait(apps: Apps, schema_editor: BaseDatabaseSchemaEditor) -> None:
-    """A failed task that was to be repeated is READY now; the others say what they failed with.
+    """Convert the failed tasks.
 
-    The relay looks soon whether Cloud Tasks still has those that wait.
+    A failed task that waits for another attempt becomes READY. After an hour the relay looks up
+    whether Cloud Tasks still has it. The other failed tasks get the class of their last error in
+    the column `failure`.
     """
     rows = _rows(apps, schema_editor)
     soon = datetime.now(UTC) + timedelta(hours=1)
@@ -35,17 +37,17 @@ def end_or_wait(apps: Apps, schema_editor: BaseDatabaseSchemaEditor) -> None:
 
 
 def mark_final(apps: Apps, schema_editor: BaseDatabaseSchemaEditor) -> None:
-    """Backwards: what has ended is final."""
+    """Mark the tasks that have ended as final. This reverses `end_or_wait` in part."""
     _rows(apps, schema_editor).filter(status__in=_ENDED).update(final=True)
 
 
-def _rows(apps: Apps, schema_editor: BaseDatabaseSchemaEditor) -> Any:  # noqa: ANN401 - of a model of the past
+def _rows(apps: Apps, schema_editor: BaseDatabaseSchemaEditor) -> Any:  # noqa: ANN401 - a historical model
     model: Any = apps.get_model("django_tasks_cloud_tasks", "StoredTask")
     return model.objects.using(schema_editor.connection.alias)
 
 
 def _failure(attempts: str) -> str:
-    """The class path of the error of the last attempt; that of any error if it cannot be read."""
+    """Return the class path of the last attempt's error; that of Exception if it is unreadable."""
     try:
         path = json.loads(attempts)[-1][3]
     except (ValueError, LookupError, TypeError):
@@ -54,7 +56,7 @@ def _failure(attempts: str) -> str:
 
 
 class Migration(migrations.Migration):
-    """Takes the rows as they are."""
+    """Adds the columns, converts the existing rows, and removes the column `final`."""
 
     dependencies = [("django_tasks_cloud_tasks", "0001_initial")]
 

@@ -1,1 +1,1 @@
-"""What keeps tasks going: the relay, control by people, the trial of a delivery."""
+"""The operation of enqueued tasks: the relay, control by people, and the check of deliveries."""

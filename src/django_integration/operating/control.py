@@ -1,4 +1,4 @@
-"""Taking hold of tasks that were enqueued: cancel them, run them now, run them again."""
+"""Control of enqueued tasks: cancel a task, run it now, run it again."""
 
 from __future__ import annotations
 
@@ -26,20 +26,23 @@ from .replaying import replay_task
 logger = logging.getLogger("django_tasks_cloud_tasks")
 
 
-_TRIES = 20
+_TRIES = 20  # how many times a cancellation is tried while the record changes
 
 
 def cancel(result: TaskResult[..., Any]) -> CancelOutcome:
-    """Cancel a task, and bring `result` up to date.
+    """Cancel a task, and update `result`.
 
-    Where results are kept, a task that waits is marked, in the caller's transaction, and will not
-    run whatever else happens; its Cloud Task is deleted after the commit. One that runs is told.
-    Without a store the Cloud Task is deleted, which an attempt that is under way does not notice.
+    If the backend keeps results, a waiting task is marked as cancelled in the caller's transaction.
+    After the commit its Cloud Task is deleted. The task will not run, even if the deletion fails.
+    For a running task, the cancellation is a request that the attempt can read from its context.
+
+    Without results, the Cloud Task is deleted. An attempt that is in progress does not notice it.
 
     Raises:
         CancelError: the task cannot be cancelled, or Cloud Tasks did not delete it.
-        ConfigurationError: something needed is neither set nor detected.
-        TaskResultDoesNotExist: results are kept, and this one is not among them.
+        ConfigurationError: a necessary value is neither set nor detected.
+        TaskResultDoesNotExist: the backend keeps results, but has no record of this task.
+        TypeError: `result` is not a TaskResult.
     """
     if not isinstance(result, TaskResult):
         raise TypeError(f"cancel() takes a TaskResult, which enqueue() returns, not {result!r}.")
@@ -55,17 +58,18 @@ def cancel(result: TaskResult[..., Any]) -> CancelOutcome:
 
 
 async def acancel(result: TaskResult[..., Any]) -> CancelOutcome:
-    """`cancel`, in a thread."""
+    """Cancel a task as `cancel` does, in a thread."""
     return await sync_to_async(cancel)(result)
 
 
 def cancel_recorded(
     configuration: Configuration, store: ResultStore, task_id: str
 ) -> tuple[CancelOutcome, TaskRecord]:
-    """Cancel a recorded task; its record afterwards.
+    """Cancel a recorded task. Return the outcome and the new record.
 
     Raises:
-        TaskResultDoesNotExist: there is no such record.
+        CancelError: the record changed during every try.
+        TaskResultDoesNotExist: there is no record of this task.
     """
     for _ in range(_TRIES):
         record = store.get(task_id)
@@ -89,7 +93,7 @@ def cancel_recorded(
             queue = queue_of_record(record, route=configuration.route)
             _delete(configuration, queue, record.cloud_task_id)
         except CloudTasksError as error:
-            # It will be delivered, and not run.
+            # Cloud Tasks will deliver the task, but it will not run.
             logger.warning(
                 "The task %s is cancelled and will not run, but its Cloud Task was not deleted: %s",
                 task_id,
@@ -101,13 +105,15 @@ def cancel_recorded(
 
 
 def run_now(configuration: Configuration, store: ResultStore, record: TaskRecord) -> bool:
-    """Have a task that waits delivered at once; whether it waited.
+    """Deliver a waiting task at once. Return whether the task was waiting.
 
-    A Cloud Task that is gone (the queue gave it up, or was emptied) is made anew.
+    If Cloud Tasks does not have the task, for example because the queue gave it up or was purged,
+    another Cloud Task is created.
 
     Raises:
-        RunNowError: Cloud Tasks refused; a task that it does not have waits for the relay.
-        ConfigurationError: something needed is neither set nor detected.
+        RunNowError: Cloud Tasks refused the call or did not answer. If Cloud Tasks does not have
+            the task, the relay sends it later.
+        ConfigurationError: a necessary value is neither set nor detected.
     """
     now = get_runtime().clock()
     if is_refused(Event.RUN_NOW, record, now):
@@ -119,7 +125,7 @@ def run_now(configuration: Configuration, store: ResultStore, record: TaskRecord
         return True
     fresh = redeliver(record, now=now)
     if not store.replace(record, fresh):
-        return False  # Somebody has just claimed it.
+        return False  # Another process has claimed it meanwhile.
     error = send(configuration, store, fresh)
     if error:
         raise RunNowError(
@@ -129,16 +135,16 @@ def run_now(configuration: Configuration, store: ResultStore, record: TaskRecord
 
 
 def run_again(record: TaskRecord) -> str:
-    """Enqueue what a record tells of as a new task, with an id and a record of its own.
+    """Enqueue the task of a record as a new task, with its own id and its own record.
 
-    Where the task has ended, both records name the other.
+    If the task has ended, this is a replay: each of the two records contains the id of the other.
 
     Returns:
-        The id of the new task; empty if somebody else replayed or deleted it at the same time.
+        The id of the new task; empty if the record was replayed or deleted at the same time.
 
     Raises:
-        TaskResultDoesNotExist: the site has no such task any more.
-        InvalidTask, InvalidTaskBackend, CloudTasksError: it cannot be enqueued.
+        TaskResultDoesNotExist: the site does not have this task any more.
+        InvalidTask, InvalidTaskBackend, CloudTasksError: the task cannot be enqueued.
     """
     if record.final:
         return replay_task(record, again=True).replayed_as

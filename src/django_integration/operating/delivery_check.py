@@ -1,8 +1,9 @@
-"""A synthetic delivery: would a request of Cloud Tasks reach the view that executes tasks?
+"""A synthetic delivery. It checks that requests of Cloud Tasks reach the view that executes tasks.
 
-It goes through the site's own middleware, host rules, URLs and view, in this process, with a body
-as large as a task's can be. The view recognizes it, and executes nothing. What stops it is told,
-and then left out of the way, so that what is behind it is told as well.
+The delivery goes through the middleware, the host rules, the URLs and the view of the site, in this
+process. Its body has the maximum size of a task. The view recognizes it, and executes nothing. If
+something stops the delivery, it is reported. Then another delivery is made without it, so that the
+obstacles behind it are reported too.
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ from ...core.requests import MAX_STORED_SIZE, SIGNATURE_HEADER
 from ..executing.probe import PROBE_KEY, Probe
 
 _LOGGERS = ("django.request", "django.security")
-_FAILED = 300  # statuses from here on are no success to Cloud Tasks
+_FAILED = 300  # for Cloud Tasks, this status and all higher ones are failures
 _NOT_FOUND, _SERVER_ERROR = 404, 500
 _MOST_OBSTACLES = 20
 _UNKNOWN_HOST = "cloud-tasks.invalid"
-_PROXY = "169.254.169.126"  # from where requests come on Cloud Run
-_GOOGLE = "35.187.132.10"  # one of Google's addresses, as a proxy tells it
+_PROXY = "169.254.169.126"  # the address from which requests come on Cloud Run
+_GOOGLE = "35.187.132.10"  # an address of Google, which a proxy puts into X-Forwarded-For
 _BODY_LIMIT = "DATA_UPLOAD_MAX_MEMORY_SIZE"
 
-# Settings that have Django's own middleware answer, with a value for which it does not.
+# Settings with which the middleware of Django may answer, each with a value that prevents this.
 _SETTINGS: Mapping[str, object] = {
     "SECURE_SSL_REDIRECT": False,
     "PREPEND_WWW": False,
@@ -50,12 +51,13 @@ _SETTINGS: Mapping[str, object] = {
 
 @attrs.frozen
 class Obstacle:
-    """What keeps deliveries from the view.
+    """Something that prevents deliveries from reaching the view.
 
     Attributes:
-        cause: the setting, the middleware, or the path; the same cause is told once.
-        what: what happens.
-        hint: what to do.
+        cause: the setting, the host, the middleware or the path. Each cause is reported once, so
+            obstacles with the same cause are equal.
+        what: a description of what happens.
+        hint: a description of what to do.
     """
 
     cause: str
@@ -65,14 +67,14 @@ class Obstacle:
 
 @attrs.frozen(kw_only=True)
 class Trial:
-    """What is to be tried.
+    """The parameters of the synthetic deliveries.
 
     Attributes:
-        host: the site's address, `https://app.example.com`; None if it is not known, and no rule
-            about hosts can be tried.
-        path: of the endpoint, with its query.
+        host: the address of the site, such as `https://app.example.com`; None if it is not known.
+            Then the rules about hosts are not checked.
+        path: the path of the endpoint, with its query.
         carries_token: whether tasks have an identity token in their `Authorization` header.
-        over_asgi: whether the site is served so.
+        over_asgi: whether the site is served over ASGI.
     """
 
     host: str | None
@@ -82,16 +84,16 @@ class Trial:
 
     @property
     def scheme(self) -> str:
-        """http or https."""
+        """The scheme: http or https."""
         return urlsplit(self.host or "https://").scheme
 
     @property
     def netloc(self) -> str:
-        """Host and port."""
+        """The host and the port."""
         return urlsplit(self.host).netloc if self.host else _UNKNOWN_HOST
 
     def headers(self) -> dict[str, str]:
-        """What Cloud Tasks sends, and what the proxy that ends TLS adds."""
+        """Return the headers that Cloud Tasks sends, and those that a proxy that ends TLS adds."""
         headers = {
             "User-Agent": "Google-Cloud-Tasks",
             "X-CloudTasks-QueueName": "default",
@@ -115,7 +117,7 @@ class Trial:
 
 @cache
 def _body() -> bytes:
-    """The body of the largest task."""
+    """Return the body of the largest task."""
     empty = TaskPayload(task_id="probe", task_path="probe.probe", args=[""], kwargs={}).encode()
     filling = "x" * (MAX_STORED_SIZE - len(empty))
     return TaskPayload(task_id="probe", task_path="probe.probe", args=[filling], kwargs={}).encode()
@@ -123,7 +125,14 @@ def _body() -> bytes:
 
 @attrs.frozen
 class _Ended:
-    """How a synthetic delivery ended: the answer, and what Django logged about it."""
+    """The result of a synthetic delivery.
+
+    Attributes:
+        status: the status of the response.
+        location: the target of a redirect; empty without one.
+        error: the exception that was raised, or that Django logged first; None without one.
+        probe: the probe of the delivery.
+    """
 
     status: int
     location: str
@@ -132,7 +141,7 @@ class _Ended:
 
     @property
     def kind(self) -> tuple[object, ...]:
-        """What makes two ends the same."""
+        """The values by which two results are compared."""
         return self.status, self.location, type(self.error), self.probe.arrived
 
     @property
@@ -141,13 +150,13 @@ class _Ended:
 
     @property
     def is_too_large(self) -> bool:
-        """Whether the site's limit for bodies stopped it."""
+        """Whether the site's limit for the size of a body stopped the delivery."""
         lost = self.probe.arrived and not self.probe.is_whole
         return _is_limited() and (lost or isinstance(self.error, RequestDataTooBig))
 
 
 def obstacles(trial: Trial) -> Iterator[Obstacle]:
-    """What keeps deliveries from the view, from the outside inwards."""
+    """Yield the obstacles that prevent deliveries from reaching the view, the outermost first."""
     changed: dict[str, Any] = {"MIDDLEWARE": list(settings.MIDDLEWARE)}
     if trial.host is None:
         changed["ALLOWED_HOSTS"] = ["*"]
@@ -169,7 +178,8 @@ def obstacles(trial: Trial) -> Iterator[Obstacle]:
             changed[setting] = _SETTINGS[setting]
         else:
             middleware = _responsible_middleware(trial, netloc, changed, ended)
-            # One that breaks may miss what the ones before it did, that were left out.
+            # After a middleware was left out, another one may fail only because it needs the first.
+            # So such a failure is not reported.
             if not (is_thinned and ended.status == _SERVER_ERROR):
                 yield _answer_obstacle(middleware, ended, trial)
             if middleware is None:
@@ -181,14 +191,19 @@ def obstacles(trial: Trial) -> Iterator[Obstacle]:
 
 
 def _is_limited() -> bool:
-    """Whether the site refuses the largest tasks."""
-    limit: int | None = settings.DATA_UPLOAD_MAX_MEMORY_SIZE  # the stubs: never None
+    """Return whether the site refuses the bodies of the largest tasks."""
+    limit: int | None = settings.DATA_UPLOAD_MAX_MEMORY_SIZE  # never None in the stubs
     return limit is not None and limit < len(_body())
 
 
 def _deliver(trial: Trial, netloc: str, changed: Mapping[str, Any]) -> _Ended:
-    """Send the request through the site, with these settings changed."""
-    # Its module is for tests, and loaded only where a check has asked for it.
+    """Send a delivery through the site with changed settings, and return its result.
+
+    Args:
+        netloc: the host and the port of the request.
+        changed: the values of the changed settings, by name.
+    """
+    # This module of Django is for tests, so it is imported only if a check needs it.
     from django.test.utils import override_settings
 
     probe = Probe()
@@ -198,11 +213,11 @@ def _deliver(trial: Trial, netloc: str, changed: Mapping[str, Any]) -> _Ended:
             request = make(trial, netloc)
             request.META[PROBE_KEY] = probe
             response = _answer(request, over_asgi=trial.over_asgi)
-        except Exception as error:  # noqa: BLE001 - whatever a middleware does is the answer
+        except Exception as error:  # noqa: BLE001 - a middleware can raise anything
             return _Ended(_SERVER_ERROR, "", error, probe)
         finally:
             set_urlconf(None)
-    # The first is the nearest to the cause; the next ones tell of the answer that came of it.
+    # The first exception is the closest to the cause. Later ones are about the response to it.
     causes = (record.exc_info[1] for record in heard if record.exc_info)
     location = response.headers.get("Location", "")
     return _Ended(response.status_code, location, next(causes, None), probe)
@@ -218,7 +233,7 @@ def _answer(request: HttpRequest, *, over_asgi: bool) -> HttpResponseBase:
 
 
 def _wsgi_request(trial: Trial, netloc: str) -> HttpRequest:
-    """The request as a WSGI server has it."""
+    """Return the request as a WSGI server creates it."""
     url, (name, _, port) = urlsplit(trial.path), netloc.partition(":")
     headers = {"HTTP_" + k.upper().replace("-", "_"): v for k, v in trial.headers().items()}
     environ: dict[str, Any] = {
@@ -245,7 +260,7 @@ def _wsgi_request(trial: Trial, netloc: str) -> HttpRequest:
 
 
 def _asgi_request(trial: Trial, netloc: str) -> HttpRequest:
-    """The request as an ASGI server has it."""
+    """Return the request as an ASGI server creates it."""
     url, (name, _, port) = urlsplit(trial.path), netloc.partition(":")
     headers = {"Host": netloc, **trial.headers()}
     scope: dict[str, Any] = {
@@ -276,7 +291,10 @@ class _Listener(logging.Handler):
 
 @contextmanager
 def _listening() -> Iterator[list[logging.LogRecord]]:
-    """What Django says about requests meanwhile, which the site's log does not have to have."""
+    """Return a context that collects the log records of Django about requests.
+
+    The log of the site does not receive these records.
+    """
     listener, before = _Listener(), []
     for logger in map(logging.getLogger, _LOGGERS):
         before.append((logger, logger.handlers, logger.propagate, logger.level))
@@ -293,7 +311,10 @@ def _listening() -> Iterator[list[logging.LogRecord]]:
 def _responsible_setting(
     trial: Trial, netloc: str, changed: Mapping[str, Any], ended: _Ended
 ) -> str | None:
-    """The setting without which the delivery ends otherwise."""
+    """Return the name of the setting that causes this result; None if no setting causes it.
+
+    That is the first setting whose neutral value leads to another result.
+    """
     if ended.status == _NOT_FOUND:
         return None
     for name, neutral in _SETTINGS.items():
@@ -308,9 +329,9 @@ def _responsible_setting(
 def _responsible_middleware(
     trial: Trial, netloc: str, changed: Mapping[str, Any], ended: _Ended
 ) -> str | None:
-    """The middleware that stops a delivery: the ones outside of it alone do not stop it so.
+    """Return the middleware that causes this result; None if no middleware causes it.
 
-    None if it is none of them.
+    It is the last one in the shortest beginning of MIDDLEWARE that leads to the same result.
     """
     names: list[str] = changed["MIDDLEWARE"]
     for count in range(len(names) + 1):
@@ -320,7 +341,7 @@ def _responsible_middleware(
     return names[-1]
 
 
-# What is told of each.
+# The texts of the obstacles.
 
 
 def _host_obstacle(netloc: str, said: str) -> Obstacle:
@@ -370,7 +391,7 @@ def _setting_obstacle(setting: str, ended: _Ended, trial: Trial, netloc: str) ->
 
 
 def _answer_obstacle(middleware: str | None, ended: _Ended, trial: Trial) -> Obstacle:
-    """A part of the site answers in the place of the view."""
+    """Return the obstacle if another part of the site answers, or the view gets no body."""
     path = urlsplit(trial.path).path
     if middleware is not None:
         name = middleware.rpartition(".")[2]
@@ -388,7 +409,7 @@ def _answer_obstacle(middleware: str | None, ended: _Ended, trial: Trial) -> Obs
 
 
 def _told(ended: _Ended) -> str:
-    """The answer, for a sentence."""
+    """Return a description of the response, for use in a sentence."""
     to = f" to {ended.location}" if ended.location else ""
     because = f" ({type(ended.error).__name__}: {ended.error})" if ended.error else ""
     return f"{ended.status}{to}{because}"

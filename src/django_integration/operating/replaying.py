@@ -1,4 +1,4 @@
-"""Replaying tasks that have ended: each becomes a new task, and both records name the other."""
+"""Replays of tasks that have ended. A replay enqueues a new task, and links both records."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from ..enqueueing.backend import CloudTasksBackend
 from ..results.task_results import recorded_task
 
 REASONS = (CloudTasksError, InvalidTask, InvalidTaskBackend, TaskResultDoesNotExist)
-"""What a task that cannot be replayed raises."""
+"""The exceptions that are raised for a task that cannot be replayed."""
 
-_PAGE = 500  # failures that are looked up at once
+_PAGE = 500  # failures that one query returns
 
 
 @attrs.frozen
 class Outcome:
-    """What became of one task that was to be replayed.
+    """The result of replaying one task.
 
     Attributes:
         replayed_as: the id of the new task; empty if there is none.
-        error: why there is none, or why Cloud Tasks did not take the new task, which then waits
-            for the relay.
-        refusal: why it was left out; None if it was not.
+        error: why there is no new task, or why Cloud Tasks did not accept the new task. In the
+            second case the relay sends the new task later. None without an error.
+        refusal: why the task was left out; None if it was not left out.
     """
 
     replayed_as: str = ""
@@ -38,13 +38,18 @@ class Outcome:
 
     @property
     def unanswered(self) -> bool:
-        """Whether Cloud Tasks did not answer."""
+        """Whether there is an error because Cloud Tasks did not answer."""
         return isinstance(self.error, CloudTasksError) and self.error.unanswered
 
 
 @attrs.define
 class Fault:
-    """What went wrong with several tasks, for the same kind of reason."""
+    """The errors of several tasks that have the same class.
+
+    Attributes:
+        example: the class and the message of the first error.
+        count: the number of tasks.
+    """
 
     example: str
     count: int = 0
@@ -52,15 +57,15 @@ class Fault:
 
 @attrs.define
 class Tally:
-    """What became of several tasks.
+    """The results of replaying several tasks.
 
     Attributes:
-        made: the ids of the new tasks, by those of the tasks that they repeat.
-        left_out: tasks that were replayed or deleted at the same time.
-        failed: kinds of errors of tasks that were not replayed.
-        waiting: kinds of errors of tasks that wait for the relay.
-        silent: whether Cloud Tasks did not answer, so that the work stopped.
-        last: the last task that was handled.
+        made: the ids of the new tasks, by the ids of the tasks that they repeat.
+        left_out: the number of tasks that were replayed or deleted by others at the same time.
+        failed: the errors of the tasks that were not replayed, by the name of the error's class.
+        waiting: the errors of the new tasks that the relay sends later, by the same name.
+        silent: whether Cloud Tasks did not answer for the latest task. The caller stops then.
+        last: the last task that was handled; None if there is none.
     """
 
     made: dict[str, str] = attrs.field(factory=dict)
@@ -72,15 +77,15 @@ class Tally:
 
     @property
     def handled(self) -> int:
-        """How many tasks were handled, whatever came of it."""
+        """The number of handled tasks, with any result."""
         failed = sum(fault.count for fault in self.failed.values())
         return len(self.made) + self.left_out + failed
 
     def add(self, task: FailedTask, outcome: Outcome) -> None:
-        """Count the outcome of one more task."""
+        """Add the result of one more task."""
         self.silent = outcome.unanswered
         if outcome.unanswered and not outcome.replayed_as:
-            return  # It was not tried.
+            return  # The task counts as not handled.
         self.last = task
         if outcome.replayed_as:
             self.made[task.task_id] = outcome.replayed_as
@@ -96,14 +101,15 @@ def replay_task(record: TaskRecord, *, again: bool = False, unless_silent: bool 
     """Enqueue a task that has ended as a new task.
 
     Args:
-        again: also if it was replayed before.
-        unless_silent: not while Cloud Tasks does not answer.
+        record: the record of the task.
+        again: whether to replay a task that was replayed before.
+        unless_silent: whether to raise an error while the circuit breaker is open.
 
     Raises:
-        TaskResultDoesNotExist: the site has no such task any more.
-        InvalidTask: the site cannot enqueue it any more.
-        InvalidTaskBackend: its backend keeps no results any more.
-        CloudTasksError: it cannot be enqueued; each cause has its class.
+        TaskResultDoesNotExist: the site does not have this task any more.
+        InvalidTask: the site cannot enqueue the task any more.
+        InvalidTaskBackend: the backend of the task keeps no results any more.
+        CloudTasksError: the task cannot be enqueued. There is a subclass for each cause.
     """
     task = recorded_task(record, due=False)
     backend = task.get_backend()
@@ -121,10 +127,13 @@ def replay_task(record: TaskRecord, *, again: bool = False, unless_silent: bool 
 def replay_failures(
     store: ResultStore, selection: FailureSelection
 ) -> Iterator[tuple[FailedTask, Outcome]]:
-    """Replay the chosen failures one after the other, the oldest first.
+    """Replay the selected failures one after another, the oldest first.
 
-    Each is one transaction, so that the caller may stop after any of them. Whoever stops after one
-    that was not answered spares the others the same wait.
+    Each replay is its own transaction, so the caller may stop after any of them. It should stop if
+    Cloud Tasks does not answer, because the calls for the other tasks would wait as long.
+
+    Yields:
+        Each task and the result of its replay.
     """
     while places := store.failed_tasks(selection, limit=_PAGE):
         for place in places:

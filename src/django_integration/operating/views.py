@@ -1,4 +1,4 @@
-"""The view that has the relay run: what Cloud Scheduler calls."""
+"""The view that runs the relay. Cloud Scheduler calls it."""
 
 from django.http import HttpRequest, HttpResponse
 
@@ -10,10 +10,10 @@ from .relay import relay_for
 
 
 class RelayView(TaskView):
-    """Sends what waits in the outbox; for Cloud Scheduler, authorized like an execution."""
+    """Runs the relay for Cloud Scheduler, with the same authorization as an execution."""
 
     def post(self, request: HttpRequest) -> HttpResponse:
-        """Authorize, relay, tell how many."""
+        """Authorize the caller, run the relay, and return a response with the number of tasks."""
         caller = run(authenticate(request, read_body(request)))
         if refusal := refusal_of_all(caller.decisions):
             return self.respond(caller.refused(refusal))

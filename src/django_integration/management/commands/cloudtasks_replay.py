@@ -1,4 +1,4 @@
-"""`manage.py cloudtasks_replay`: enqueues tasks that have failed for good once more."""
+"""`manage.py cloudtasks_replay`: enqueues tasks again that have finally failed."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from ...operating.replaying import Tally, replay_failures
 from ...runtime import get_runtime
 from ..recording import demand_recording_backends
 
-_PROGRESS = 5.0  # seconds between two lines
-_NAMED = 5  # groups that an error names
+_PROGRESS = 5.0  # seconds between two lines about the progress
+_NAMED = 5  # groups that an error message names
 _INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 
 
 class Command(BaseCommand):
-    """Replays failures, by task, exception and age."""
+    """Replays failures that are selected by task, exception and age."""
 
     help = (
         "Enqueues tasks that have failed, and will not be attempted again, as new tasks with the "
@@ -35,7 +35,7 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """What to replay, and how."""
+        """Add the options that select the failures, and those that control the replay."""
         parser.add_argument("--task", metavar="PATH", help="only this task: its import path")
         parser.add_argument(
             "--exception",
@@ -73,11 +73,12 @@ class Command(BaseCommand):
         dry_run: bool,
         **_: object,
     ) -> None:
-        """Replay.
+        """Replay the selected failures, and print the results.
 
         Raises:
-            CommandError: the options make no sense, no backend keeps results, nothing matches,
-                some tasks were not replayed, or somebody interrupted it.
+            CommandError: the options select nothing or contradict each other, no backend keeps
+                results, no failure matches, some tasks were not replayed or are left to the relay,
+                or the command was interrupted.
         """
         narrowed = task is not None or exception is not None or since is not None
         if all and narrowed:
@@ -107,7 +108,7 @@ class Command(BaseCommand):
         if dry_run:
             self._say("Nothing was replayed, because of --dry-run.")
             return
-        # What fails from now on, the replayed tasks among it, is not chosen.
+        # Later failures are not selected. They can include failures of the replayed tasks.
         selections = [
             (
                 store,
@@ -159,10 +160,10 @@ class Command(BaseCommand):
         interrupted: bool,
         again: bool,
     ) -> None:
-        """Say what came of it.
+        """Print the results.
 
         Raises:
-            CommandError: some tasks were not replayed.
+            CommandError: some tasks were not replayed, or are left to the relay.
         """
         self._say(f"Replayed {len(tally.made):,} of {total:,}.")
         if tally.left_out:
@@ -173,7 +174,7 @@ class Command(BaseCommand):
         for fault in tally.waiting.values():
             self._say(f"Left to the relay: {tasks(fault.count)}. {fault.example}")
         left = max(total - tally.handled, 0)
-        # With --again the command would begin anew.
+        # With --again, the same command would replay all tasks again.
         rest = f"Tasks left unchanged: {left:,}." + ("" if again else " The same command goes on.")
         if tally.silent:
             raise CommandError(f"Stopped: Cloud Tasks does not answer. {rest}")
@@ -189,9 +190,10 @@ class Command(BaseCommand):
 
 @contextmanager
 def _interruptible() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set, so that the task in hand is completed.
+    """Return a context with an event that SIGINT (Ctrl-C) or SIGTERM sets.
 
-    The second time they act as they did before.
+    So the command can complete the current task. After the first signal, the earlier handlers of
+    both signals are active again.
     """
     stop = threading.Event()
     numbers = (signal.SIGINT, signal.SIGTERM)
@@ -225,7 +227,7 @@ def _nothing_matches(known: list[FailureGroup]) -> str:
 
 
 def _read[T](parse: Callable[[str], T]) -> Callable[[str], T]:
-    """`parse`, with its errors as those of an argument."""
+    """Return a function that calls `parse` and raises its errors as errors of an argument."""
 
     def read(text: str) -> T:
         try:
