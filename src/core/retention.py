@@ -16,6 +16,7 @@ def may_prune(record: TaskRecord, states: Collection[State], before: datetime) -
 
 
 _AGE = re.compile(r"([0-9]{1,6})([smhdw])", re.ASCII)
+_LONGEST = timedelta(days=36_525)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -23,11 +24,14 @@ def age(text: str) -> timedelta:
     """Return the duration for an age such as `30d`, in seconds, minutes, hours, days or weeks.
 
     Raises:
-        ValueError: the text has another format.
+        ValueError: the text has another format, or the age is longer than 100 years.
     """
     found = _AGE.fullmatch(text)
     if not found:
         raise ValueError(
             f"{text!r} is not an age: write a number and s, m, h, d or w, such as 30d."
         )
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+    duration = timedelta(**{_UNITS[found[2]]: int(found[1])})
+    if duration > _LONGEST:
+        raise ValueError(f"{text!r} is longer than 100 years. Write a shorter age, such as 30d.")
+    return duration

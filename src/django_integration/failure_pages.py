@@ -27,6 +27,7 @@ from django.urls import URLPattern, path, reverse
 from django.views.decorators.http import require_http_methods, require_safe
 
 from ..core.failures import FailedTask, FailureGroup, FailureSelection
+from ..core.payload import is_in_calendar
 from ..core.ports import ResultStore
 from ..core.records import TASK_LOST, AttemptError
 from .display import moment, shown, tasks
@@ -392,6 +393,8 @@ def _time(text: str) -> datetime:
         raise BadRequest(f"{text!r} is not a time.") from None
     if found.tzinfo is None:
         raise BadRequest(f"{text!r} has no time zone.")
+    if not is_in_calendar(found):
+        raise BadRequest(f"{text!r} is a time that some time zones cannot express.")
     return found
 
 

@@ -338,7 +338,7 @@ def _responsible_middleware(
         shortened = _deliver(trial, netloc, {**changed, "MIDDLEWARE": names[:count]})
         if shortened.kind == ended.kind:
             return names[count - 1] if count else None
-    return names[-1]
+    return names[-1] if names else None
 
 
 # The texts of the obstacles.
