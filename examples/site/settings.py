@@ -68,6 +68,7 @@ TASKS = {
             "TASK_HANDLER_HOST": HOST,
             "EMULATOR_HOST": os.environ.get("CLOUD_TASKS_EMULATOR_HOST", "localhost:8123"),
             "RESULTS": "database",
+            "SCHEDULES": {"count-orders": {"task": "orders.tasks.count_orders", "every": 60}},
             "PRIORITY_QUEUES": {50: "{queue}-urgent", -50: "{queue}-bulk"},
         },
     }

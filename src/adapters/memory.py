@@ -26,6 +26,7 @@ from ..core.records import (
 )
 from ..core.requests import OidcIdentity, TaskRequest
 from ..core.retention import may_prune
+from ..core.schedules import ScheduleState
 
 logger = logging.getLogger("django_tasks_cloud_tasks")
 
@@ -74,6 +75,7 @@ class MemoryResultStore:
 
     def __init__(self) -> None:
         self._records: dict[str, TaskRecord] = {}
+        self._schedules: dict[str, ScheduleState] = {}
         self._lock = threading.RLock()
         self._commit_hooks: list[Callable[[], None]] | None = None
 
@@ -139,6 +141,19 @@ class MemoryResultStore:
             return Backlog(count=0)
         next_at, error = min(waiting)
         return Backlog(count=len(waiting), next_at=next_at, error=error)
+
+    def schedule_states(self) -> dict[str, ScheduleState]:
+        """See `ResultStore.schedule_states`."""
+        with self._lock:
+            return dict(self._schedules)
+
+    def replace_schedule(self, seen: ScheduleState | None, then: ScheduleState) -> bool:
+        """See `ResultStore.replace_schedule`."""
+        with self._lock:
+            if self._schedules.get(then.name) != seen:
+                return False
+            self._schedules[then.name] = then
+            return True
 
     def count_finished(self, states: Collection[State], before: datetime) -> int:
         """See `ResultStore.count_finished`."""
@@ -216,14 +231,14 @@ class MemoryResultStore:
         """See `ResultStore.atomic`."""
         with self._lock:
             outermost = self._commit_hooks is None
-            before = dict(self._records)
+            before = dict(self._records), dict(self._schedules)
             hooks = [] if self._commit_hooks is None else self._commit_hooks
             already = len(hooks)
             self._commit_hooks = hooks
             try:
                 yield
             except BaseException:
-                self._records = before
+                self._records, self._schedules = before
                 del hooks[already:]
                 raise
             finally:

@@ -24,6 +24,7 @@ from .retry_policy import (
     read_max_attempts,
     read_timeout,
 )
+from .schedules import Schedule, read_schedules
 
 _HIGHEST_PRIORITY = 100
 _EMAIL = re.compile(r"[^@\s<>,;:\"()\[\]\\]+@[A-Za-z0-9.-]+")
@@ -92,6 +93,7 @@ class BackendOptions:
     lease: timedelta = timedelta(seconds=60)
     lost_tasks: LostTasks = LostTasks.FAIL
     cloud_queues: Mapping[str, QueueSettings] = attrs.field(factory=dict)
+    schedules: Mapping[str, Schedule] = attrs.field(factory=dict)
     max_attempts: int | None = None
     backoff: Backoff | BackoffFunction | None = None
     task_timeout: timedelta | None = None
@@ -351,6 +353,7 @@ _OPTIONS: Mapping[str, tuple[str, Callable[[object], object]]] = {
     "NAME_TASKS": ("name_tasks", _flag),
     "PRIORITY_QUEUES": ("priority_queues", _priority_queues),
     "CLOUD_QUEUES": ("cloud_queues", read_cloud_queues),
+    "SCHEDULES": ("schedules", read_schedules),
     "RESULTS": ("results", _results),
     "RESULTS_DATABASE": ("results_database", _text),
     "LEASE": ("lease", _lease),

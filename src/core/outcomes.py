@@ -159,6 +159,26 @@ class Relayed:
 
 
 @attrs.frozen
+class Scheduled:
+    """The result of a call of the endpoint for schedules.
+
+    Attributes:
+        enqueued: the number of schedules whose task was enqueued, or had been enqueued before.
+        failed: the number of schedules whose task could not be enqueued.
+    """
+
+    enqueued: int
+    failed: int
+
+
+@attrs.frozen
+class UnknownSchedule:
+    """No backend that the caller may use has a schedule with this name."""
+
+    name: str
+
+
+@attrs.frozen
 class BadPayload:
     """The body of the request does not contain a task."""
 
@@ -210,6 +230,8 @@ type Outcome = (
     | Unreadable
     | EndNotRecorded
     | Relayed
+    | Scheduled
+    | UnknownSchedule
     | Refused
 )
 
@@ -251,6 +273,15 @@ def response_to(outcome: Outcome, *, debug: bool) -> Response:
             status = HTTPStatus.SERVICE_UNAVAILABLE if failed else HTTPStatus.OK
             word = "error" if failed else "success"
             return Response(status, {"status": word, "sent": sent, "failed": failed})
+        case Scheduled(enqueued, failed):
+            status = HTTPStatus.SERVICE_UNAVAILABLE if failed else HTTPStatus.OK
+            word = "error" if failed else "success"
+            return Response(status, {"status": word, "enqueued": enqueued, "failed": failed})
+        case UnknownSchedule(name):
+            return Response(
+                HTTPStatus.NOT_FOUND,
+                {"status": "error", "error": "unknown schedule", "name": name},
+            )
         case (
             Busy() | LeaseLost() | Unrecorded() | Unreadable() | EndNotRecorded() | NextNotCreated()
         ):

@@ -77,6 +77,8 @@ class TaskPayload:
             for other programs.
         enqueued_at: when the task was enqueued, as an aware datetime; None if it is not known.
         recorded: whether a result store contains the task.
+        schedule: the name of the schedule that enqueued the task; empty for other tasks.
+        scheduled_for: the tick of that schedule, as an aware datetime; None for other tasks.
         progress: see `Progress`. Its non-empty values are keys of the same JSON object.
     """
 
@@ -90,6 +92,8 @@ class TaskPayload:
     takes_context: bool = False
     enqueued_at: datetime | None = None
     recorded: bool = False
+    schedule: str = ""
+    scheduled_for: datetime | None = None
     progress: Progress = _NO_PROGRESS
 
     def encode(self) -> bytes:
@@ -113,6 +117,9 @@ class TaskPayload:
         }
         if self.recorded:
             document["recorded"] = True
+        if self.scheduled_for:
+            document["schedule"] = self.schedule
+            document["scheduled_for"] = self.scheduled_for.isoformat()
         if self.progress != _NO_PROGRESS:
             document.update(_encode_progress(self.progress))
         try:
@@ -198,6 +205,8 @@ class TaskPayload:
             takes_context=field("takes_context") if "takes_context" in document else False,
             enqueued_at=enqueued_at,
             recorded=field("recorded", False),  # noqa: FBT003 - the default
+            schedule=field("schedule", ""),
+            scheduled_for=_moment("scheduled_for", field("scheduled_for"), faults),
             progress=_decode_progress(document, faults),
         )
         if not payload._is_sound():
@@ -210,11 +219,13 @@ class TaskPayload:
         """Return whether `_faults` would find no fault. This check is faster."""
         types = (type(self.task_id), type(self.task_path), type(self.args), type(self.kwargs))
         more = (type(self.queue_name), type(self.backend), type(self.priority))
+        flags = (type(self.takes_context), type(self.recorded))
         return (
-            (*types, *more, type(self.takes_context), type(self.recorded)) == _TYPES
+            (*types, *more, *flags, type(self.schedule)) == _TYPES
             and _is_plain(self.task_id)
             and _is_plain(self.queue_name)
             and _is_plain(self.backend)
+            and (not self.schedule or _is_plain(self.schedule))
             and _is_dotted_path(self.task_path)
         )
 
@@ -233,6 +244,7 @@ _FIELDS: Mapping[str, tuple[type, bool]] = {
     "priority": (int, False),
     "takes_context": (bool, False),
     "recorded": (bool, False),
+    "schedule": (str, False),
 }
 _TYPES = tuple(kind for kind, _ in _FIELDS.values())
 
@@ -377,7 +389,7 @@ def _faults(document: Mapping[str, Json]) -> list[str]:
                 faults.append(f"{name} is missing")
         elif type(value) is not kind:
             faults.append(f"{name} must be {_JSON_TYPES[kind]}, not {_JSON_TYPES[type(value)]}")
-        elif isinstance(value, str) and not _is_plain(value):
+        elif isinstance(value, str) and not _is_plain(value) and (value or name != "schedule"):
             faults.append(f"{name} must be 1 to {_LONGEST_TEXT} printable characters")
         elif name == "task_path" and not _is_dotted_path(str(value)):
             faults.append("task_path must be a dotted path such as 'shop.tasks.send_receipt'")

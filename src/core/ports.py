@@ -10,6 +10,7 @@ from .failures import FailedTask, FailureGroup, FailureSelection
 from .names import QueueName
 from .records import Backlog, State, TaskRecord, UnreadableRecord
 from .requests import TaskRequest
+from .schedules import ScheduleState
 
 type Claims = Mapping[str, object]
 """The payload of a verified JSON Web Token."""
@@ -137,6 +138,20 @@ class ResultStore(Protocol):
 
     def backlog(self, backends: Collection[str]) -> Backlog:
         """Return a summary of the records of these backends that the relay could not send yet."""
+
+    def schedule_states(self) -> dict[str, ScheduleState]:
+        """Return what is known of the schedules, by name."""
+
+    def replace_schedule(self, seen: ScheduleState | None, then: ScheduleState) -> bool:
+        """Write what is known of a schedule, in the caller's transaction.
+
+        Args:
+            seen: the state on which the decision is based; None if the schedule was not known.
+            then: the new state.
+
+        Returns:
+            Whether it was written. False if another process has changed or added it since.
+        """
 
     def count_finished(self, states: Collection[State], before: datetime) -> int:
         """Return the number of records in these states that finished before this time."""

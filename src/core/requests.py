@@ -117,9 +117,13 @@ def build_task_request(
     """
     request = TaskRequest(
         queue=queue_of(payload.queue_name, priority=payload.priority, route=route),
-        # The endpoint can be called twice for the same Cloud Task. The name of the next one
-        # ensures that it is created only once.
-        task_id=cloud_task_id(payload.task_id, number) if route.name_tasks or number else None,
+        # The endpoint can be called twice for the same Cloud Task or the same tick. The name
+        # ensures that the Cloud Task that follows is created only once.
+        task_id=(
+            cloud_task_id(payload.task_id, number)
+            if route.name_tasks or number or payload.scheduled_for
+            else None
+        ),
         url=route.url,
         headers={"Content-Type": "application/json", SIGNATURE_HEADER: signature},
         body=body,
@@ -133,7 +137,7 @@ def build_task_request(
             else retry_settings(policy, sends_retry_config=route.sends_retry_config)
         ),
         # If the response to the previous Cloud Task is lost, its repetition creates this one again.
-        may_exist=payload.recorded or number > 0,
+        may_exist=payload.recorded or number > 0 or payload.scheduled_for is not None,
     )
     # Everything except the body is small: Cloud Tasks allows a URL of 2,083 characters and headers
     # of 80 KB. So the size is only computed for large bodies.

@@ -35,10 +35,12 @@ from ..core.errors import ConfigurationError, OptionFault
 from ..core.names import is_queue_id
 from ..core.options import Authentication, BackendOptions
 from ..core.retry_policy import retry_settings
+from ..core.schedules import needs_relay
 from .configuration import emulator_host
 from .installation import APP
 from .operating.cloud_queues import wanted_of
 from .operating.delivery_check import Obstacle, Trial, obstacles
+from .operating.site_schedules import site_schedules
 from .runtime import get_runtime
 
 if TYPE_CHECKING:
@@ -142,6 +144,7 @@ def check_backend(backend: SiteBackend) -> list[CheckMessage]:
         *_check_app(subject),
         *_check_queue_names(subject),
         *_check_cloud_queues(subject),
+        *_check_schedules(subject),
         *_check_path(subject),
         *_check_audience(subject),
         *_check_emulator(subject),
@@ -237,6 +240,40 @@ def _check_cloud_queues(subject: _Subject) -> Iterator[CheckMessage]:
             hint="Set the same value in both CLOUD_QUEUES, or remove one of them.",
             id="django_tasks_cloud_tasks.E010",
         )
+
+
+def _check_schedules(subject: _Subject) -> Iterator[CheckMessage]:
+    """Check that the tasks of the schedules can be enqueued, and that their names are unique."""
+    from .registry import backends
+
+    if not subject.options.schedules or subject.faults:
+        return
+    for one in site_schedules([subject.backend.alias]):
+        if fault := one.fault():
+            yield Error(
+                f"{subject.where}: the schedule {one.schedule.name!r} cannot enqueue its task: "
+                f"{fault}",
+                hint="Correct SCHEDULES.",
+                id="django_tasks_cloud_tasks.E011",
+            )
+        if needs_relay(one.schedule.rhythm) and not subject.options.results:
+            yield Error(
+                f"{subject.where}: the schedule {one.schedule.name!r} ticks more than once a "
+                "minute. That needs RESULTS, because Cloud Scheduler makes at most one call a "
+                "minute.",
+                hint="Set RESULTS to 'database' and run cloudtasks_relay, or use an interval of at "
+                "least one minute.",
+                id="django_tasks_cloud_tasks.E012",
+            )
+    for other in map(_read, backends()):
+        if other.backend.alias == subject.backend.alias:
+            break
+        for name in sorted(other.options.schedules.keys() & subject.options.schedules.keys()):
+            yield Error(
+                f"{subject.where}: the schedule {name!r} also exists in {other.where}.",
+                hint="Give each schedule of the site its own name.",
+                id="django_tasks_cloud_tasks.E013",
+            )
 
 
 def _check_path(subject: _Subject) -> Iterator[CheckMessage]:

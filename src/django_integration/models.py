@@ -88,6 +88,8 @@ class StoredTask(models.Model):
     args_json = models.TextField("positional arguments", default="[]")
     kwargs_json = models.TextField("keyword arguments", default="{}")
     enqueued_at = models.DateTimeField(null=True)
+    schedule = ExactCharField(max_length=100, default="")
+    scheduled_for = InstantField(null=True)
     run_after = InstantField(null=True)
     status = models.CharField(max_length=10, choices=Status, default=Status.READY)
     attempts_json = models.TextField("attempts", default="[]")
@@ -162,6 +164,26 @@ class StoredTask(models.Model):
 
         record = self.record
         return recorded_result(recorded_task(record), record)
+
+
+class StoredSchedule(models.Model):
+    """What is known of a schedule of the site. `ScheduleState` explains the fields."""
+
+    name = ExactCharField(max_length=100, primary_key=True)
+    rhythm = models.TextField()
+    ticked_at = InstantField()
+    paused = models.BooleanField(default=False)
+
+    objects: ClassVar[models.Manager[Any]] = models.Manager()
+
+    class Meta:
+        """The app of the package."""
+
+        app_label = "django_tasks_cloud_tasks"
+        verbose_name = "schedule"
+
+    def __str__(self) -> str:
+        return str(self.name)
 
 
 COLUMNS = Columns(StoredTask)

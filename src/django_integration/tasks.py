@@ -202,6 +202,8 @@ class CloudTaskContext(TaskContext):  # type: ignore[type-arg,misc]  # the stubs
         queue_name: the Cloud Tasks queue that delivered the task. Where Cloud Tasks did not
             deliver it: the queue of the task.
         cloud_task_name: the id of the Cloud Task; None where Cloud Tasks did not deliver it.
+        scheduled_for: the tick of the schedule that enqueued the task. It is earlier than the
+            attempt. Aware if USE_TZ is on. None for other tasks.
         cancellation: tells whether the task was cancelled.
     """
 
@@ -209,6 +211,7 @@ class CloudTaskContext(TaskContext):  # type: ignore[type-arg,misc]  # the stubs
     deadline: datetime | None = None
     queue_name: str = ""
     cloud_task_name: str | None = None
+    scheduled_for: datetime | None = None
     cancellation: Cancellation = dataclasses.field(default_factory=Cancellation)
     clock: Callable[[], datetime] = dataclasses.field(default=_utc_now, repr=False)
 

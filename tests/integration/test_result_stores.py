@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 
 import attrs
 import pytest
@@ -20,6 +21,8 @@ from django_tasks_cloud_tasks.core.records import (
     State,
     TaskRecord,
 )
+from django_tasks_cloud_tasks.core.schedules import ScheduleState
+from django_tasks_cloud_tasks.django_integration.models import StoredSchedule
 from django_tasks_cloud_tasks.django_integration.results.store import DatabaseResultStore
 from psycopg import IsolationLevel
 from pytest_django import DjangoDbBlocker
@@ -44,6 +47,7 @@ def store(
     with django_db_blocker.unblock():
         yield kept
         kept._rows.all().delete()
+        StoredSchedule.objects.using(kept.database).all().delete()
         kept.release()
 
 
@@ -70,6 +74,8 @@ def full_record() -> TaskRecord:
         payload__backend="other",
         payload__priority=-7,
         payload__takes_context=True,
+        payload__schedule="nightly",
+        payload__scheduled_for=NOW - MINUTE,
         payload__args=[strange, 10**40, 1.5, None, [True, {"deep": []}]],
         payload__kwargs={strange: {"a": 1}},
         run_after=NOW + MINUTE,
@@ -483,3 +489,28 @@ def test_all_at_once_wait_for_one_another_and_never_in_a_circle(store: ResultSto
 
     jobs = [relay, relay, run, run, prune, add, add]
     race(store, len(jobs), lambda who: jobs[who](who))
+
+
+def state(minutes: int, **more: Any) -> ScheduleState:
+    ticked_at = NOW + minutes * MINUTE
+    return ScheduleState(name="nightly", rhythm="cron 0 3 * * * UTC", ticked_at=ticked_at, **more)
+
+
+def test_the_state_of_a_schedule_is_written_by_the_first_only(store: ResultStore) -> None:
+    first, then = state(0), state(1, paused=True)
+    assert store.replace_schedule(None, first)
+    assert not store.replace_schedule(None, then), "another process has added it"
+    assert store.schedule_states() == {"nightly": first}
+    assert store.replace_schedule(first, then)
+    assert not store.replace_schedule(first, state(2)), "another process has changed it"
+    assert store.schedule_states() == {"nightly": then}
+
+
+def test_the_state_of_a_schedule_is_rolled_back_with_its_task(store: ResultStore) -> None:
+    store.replace_schedule(None, state(0))
+    with pytest.raises(ZeroDivisionError), store.atomic():
+        store.replace_schedule(state(0), state(1))
+        store.add(record())
+        raise ZeroDivisionError
+    assert store.schedule_states() == {"nightly": state(0)}
+    assert store.get("one") is None

@@ -59,6 +59,12 @@ def confirm(context: CloudTaskContext, order: int) -> str:
     return f"order {order} confirmed at attempt {context.attempt}"
 
 
+@cloud_task(takes_context=True)
+def count_orders(context: CloudTaskContext) -> str:
+    """A task that recurs: SCHEDULES enqueues it once a minute."""
+    return f"{Order.objects.count()} orders at {context.scheduled_for:%H:%M:%S}"
+
+
 @cloud_task(atomic=True)
 def pay(order_id: int) -> str:
     """A task whose effect and success are one transaction: it happens exactly once."""

@@ -29,6 +29,7 @@ from ...core.payload import Progress, TaskPayload, is_in_calendar
 from ...core.ports import ResultStore
 from ...core.records import LONGEST_NAME, TaskRecord
 from ...core.requests import TaskRequest, build_task_request
+from ...core.schedules import Schedule, ScheduleState, Tick
 from ...core.scheduling import is_beyond_horizon, queue_for
 from ..configuration import Configuration
 from ..operating.relay import send
@@ -255,6 +256,44 @@ class CloudTasksBackend(SiteBackend):
             self._keep(configuration, store, prepared, decision.copy, on_refusal)
         return decision
 
+    def enqueue_tick(
+        self, task: Task[..., Any], schedule: Schedule, tick: datetime, seen: ScheduleState | None
+    ) -> bool:
+        """Enqueue the task of a tick of a schedule. `operating.recurring` calls this.
+
+        With RESULTS, the record of the task and the state of the schedule are written in one
+        transaction. Without RESULTS, the name of the Cloud Task prevents a second one.
+
+        Args:
+            task: the task, with the queue and the priority of the schedule.
+            schedule: the schedule.
+            tick: the tick.
+            seen: the stored state of the schedule; None without RESULTS.
+
+        Returns:
+            Whether it was enqueued. False if another process was faster.
+
+        Raises:
+            InvalidTask: see `validate_task`.
+            TypeError: an argument cannot be sent as JSON.
+            EnqueueError: the task was not enqueued.
+            ConfigurationError: a setting is missing.
+        """
+        configuration = self.configuration
+        prepared = self._prepare(
+            configuration, task, schedule.args, schedule.kwargs, tick=Tick(schedule.name, tick)
+        )
+        if configuration.results is None or seen is None:
+            self._create(configuration, prepared)
+            return True
+        store = configuration.results
+        record = self._new_record(configuration, prepared)
+        with store.atomic():
+            if not store.replace_schedule(seen, attrs.evolve(seen, ticked_at=tick)):
+                return False
+            self._keep(configuration, store, prepared, record)
+        return True
+
     def get_result(self, result_id: str) -> TaskResult[..., Any]:
         """Return the result of a task of this backend.
 
@@ -292,6 +331,8 @@ class CloudTasksBackend(SiteBackend):
         task: Task[P, R],
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
+        *,
+        tick: Tick | None = None,
     ) -> _Prepared[TaskResult[P, R]]:
         """Check and encode a task, without creating it.
 
@@ -313,7 +354,7 @@ class CloudTasksBackend(SiteBackend):
             far = is_beyond_horizon(run_after, now=now)
             progress = Progress(run_after=run_after, due_at=run_after if far else None)
         payload = TaskPayload(
-            task_id=runtime.new_id(),
+            task_id=tick.task_id(url=route.url) if tick else runtime.new_id(),
             task_path=task.module_path,
             args=args,
             kwargs=kwargs,
@@ -323,6 +364,8 @@ class CloudTasksBackend(SiteBackend):
             takes_context=task.takes_context,
             enqueued_at=now,
             recorded=configuration.results is not None,
+            schedule=tick.schedule if tick else "",
+            scheduled_for=tick.at if tick else None,
             progress=progress,
         )
         body = payload.encode()

@@ -164,6 +164,7 @@ class Execution:
             deadline=to_site(self.began + self._deadline),
             queue_name=self.next_attempt.delivery.queue or self.task.queue_name,
             cloud_task_name=self.next_attempt.delivery.cloud_task_id or None,
+            scheduled_for=to_site(self.next_attempt.payload.scheduled_for),
             cancellation=Cancellation(self.lease.cancel_requested if self.lease else None),
             clock=_now,
         )

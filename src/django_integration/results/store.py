@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from itertools import batched
 
+import attrs
 from django.db import Error as DatabaseFault
 from django.db import (
     IntegrityError,
@@ -38,7 +39,8 @@ from ...core.records import (
     UnreadableRecord,
     fence_of,
 )
-from ..models import COLUMNS, StoredTask, unreadable
+from ...core.schedules import ScheduleState
+from ..models import COLUMNS, StoredSchedule, StoredTask, unreadable
 from ..timezones import from_site, to_site
 from ..transactions import commit_own
 from ..transactions import renew as renew_connection
@@ -192,6 +194,24 @@ class DatabaseResultStore:
         if first is None:
             return Backlog(count=0)
         return Backlog(count=waiting.count(), next_at=first[0], error=first[1])
+
+    def schedule_states(self) -> dict[str, ScheduleState]:
+        """See `ResultStore.schedule_states`."""
+        rows = self._persistently(lambda: list(StoredSchedule.objects.using(self.database)))
+        return {
+            row.name: ScheduleState(
+                name=row.name, rhythm=row.rhythm, ticked_at=row.ticked_at, paused=row.paused
+            )
+            for row in rows
+        }
+
+    def replace_schedule(self, seen: ScheduleState | None, then: ScheduleState) -> bool:
+        """See `ResultStore.replace_schedule`."""
+        rows = StoredSchedule.objects.using(self.database)
+        if seen is None:
+            _, is_new = rows.get_or_create(name=then.name, defaults=attrs.asdict(then))
+            return bool(is_new)
+        return bool(rows.filter(**attrs.asdict(seen)).update(**attrs.asdict(then)))
 
     def count_finished(self, states: Collection[State], before: datetime) -> int:
         """See `ResultStore.count_finished`."""

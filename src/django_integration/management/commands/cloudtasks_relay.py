@@ -1,4 +1,4 @@
-"""`manage.py cloudtasks_relay`: sends recorded tasks that Cloud Tasks does not have."""
+"""`manage.py cloudtasks_relay`: sends recorded tasks, and enqueues tasks that recur."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import threading
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import close_old_connections
 
-from ....core.outcomes import Relayed
+from ....core.outcomes import Relayed, Scheduled
 from ....core.requests import SIGNATURE_HEADER
 from ...configuration import Configuration, stores_of
+from ...operating.recurring import enqueue_due
 from ...operating.relay import relay_batch
+from ...operating.site_schedules import site_schedules
 from ...signing import sign
 from ..recording import demand_recording_backends
 
@@ -24,7 +26,8 @@ class Command(BaseCommand):
 
     help = (
         "Sends recorded tasks that Cloud Tasks does not have, for example because their process "
-        "died or Cloud Tasks was down. Any number of relays may run at the same time."
+        "died or Cloud Tasks was down. Enqueues the tasks of SCHEDULES. Any number of relays may "
+        "run at the same time."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -38,8 +41,9 @@ class Command(BaseCommand):
         parser.add_argument(
             "--print-signature",
             action="store_true",
-            help="print the header that Cloud Scheduler must send to the relay's URL if "
-            "AUTHENTICATION requires a signature; the header authorizes nothing else",
+            help="print the header that Cloud Scheduler must send to the URLs of the relay "
+            "and of the schedules if AUTHENTICATION requires a signature; it authorizes nothing "
+            "else",
         )
         parser.add_argument(
             "--interval",
@@ -76,6 +80,7 @@ class Command(BaseCommand):
             while not stop.is_set():
                 close_old_connections()
                 try:
+                    self._enqueue_due(configurations)
                     done = relay_batch(configurations)
                 except Exception:
                     # For example, the database may be unavailable for a while.
@@ -88,13 +93,22 @@ class Command(BaseCommand):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def _enqueue_due(self, configurations: dict[str, Configuration]) -> Scheduled:
+        schedules = site_schedules(configurations)
+        done = enqueue_due(schedules) if schedules else Scheduled(0, 0)
+        if done.enqueued or done.failed:
+            self.stdout.write(f"Schedules enqueued: {done.enqueued}. Failed: {done.failed}.")
+            self.stdout.flush()
+        return done
+
     def _once(self, configurations: dict[str, Configuration]) -> None:
+        scheduled = self._enqueue_due(configurations)
         total = Relayed(0, 0, more=True)
         while total.more:
             done = relay_batch(configurations)
             self._tell(done)
             total = total.and_then(done)
-        if not total.sent and not total.failed:
+        if not total.sent and not total.failed and not scheduled.enqueued:
             self.stdout.write("Nothing is due.")
         for store in stores_of(configurations.values()):
             aliases = [alias for alias, c in configurations.items() if c.results is store]
@@ -105,6 +119,11 @@ class Command(BaseCommand):
                     f"{waiting.next_at:%Y-%m-%d %H:%M:%S} UTC. The error of its task is: "
                     f"{waiting.error}"
                 )
+        if scheduled.failed:
+            raise CommandError(
+                f"Schedules that could not be enqueued: {scheduled.failed}. The log contains the "
+                "reasons."
+            )
         if total.failed:
             raise CommandError(
                 f"Tasks that Cloud Tasks did not accept: {total.failed}. The log contains the "

@@ -1,0 +1,73 @@
+"""Recurring tasks: enqueues the tasks of the schedules that are due."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator
+from datetime import datetime
+
+from django.db import InterfaceError, OperationalError
+
+from ...core.outcomes import Scheduled
+from ...core.ports import ResultStore
+from ...core.schedules import Begin, Fire, ScheduleState, due, due_at
+from ..enqueueing.backend import CloudTasksBackend
+from ..runtime import get_runtime
+from .site_schedules import SiteSchedule
+
+logger = logging.getLogger("django_tasks_cloud_tasks")
+
+
+def enqueue_due(schedules: Collection[SiteSchedule], *, at: datetime | None = None) -> Scheduled:
+    """Enqueue the tasks of the schedules that are due.
+
+    Any number of processes can call this at the same time. Each tick is enqueued once. If one
+    schedule fails, the error is logged, and the other schedules go on.
+
+    Args:
+        schedules: the schedules.
+        at: the time that a call of Cloud Scheduler stands for; None for now. Schedules without
+            RESULTS use it.
+    """
+    enqueued = failed = 0
+    now = get_runtime().clock()
+    states = dict(_states(schedules))
+    for one in schedules:
+        try:
+            if one.store is None:
+                tick = due_at(one.schedule, at=at or now, zone=one.zone())
+                enqueued += tick is not None and _enqueue(one, tick)
+            else:
+                enqueued += _enqueue_recorded(one, one.store, states.get(one.schedule.name), now)
+        except (OperationalError, InterfaceError):
+            raise  # The database is unavailable, so the other schedules would fail too.
+        except Exception:
+            logger.exception("The schedule %r could not be enqueued.", one.schedule.name)
+            failed += 1
+    return Scheduled(enqueued, failed)
+
+
+def _states(schedules: Collection[SiteSchedule]) -> Iterator[tuple[str, ScheduleState]]:
+    for store in {id(one.store): one.store for one in schedules}.values():
+        if store is not None:
+            yield from store.schedule_states().items()
+
+
+def _enqueue_recorded(
+    one: SiteSchedule, store: ResultStore, seen: ScheduleState | None, now: datetime
+) -> bool:
+    match due(one.schedule, seen, now=now, zone=one.zone()):
+        case Begin(state):
+            store.replace_schedule(seen, state)
+        case Fire(tick, _):
+            return _enqueue(one, tick, seen)
+    return False
+
+
+def _enqueue(one: SiteSchedule, tick: datetime, seen: ScheduleState | None = None) -> bool:
+    """Enqueue the task of a tick. See `CloudTasksBackend.enqueue_tick`."""
+    task = one.task()
+    backend = task.get_backend()
+    if not isinstance(backend, CloudTasksBackend):
+        raise TypeError(f"The backend {backend.alias!r} is not a CloudTasksBackend.")
+    return backend.enqueue_tick(task, one.schedule, tick, seen)
