@@ -10,6 +10,7 @@ from .failures import FailedTask, FailureGroup, FailureSelection
 from .names import QueueName
 from .records import Backlog, State, TaskRecord, UnreadableRecord
 from .requests import TaskRequest
+from .scheduler_jobs import Job
 from .schedules import ScheduleState
 
 type Claims = Mapping[str, object]
@@ -80,6 +81,31 @@ class QueueAdmin(Protocol):
 
     def count(self, queue: QueueName, *, limit: int) -> int:
         """Return the number of tasks in a queue, at most `limit`."""
+
+
+class SchedulerAdmin(Protocol):
+    """The administration of Cloud Scheduler.
+
+    Every method raises `AdministrationError` if Cloud Scheduler refused the call or did not answer.
+    """
+
+    def jobs(self, project: str, location: str) -> list[Job]:
+        """Return the jobs of a location that have an HTTP target."""
+
+    def create(self, project: str, location: str, job: Job) -> None:
+        """Create a job."""
+
+    def update(self, project: str, location: str, job: Job) -> None:
+        """Give an existing job the attributes of `job`. Whether it is paused stays."""
+
+    def delete(self, project: str, location: str, job_id: str) -> None:
+        """Delete a job."""
+
+    def pause(self, project: str, location: str, job_id: str) -> None:
+        """Stop the calls of a job."""
+
+    def resume(self, project: str, location: str, job_id: str) -> None:
+        """Start the calls of a paused job."""
 
 
 class ResultStore(Protocol):

@@ -20,7 +20,14 @@ from ..adapters.heartbeat import Heartbeat
 from ..adapters.metadata import NoMetadataServer, answer_finding, metadata_server
 from ..core import detection
 from ..core.detection import Detected
-from ..core.ports import MetadataServer, QueueAdmin, ResultStore, TaskQueue, TokenVerifier
+from ..core.ports import (
+    MetadataServer,
+    QueueAdmin,
+    ResultStore,
+    SchedulerAdmin,
+    TaskQueue,
+    TokenVerifier,
+)
 
 type Find = Callable[[str | None, detection.Platform], detection.Finding[Detected]]
 
@@ -37,6 +44,12 @@ def _grpc_queue_admin(emulator_host: str | None) -> QueueAdmin:
     from ..adapters.queue_admin import GrpcQueueAdmin
 
     return GrpcQueueAdmin(emulator_host)
+
+
+def _grpc_scheduler_admin(emulator_host: str | None) -> SchedulerAdmin:
+    from ..adapters.scheduler_admin import GrpcSchedulerAdmin
+
+    return GrpcSchedulerAdmin(emulator_host)
 
 
 def _google_tokens(emulator_host: str | None) -> TokenVerifier:
@@ -84,6 +97,7 @@ class Runtime:
         make_queue: creates the queue for an emulator (HOST:PORT), or for Cloud Tasks (None).
         make_queue_admin: creates the administration of queues for an emulator (HOST:PORT), or for
             Cloud Tasks (None).
+        make_scheduler_admin: the same for Cloud Scheduler.
         make_tokens: creates the verifier for an emulator (HOST:PORT), or for Google (None).
         make_metadata: creates the metadata server for an environment.
         make_results: creates the result store for the alias of a database and a clock.
@@ -95,6 +109,7 @@ class Runtime:
     environ: Mapping[str, str] = attrs.field(factory=lambda: os.environ)
     make_queue: Callable[[str | None], TaskQueue] = _grpc_queue
     make_queue_admin: Callable[[str | None], QueueAdmin] = _grpc_queue_admin
+    make_scheduler_admin: Callable[[str | None], SchedulerAdmin] = _grpc_scheduler_admin
     make_tokens: Callable[[str | None], TokenVerifier] = _google_tokens
     make_metadata: Callable[[Mapping[str, str]], MetadataServer] = metadata_server
     make_results: Callable[[str, Callable[[], datetime]], ResultStore] = _database_results

@@ -162,6 +162,20 @@ def test_retries_and_ends(tmp_path: Path) -> None:
     assert "ship FAILED Discard in attempt 1" in said
 
 
+def test_recurring_tasks(tmp_path: Path) -> None:
+    project = Project(tmp_path, SETTINGS)
+    project.run("manage.py", "migrate")
+    assert "no issues" in project.run("manage.py", "check")
+    listed = project.run("manage.py", "cloudtasks_schedules", "list")
+    assert "nightly-report  shop.reports.nightly  cron 0 3 * * * Europe/Berlin" in listed
+    with project.up():
+        project.run("manage.py", "cloudtasks_relay", "--once")
+        project.run("manage.py", "cloudtasks_schedules", "run", "poll")
+        project.advance(60)
+        said = project.run("manage.py", "shell", "-c", WHAT_HAPPENED)
+    assert "poll SUCCESSFUL 'at most 100 messages'" in said
+
+
 HAS_POLICIES = """
 from shop.invoices import mail_invoice, print_invoice
 from shop.parcels import ship

@@ -40,6 +40,7 @@ CORE_MAY_IMPORT = {
     "math",
     "operator",
     "re",
+    "shlex",
     "typing",
 }
 
