@@ -22,6 +22,9 @@ from .backoff import seconds_of
 SHORTEST_INTERVAL = timedelta(seconds=1)
 LONGEST_INTERVAL = timedelta(days=366)
 
+DRIVER_INTERVAL = timedelta(minutes=1)
+"""Cloud Scheduler calls the endpoint once a minute, or at the ticks of a cron expression."""
+
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}", re.ASCII)
 _KEYS = ("task", "cron", "every", "time_zone", "args", "kwargs", "queue_name", "priority")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -301,20 +304,37 @@ class Fire:
 
 
 def due(
-    schedule: Schedule, state: ScheduleState | None, *, now: datetime, zone: tzinfo
+    schedule: Schedule,
+    state: ScheduleState | None,
+    *,
+    now: datetime,
+    zone: tzinfo,
+    at: datetime | None = None,
 ) -> Begin | Fire | None:
     """Decide what a schedule does now; None for nothing.
 
     If several ticks were missed, only the latest is enqueued.
+
+    Args:
+        schedule: the schedule.
+        state: what the store knows about it; None if it is new.
+        now: the current time.
+        zone: the time zone of a cron expression.
+        at: the time that a call of Cloud Scheduler stands for; None for another driver. A new
+            schedule then begins a minute before, because its tick can be the reason of the call.
     """
     rhythm = str(schedule.rhythm)
-    if state is None or state.rhythm != rhythm:
+    if state is not None and state.rhythm == rhythm:
+        known = state
+    else:
+        begin = now if at is None else min(now, at - DRIVER_INTERVAL)
         paused = state is not None and state.paused
-        return Begin(ScheduleState(name=schedule.name, rhythm=rhythm, ticked_at=now, paused=paused))
-    if state.paused:
-        return None
-    tick = latest_tick(schedule.rhythm, after=state.ticked_at, until=now, zone=zone)
-    return None if tick is None else Fire(tick, attrs.evolve(state, ticked_at=tick))
+        known = ScheduleState(name=schedule.name, rhythm=rhythm, ticked_at=begin, paused=paused)
+    if not known.paused:
+        tick = latest_tick(schedule.rhythm, after=known.ticked_at, until=now, zone=zone)
+        if tick is not None:
+            return Fire(tick, attrs.evolve(known, ticked_at=tick))
+    return None if known is state else Begin(known)
 
 
 def paused(state: ScheduleState) -> ScheduleState:
@@ -328,9 +348,6 @@ def resumed(state: ScheduleState, *, now: datetime) -> ScheduleState:
 
 
 # The calls of Cloud Scheduler.
-
-DRIVER_INTERVAL = timedelta(minutes=1)
-"""Cloud Scheduler calls the endpoint once a minute, or at the ticks of a cron expression."""
 
 
 def needs_relay(rhythm: Rhythm) -> bool:

@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--state",
         type=Path,
         metavar="FILE",
-        help="keep queues and tasks in this SQLite file, and load what it contains",
+        help="keep queues, tasks and jobs in this SQLite file, and load what it contains",
     )
     parser.add_argument(
         "--chaos",
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the emulator as a program, and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m django_tasks_cloud_tasks.emulator",
-        description="A Cloud Tasks emulator: gRPC API, dispatch over HTTP, OIDC tokens.",
+        description="An emulator of Cloud Tasks and (extra [scheduler]) of Cloud Scheduler.",
         epilog="Set CLOUD_TASKS_EMULATOR_HOST=HOST:PORT so that this package uses the emulator.",
     )
     add_arguments(parser)

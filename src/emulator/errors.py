@@ -1,4 +1,4 @@
-"""The errors of the API. Their texts were recorded from production."""
+"""The errors of the API. Their texts were recorded from production, except those about jobs."""
 
 from enum import Enum
 
@@ -121,6 +121,26 @@ def task_gone() -> ApiError:
         "The task no longer exists, though a task with this name existed recently. The task "
         "either successfully completed or was deleted.",
     )
+
+
+def invalid_job_name() -> ApiError:
+    """The error for a job name with the wrong format."""
+    return invalid(
+        "Job name must be formatted: "
+        '"projects/<PROJECT_ID>/locations/<LOCATION_ID>/jobs/<JOB_ID>". The job ID can contain '
+        "only letters ([A-Za-z]), numbers ([0-9]), hyphens (-), or underscores (_), and at most "
+        "500 characters."
+    )
+
+
+def no_job() -> ApiError:
+    """The error for a job that does not exist."""
+    return ApiError(Status.NOT_FOUND, "Job not found.")
+
+
+def job_exists(name: str) -> ApiError:
+    """The error for a job whose name is taken."""
+    return ApiError(Status.ALREADY_EXISTS, f"Job {name} already exists.")
 
 
 def unavailable(message: str) -> ApiError:

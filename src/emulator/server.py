@@ -17,6 +17,7 @@ from .api.table import Api
 from .clock import Clock, SystemClock
 from .errors import ApiError
 from .scheduler import Scheduler
+from .state.job_service import JobService
 from .state.model import QueueConfig
 from .state.state_machine import Service
 from .storage import Storage
@@ -48,6 +49,12 @@ def _on_one_line(record: logging.LogRecord) -> bool:
 _http_logger = logging.getLogger(f"{__name__}.http")
 _http_logger.addFilter(_on_one_line)
 
+
+def _new_id() -> str:
+    """Return an id for a task or job that is created without a name."""
+    return str(uuid4().int)[:20]
+
+
 type Log = Callable[[str, dict[str, object]], None]
 """A function that logs an event: its name, and its facts by name."""
 
@@ -57,7 +64,9 @@ _LONGEST_LINGERING = 10.0  # seconds to read the rest of a request after its res
 
 
 class Emulator:
-    """A Cloud Tasks emulator on one port. Create, start and stop it on the same event loop.
+    """An emulator of Cloud Tasks and Cloud Scheduler on one port.
+
+    Create, start and stop it on the same event loop.
 
     Args:
         clock: the source of the time; None for the system clock. A `ManualClock` moves only in
@@ -68,7 +77,7 @@ class Emulator:
         app_engine: HOST:PORT or URL for App Engine tasks; None for the environment variable
             `APP_ENGINE_EMULATOR_HOST`.
         chaos: the faults to inject into attempts; None for no faults.
-        storage: keeps queues and tasks in a file; None to keep them in memory only.
+        storage: keeps queues, tasks and jobs in a file; None to keep them in memory only.
         issuer: the `iss` claim of OIDC tokens.
         allowed_hosts: additional host names that requests may use. The names of loopback and the
             address that the emulator listens on are always allowed.
@@ -78,6 +87,7 @@ class Emulator:
 
     Attributes:
         service: the queues and tasks.
+        jobs: the jobs of Cloud Scheduler.
         finished: the latest finished attempts, oldest first.
         changes: set when an event was logged. The dashboards wait for it.
 
@@ -106,13 +116,12 @@ class Emulator:
         self._idle_timeout = idle_timeout
         self._storage = storage
         self._initial = list(queues)
-        self.service = Service(
-            new_id=lambda: str(uuid4().int)[:20], create_queues=create_queues, journal=storage
-        )
+        self.service = Service(new_id=_new_id, create_queues=create_queues, journal=storage)
+        self.jobs = JobService(new_id=_new_id, journal=storage)
         if storage:
             # Moving the clock forward may have put the stored times ahead of the system clock.
             self._clock.move_to(storage.latest())
-            storage.restore(self.service, self._clock.now())
+            storage.restore(self.service, self.jobs, self._clock.now())
         try:
             self._make_initial_queues()
         except ApiError as error:
@@ -122,6 +131,7 @@ class Emulator:
         self._issuer = TokenIssuer(time=time, issuer=issuer)
         self._scheduler = Scheduler(
             self.service,
+            self.jobs,
             self._clock,
             log=self.log,
             issue_token=self._issuer.issue,
@@ -131,7 +141,7 @@ class Emulator:
         )
         self.finished = self._scheduler.finished
         self.changes = asyncio.Event()
-        self._api = Api(self.service, self._scheduler)
+        self._api = Api(self.service, self.jobs, self._scheduler)
         self._connections: set[asyncio.Transport] = set()
 
     def _make_initial_queues(self) -> None:
@@ -187,6 +197,7 @@ class Emulator:
             # refuses, it has already logged the error.
             with suppress(ApiError):
                 self.service.catch_up()
+                self.jobs.catch_up()
             self._storage.close()
 
     def _accept(self) -> asyncio.Protocol:
@@ -215,7 +226,7 @@ class Emulator:
 
     def overview(self, queue: str | None) -> dict[str, Any]:
         """See `Controls`."""
-        return overview(self.service, self.finished, self._clock.now(), queue)
+        return overview(self.service, self.jobs, self.finished, self._clock.now(), queue)
 
     def now(self) -> int:
         """See `Controls`."""
@@ -232,6 +243,7 @@ class Emulator:
     async def reset(self) -> None:
         """See `Controls`."""
         self.service.reset(self._initial, self._clock.now())
+        self.jobs.reset()
         self._api.reset()
         self.finished.clear()
         await self._scheduler.break_off()

@@ -1,4 +1,4 @@
-"""The state file: queues and tasks in a SQLite database. The next start of the emulator reads it.
+"""The state file: queues, tasks and jobs in a SQLite database. The next start reads it.
 
 The emulator writes every change before it answers the call that made the change. A written change
 survives if the process is killed. It may be lost if the machine loses power, because the file is
@@ -18,6 +18,8 @@ from .errors import ApiError, unavailable
 from .messages.queues import read_queue, write_queue
 from .messages.tasks import read_deadline, read_target, read_task_retries, write_task
 from .messages.wire import FULL, QueueMessage, TaskMessage
+from .state.job_service import JobService
+from .state.jobs import Execution, Job, JobState
 from .state.limits import SECOND
 from .state.model import AttemptRecord, Queue, QueueState, Task
 from .state.state_machine import QUEUE_TOMBSTONE, TASK_TOMBSTONE, Service, split_task_name
@@ -38,9 +40,22 @@ CREATE TABLE IF NOT EXISTS tasks (
     last_answered INTEGER
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS tombstones (name TEXT PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS jobs (
+    name TEXT PRIMARY KEY,
+    stored BLOB NOT NULL,
+    latest INTEGER NOT NULL,
+    next_tick INTEGER,
+    last_attempt_time INTEGER,
+    last_status INTEGER,
+    execution_time INTEGER,
+    first_attempt INTEGER,
+    attempts INTEGER,
+    retry_time INTEGER
+) WITHOUT ROWID;
 PRAGMA user_version = 1;
 """
 _VERSION = 1
+_INTERRUPTED = 0  # the id of an attempt that was in progress when the emulator ended
 # A name is reserved from the removal of its task or queue until `until`. So the time of the removal
 # is `until` minus the length of the reservation.
 _LATEST = """
@@ -48,12 +63,13 @@ SELECT max(moment) FROM (
     SELECT max(create_time) AS moment FROM tasks
     UNION ALL SELECT max(until) - ? FROM tombstones
     UNION ALL SELECT max(until) - ? FROM deleted_queues
+    UNION ALL SELECT max(latest) FROM jobs
 )
 """
 
 
 class Storage:
-    """A `Journal` that writes to a SQLite file.
+    """A `Journal` and `JobJournal` that writes to a SQLite file.
 
     Args:
         path: the file. It is created if it does not exist.
@@ -115,15 +131,17 @@ class Storage:
             ).fetchone()
             return _whole(latest or 0)
 
-    def restore(self, service: Service, now: int) -> None:
-        """Add the queues, tasks and reserved names in the file to a new service.
+    def restore(self, service: Service, jobs: JobService, now: int) -> None:
+        """Add the queues, tasks, reserved names and jobs in the file to new services.
 
         Args:
             service: a service without queues.
+            jobs: a service without jobs.
             now: the time, in nanoseconds since the epoch.
 
         Raises:
-            ConfigurationError: the file is damaged.
+            ConfigurationError: the file is damaged, or it contains jobs and the extra [scheduler]
+                is not installed.
         """
         with self._reading():
             for name, until in self._database.execute("SELECT name, until FROM deleted_queues"):
@@ -143,12 +161,20 @@ class Storage:
             for row in self._database.execute("SELECT * FROM tasks ORDER BY schedule_time"):
                 service.restore_task(_read(*row))
             self._database.execute("DELETE FROM tombstones WHERE until <= ?", [now])
+            for row in self._database.execute("SELECT * FROM jobs"):
+                jobs.restore(_read_job(*row), now)
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
         """A context that converts every error of reading the file to `ConfigurationError`."""
         try:
             yield
+        except ImportError as error:
+            raise ConfigurationError(
+                f"The state file {self._path} contains jobs. To read them, the emulator needs the "
+                f"extra [scheduler], because {error.name} is missing. Run: pip install "
+                "'django-tasks-cloud-tasks[scheduler]', or choose another --state file."
+            ) from error
         except (sqlite3.Error, DecodeError, ApiError, LookupError, TypeError, ValueError) as error:
             raise ConfigurationError(
                 f"The state file {self._path} cannot be read: {error}. Delete the file to start "
@@ -202,10 +228,37 @@ class Storage:
             self._database.execute("DELETE FROM tasks WHERE name = ?", [task.name])
             self._database.execute("REPLACE INTO tombstones VALUES (?, ?)", [task.name, until])
 
+    def job_changed(self, job: Job) -> None:
+        """See `JobJournal`."""
+        # Jobs need the extra [scheduler].
+        from .messages.jobs import write_job
+
+        execution = job.execution
+        row = [
+            job.name,
+            write_job(job).SerializeToString(),
+            max(job.user_update_time, job.last_attempt_time or 0),
+            job.next_tick,
+            job.last_attempt_time,
+            job.last_status,
+            execution.schedule_time if execution else None,
+            execution.first_attempt if execution else None,
+            execution.attempts if execution else None,
+            # Empty while an attempt is in progress.
+            execution.retry_time if execution and execution.running is None else None,
+        ]
+        with self._writing():
+            self._database.execute("REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+    def job_removed(self, name: str) -> None:
+        """See `JobJournal`."""
+        with self._writing():
+            self._database.execute("DELETE FROM jobs WHERE name = ?", [name])
+
     def emptied(self) -> None:
         """See `Journal`."""
         with self.together():
-            for table in ("queues", "deleted_queues", "tasks", "tombstones"):
+            for table in ("queues", "deleted_queues", "tasks", "tombstones", "jobs"):
                 self._database.execute(f"DELETE FROM {table}")  # noqa: S608 - constant table names
 
     @contextmanager
@@ -238,8 +291,8 @@ class Storage:
             if not self._refuses:
                 self._refuses = True
                 logger.error(  # noqa: TRY400 - one line
-                    "Writing to the state file %s failed: %s. Requests that change queues or tasks "
-                    "are refused until writing succeeds.",
+                    "Writing to the state file %s failed: %s. Requests that change queues, tasks "
+                    "or jobs are refused until writing succeeds.",
                     self._path,
                     error,
                 )
@@ -286,6 +339,42 @@ def _read(
             answered=bool(last_answered),
         )
     return task
+
+
+def _read_job(
+    name: str,
+    stored: bytes,
+    _: int,
+    next_tick: int | None,
+    last_attempt_time: int | None,
+    last_status: int | None,
+    execution_time: int | None,
+    first_attempt: int | None,
+    attempts: int | None,
+    retry_time: int | None,
+) -> Job:
+    from .messages.jobs import JobMessage, job_name, read_job
+
+    message = JobMessage.FromString(stored)
+    execution = None
+    if execution_time is not None:
+        execution = Execution(
+            schedule_time=_whole(execution_time),
+            first_attempt=_whole(first_attempt),
+            attempts=_whole(attempts),
+            running=_INTERRUPTED if retry_time is None else None,
+            retry_time=_whole(retry_time or 0),
+        )
+    return Job(
+        name=job_name(name),
+        config=read_job(message),
+        user_update_time=message.user_update_time.seconds * SECOND,
+        state=JobState.PAUSED if message.state == JobMessage.PAUSED else JobState.ENABLED,
+        next_tick=None if next_tick is None else _whole(next_tick),
+        execution=execution,
+        last_attempt_time=None if last_attempt_time is None else _whole(last_attempt_time),
+        last_status=None if last_status is None else _whole(last_status),
+    )
 
 
 def _whole(value: object) -> int:

@@ -1,9 +1,12 @@
-"""Calls of the Cloud Tasks API over gRPC, with the official client or with hand-written frames."""
+"""Calls over gRPC, with the official clients or with hand-written frames."""
 
 from typing import Any
 
 import grpc
-from google.cloud import tasks_v2
+from google.cloud import scheduler_v1, tasks_v2
+from google.cloud.scheduler_v1.services.cloud_scheduler.transports import (
+    CloudSchedulerGrpcTransport,
+)
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 from h2.connection import H2Connection
 
@@ -11,6 +14,11 @@ from h2.connection import H2Connection
 def client_over(channel: grpc.Channel) -> Any:
     """The official client over this channel."""
     return tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
+
+
+def scheduler_over(channel: grpc.Channel) -> Any:
+    """The official client of Cloud Scheduler over this channel."""
+    return scheduler_v1.CloudSchedulerClient(transport=CloudSchedulerGrpcTransport(channel=channel))
 
 
 def framed(request: Any) -> bytes:

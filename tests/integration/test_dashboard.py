@@ -17,7 +17,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.integration.grpc_calls import client_over
+from tests.integration.grpc_calls import client_over, scheduler_over
 from tests.integration.http_servers import handler
 from tests.integration.refusals import LOCATION, QUEUE, START
 
@@ -121,9 +121,45 @@ def test_a_person_controls_tasks_queues_and_the_clock_in_the_dashboard(
         page.wait(lambda: page.rows("tasks") == [])
 
 
+def test_a_person_controls_jobs_of_cloud_scheduler_in_the_dashboard(
+    page: Page, emulator: BackgroundEmulator
+) -> None:
+    with handler() as (url, _), grpc.insecure_channel(emulator.address) as channel:
+        page.wait(lambda: page.rows("queues"))
+        section = page.browser.find_element(By.ID, "scheduler")
+        assert not section.is_displayed(), "there are no jobs"
+        scheduler_over(channel).create_job(
+            parent=LOCATION,
+            job={
+                "name": f"{LOCATION}/jobs/relay",
+                "schedule": "30 * * * *",
+                "time_zone": "Europe/Berlin",
+                "http_target": {"uri": url},
+            },
+        )
+        page.wait(lambda: page.rows("jobs"))
+        assert section.is_displayed()
+        assert page.rows("jobs")[0][:7] == (
+            ["relay", "30 * * * *", "Europe/Berlin", "ENABLED", "in 30 min", "", ""]
+        )
+        page.click("Pause relay")
+        page.wait(lambda: page.rows("jobs")[0][3:5] == ["PAUSED", ""])
+        page.click("Run relay")
+        page.wait(lambda: page.rows("jobs")[0][5:7] == ["2026-01-01 00:00:00", "200"])
+        assert page.rows("attempts") == [["relay", "1", "200"]]
+        page.click("Resume relay")
+        page.wait(lambda: page.rows("jobs")[0][3] == "ENABLED")
+        field = page.browser.find_element(By.ID, "seconds")
+        field.clear()
+        field.send_keys("1800", Keys.ENTER)
+        page.wait(lambda: page.rows("jobs")[0][5:7] == ["2026-01-01 00:30:00", "200"])
+        page.click("Delete relay")
+        page.wait(lambda: not section.is_displayed())
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_dashboard_is_readable_on_a_phone_in_light_and_dark_mode(
-    page: Page, api: Any, scheme: str
+    page: Page, api: Any, emulator: BackgroundEmulator, scheme: str
 ) -> None:
     emulate = page.browser.execute_cdp_cmd
     emulate("Emulation.setDeviceMetricsOverride", PHONE)
@@ -131,7 +167,15 @@ def test_the_dashboard_is_readable_on_a_phone_in_light_and_dark_mode(
     emulate("Emulation.setEmulatedMedia", {"features": features})
     task = {"name": f"{QUEUE}/tasks/{'long-' * 40}", "http_request": {"url": "http://127.0.0.1:1/"}}
     api.create_task(parent=QUEUE, task=task)
-    page.wait(lambda: page.rows("tasks"))
+    job = {
+        "name": f"{LOCATION}/jobs/{'long-' * 40}",
+        "schedule": "30 1,13 * * MON-FRI",
+        "time_zone": "America/Argentina/ComodRivadavia",
+        "http_target": {"uri": "http://127.0.0.1:1/"},
+    }
+    with grpc.insecure_channel(emulator.address) as channel:
+        scheduler_over(channel).create_job(parent=LOCATION, job=job)
+    page.wait(lambda: page.rows("tasks") and page.rows("jobs"))
     # Nothing is wider than the screen: a wide table scrolls on its own.
     overflow = "return document.documentElement.scrollWidth - window.innerWidth"
     assert page.browser.execute_script(overflow) <= 0

@@ -1,4 +1,4 @@
-"""`gcloud tasks` with the emulator, over REST."""
+"""`gcloud tasks` and `gcloud scheduler` with the emulator, over REST."""
 
 import os
 import shutil
@@ -18,11 +18,13 @@ pytestmark = pytest.mark.skipif(not GCLOUD, reason="no gcloud on this machine")
 
 
 class Gcloud:
-    """Runs `gcloud tasks ...` with the environment variables of the README."""
+    """Runs `gcloud GROUP ...` with the environment variables of the README."""
 
-    def __init__(self, address: str, home: Path) -> None:
+    def __init__(self, address: str, home: Path, group: str = "tasks") -> None:
+        self.group = group
         self.environ = os.environ | {
             "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDTASKS": f"http://{address}/",
+            "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDSCHEDULER": f"http://{address}/",
             "CLOUDSDK_AUTH_DISABLE_CREDENTIALS": "true",
             "CLOUDSDK_CORE_PROJECT": "demo",
             "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
@@ -31,7 +33,7 @@ class Gcloud:
 
     def __call__(self, *arguments: str) -> str:
         done = subprocess.run(
-            [GCLOUD or "", "tasks", *arguments],
+            [GCLOUD or "", self.group, *arguments],
             check=False,
             capture_output=True,
             text=True,
@@ -81,3 +83,40 @@ def test_gcloud_buffers_a_task(gcloud: Gcloud) -> None:
     gcloud("queues", "update", "mail", *AT, "--http-uri-override=host:127.0.0.1,port:1")
     assert "Buffered task" in gcloud("buffer", *IN)
     assert "http" in gcloud("list", *IN)
+
+
+def test_gcloud_manages_jobs_of_cloud_scheduler(tmp_path: Path) -> None:
+    with BackgroundEmulator() as emulator:
+        gcloud = Gcloud(emulator.address, tmp_path, "scheduler")
+        gcloud(
+            *("jobs", "create", "http", "relay", *AT, "--schedule=*/5 * * * *"),
+            *("--uri=http://127.0.0.1:1/relay/", "--http-method=POST", "--message-body=hello"),
+            *("--headers=X-Shop=mine", "--time-zone=Europe/Berlin", "--max-retry-attempts=3"),
+            *("--attempt-deadline=60s", "--oidc-service-account-email=shop@p.example"),
+        )
+        assert "*/5 * * * * (Europe/Berlin)" in gcloud("jobs", "list", *AT)
+        described = gcloud("jobs", "describe", "relay", *AT)
+        for shown in (
+            *("attemptDeadline: 60s", "body: aGVsbG8=", "X-Shop: mine", "retryCount: 3"),
+            *("serviceAccountEmail: shop@p.example", "state: ENABLED", "scheduleTime:"),
+        ):
+            assert shown in described
+        gcloud(
+            *("jobs", "update", "http", "relay", *AT, "--schedule=0 6 * * *", "--clear-time-zone"),
+            *("--update-headers=X-Shop=yours", "--clear-auth-token"),
+        )
+        described = gcloud("jobs", "describe", "relay", *AT)
+        for shown in ("schedule: 0 6 * * *", "X-Shop: yours", "body: aGVsbG8=", "retryCount: 3"):
+            assert shown in described
+        assert "oidcToken" not in described
+        gcloud("jobs", "pause", "relay", *AT)
+        assert "PAUSED" in gcloud("jobs", "list", *AT)
+        gcloud("jobs", "resume", "relay", *AT)
+        gcloud("jobs", "run", "relay", *AT)
+        emulator.call(emulator.emulator.settle())
+        described = gcloud("jobs", "describe", "relay", *AT)
+        assert "lastAttemptTime:" in described
+        assert "code: 14" in described
+        gcloud("jobs", "delete", "relay", *AT)
+        assert "relay" not in gcloud("jobs", "list", *AT)
+        assert "europe-west1" in gcloud("locations", "list")

@@ -76,7 +76,8 @@ def test_the_source_distribution_holds_the_package_and_nothing_else(built: dict[
 
 
 def test_the_tested_lowest_versions_equal_the_declared_ones() -> None:
-    declared = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["emulator"]
+    extras = PROJECT["optional-dependencies"]
+    declared = PROJECT["dependencies"] + extras["emulator"] + extras["scheduler"]
     pinned = [
         line.replace("==", ">=")
         for line in (ROOT / "constraints" / "oldest.txt").read_text().splitlines()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import grpc
 import pytest
 from django.core.checks import run_checks
 from django.core.management import CommandError, call_command
@@ -21,12 +22,17 @@ from django_tasks_cloud_tasks.django_integration.operating.site_schedules import
 from django_tasks_cloud_tasks.django_integration.signing import sign
 from django_tasks_cloud_tasks.testing import EmulatorInHand
 
+from tests.integration.grpc_calls import scheduler_over
 from tests.integration.recording import START, Site, recording
 from tests.policy_tasks import SCRIPT, SEEN
 
 HOUR = 3600
 NOON_AND_MIDNIGHT = {"task": "tests.policy_tasks.plain", "cron": "0 */12 * * *"}
 POLL = {"task": "tests.recorded_tasks.does", "every": timedelta(minutes=5), "args": ["poll"]}
+ACCOUNT = {
+    "OIDC_SERVICE_ACCOUNT_EMAIL": "shop@p.iam.gserviceaccount.com",
+    "OIDC_AUDIENCE": "https://shop.example.com",
+}
 SIGNED = {"X-Django-Tasks-Signature": sign(b"")}
 
 
@@ -155,6 +161,7 @@ def test_the_relay_enqueues_what_is_due(site: Site) -> None:
 
 @pytest.mark.parametrize("path", ["/cloudtasks/schedule/", "/async/cloudtasks/schedule/"])
 def test_the_endpoint_enqueues_what_is_due(site: Site, path: str) -> None:
+    site.wait(61)
     assert call(path, **SIGNED) == (200, {"status": "success", "enqueued": 0, "failed": 0})
     site.wait(12 * HOUR)
     name = f"{path}twice-a-day/"
@@ -255,13 +262,126 @@ def test_an_unknown_name_is_told_with_the_known_names(site: Site) -> None:
         run("run", "thrice")
 
 
-def test_a_schedule_without_a_record_is_paused_in_cloud_scheduler(settings: Any) -> None:
-    entry = settings.TASKS["default"]
-    settings.TASKS = {
-        "default": {**entry, "OPTIONS": {**entry["OPTIONS"], "SCHEDULES": {"poll": POLL}}}
+# The jobs of Cloud Scheduler, at the emulator and under its clock.
+
+
+@pytest.fixture
+def scheduled(cloud_tasks_emulator: EmulatorInHand, settings: Any) -> Callable[..., EmulatorInHand]:
+    """Return a function that configures one backend with schedules."""
+
+    def configure(alias: str, schedules: dict[str, Any], **options: object) -> EmulatorInHand:
+        SEEN.clear()
+        SCRIPT[:] = ["done"] * 100
+        entry = settings.TASKS[alias]
+        changed = {**entry["OPTIONS"], "SCHEDULES": schedules, **options}
+        settings.TASKS = {alias: {**entry, "OPTIONS": changed}}
+        return cloud_tasks_emulator
+
+    return configure
+
+
+LOOKS = "tests.policy_tasks.plain"
+NIGHTLY = {"task": LOOKS, "cron": "30 2 * * *", "time_zone": "Europe/Berlin"}
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("each", [(), ("--each",)], ids=["one job", "a job each"])
+@pytest.mark.parametrize("alias", ["stored", "default"], ids=["recorded", "unrecorded"])
+def test_a_night_with_a_change_to_daylight_saving_time_is_rehearsed(
+    scheduled: Callable[..., EmulatorInHand], alias: str, each: tuple[str, ...]
+) -> None:
+    emulator = scheduled(alias, {"nightly": NIGHTLY})
+    begin = datetime(2027, 3, 27, 22, tzinfo=UTC)  # The clocks change three hours later.
+    emulator.advance((begin - site_clock()).total_seconds())
+    run("apply", *each)
+    emulator.advance(27 * HOUR)
+    ticks = [context.scheduled_for for context in SEEN]
+    assert [f"{tick:%d %H:%M}" for tick in ticks if tick] == ["28 01:00", "29 00:30"]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("authentication", ["oidc", "signature"])
+def test_the_jobs_are_authorized_by_a_token_or_by_a_fixed_signature(
+    scheduled: Callable[..., EmulatorInHand], authentication: str
+) -> None:
+    account = {} if authentication == "signature" else ACCOUNT
+    emulator = scheduled(
+        "stored", {"poll": {"task": LOOKS, "every": 600}}, AUTHENTICATION=authentication, **account
+    )
+    assert run("apply").endswith("Jobs changed: 2.\n")
+    emulator.advance(2 * HOUR)
+    calls = {attempt.status for attempt in emulator.finished if "/jobs/" in attempt.task}
+    assert calls == {200}
+    assert len(SEEN) in {11, 12}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_diff_and_apply_keep_the_jobs_of_others(
+    scheduled: Callable[..., EmulatorInHand],
+) -> None:
+    emulator = scheduled("stored", {"poll": POLL, "nightly": NIGHTLY})
+    scheduler = scheduler_at(emulator.address)
+    parent = "projects/test-project/locations/europe-west1"
+    other = {
+        "name": f"{parent}/jobs/other",
+        "schedule": "* * * * *",
+        "http_target": {"uri": "http://127.0.0.1:1/"},
     }
-    with pytest.raises(CommandError, match="Pause its job in Cloud Scheduler"):
+    scheduler.create_job(parent=parent, job=other)
+    with pytest.raises(CommandError, match="Jobs that differ: 2"):
+        run("diff")
+    run("apply")
+    assert run("diff") == "All jobs are as the settings describe them.\n"
+    with pytest.raises(CommandError, match="Jobs that differ: 3"):
+        run("diff", "--each")
+    run("apply", "--each")
+    assert run("diff", "--each") == "All jobs are as the settings describe them.\n"
+    names = {job.name.rpartition("/")[2] for job in scheduler.list_jobs(parent=parent)}
+    assert len(names) == 4
+    assert "other" in names
+    changed = next(job for job in scheduler.list_jobs(parent=parent) if "poll" in job.name)
+    changed.schedule = "0 0 1 1 *"
+    scheduler.update_job(job=changed)
+    assert "cron: cron 0 0 1 1 * UTC -> cron * * * * * UTC" in run("apply", "--each")
+    taken = next(job for job in scheduler.list_jobs(parent=parent) if "poll" in job.name)
+    taken.description = "mine"
+    scheduler.update_job(job=taken)
+    with pytest.raises(CommandError, match="Another program or site made these jobs"):
+        run("apply", "--each")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_without_a_record_the_job_of_a_schedule_is_paused(
+    scheduled: Callable[..., EmulatorInHand],
+) -> None:
+    emulator = scheduled("default", {"poll": {"task": LOOKS, "every": 600}})
+    run("apply")
+    with pytest.raises(CommandError, match="has no job of its own"):
         run("pause", "poll")
+    run("apply", "--each")
+    emulator.advance(HOUR)
+    before = len(SEEN)
+    assert before in {5, 6}
+    run("pause", "poll")
+    emulator.advance(HOUR)
+    assert len(SEEN) == before
+    run("resume", "poll")
+    emulator.advance(HOUR)
+    assert len(SEEN) > before
+
+
+def scheduler_at(address: str) -> Any:
+    """Return the official client over gRPC."""
+    return scheduler_over(grpc.insecure_channel(address))
+
+
+def test_an_emulator_that_does_not_run_is_told(settings: Any) -> None:
+    entry = settings.TASKS["default"]
+    options = {**entry["OPTIONS"], "EMULATOR_HOST": "127.0.0.1:1", "SCHEDULES": {"poll": POLL}}
+    settings.TASKS = {"default": {**entry, "OPTIONS": options}}
+    with pytest.raises(CommandError, match=r"The call to the emulator at 127\.0\.0\.1:1 failed"):
+        run("diff")
+    assert "google_cloud_scheduler_job" in run("apply", "--print", "terraform")
 
 
 # The checks.

@@ -193,6 +193,17 @@ def test_a_new_schedule_does_not_tick_for_the_past() -> None:
     assert decide(begun(), NOW) is None
 
 
+def test_the_first_call_of_cloud_scheduler_can_be_for_the_first_tick() -> None:
+    tick = datetime(2026, 11, 26, 2, tzinfo=UTC)
+    late = tick + timedelta(seconds=2)
+    zone = ZoneInfo(BERLIN)
+    assert due(REPORT, None, now=late, zone=zone, at=tick) == Fire(tick, begun(at=tick))
+    before = tick - 2 * MINUTE
+    assert due(REPORT, None, now=before, zone=zone, at=before) == Begin(begun(at=before - MINUTE))
+    after = tick + MINUTE
+    assert due(REPORT, None, now=after, zone=zone, at=after) == Begin(begun(at=tick))
+
+
 def test_missed_ticks_are_made_up_once() -> None:
     four_days_later = NOW + timedelta(days=4)
     latest = datetime(2026, 11, 29, 2, tzinfo=UTC)

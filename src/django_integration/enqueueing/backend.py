@@ -257,7 +257,13 @@ class CloudTasksBackend(SiteBackend):
         return decision
 
     def enqueue_tick(
-        self, task: Task[..., Any], schedule: Schedule, tick: datetime, seen: ScheduleState | None
+        self,
+        task: Task[..., Any],
+        schedule: Schedule,
+        tick: datetime,
+        *,
+        seen: ScheduleState | None = None,
+        then: ScheduleState | None = None,
     ) -> bool:
         """Enqueue the task of a tick of a schedule. `operating.recurring` calls this.
 
@@ -268,7 +274,8 @@ class CloudTasksBackend(SiteBackend):
             task: the task, with the queue and the priority of the schedule.
             schedule: the schedule.
             tick: the tick.
-            seen: the stored state of the schedule; None without RESULTS.
+            seen: the stored state of the schedule; None if it is new.
+            then: the state to store with the task; None without RESULTS.
 
         Returns:
             Whether it was enqueued. False if another process was faster.
@@ -283,13 +290,13 @@ class CloudTasksBackend(SiteBackend):
         prepared = self._prepare(
             configuration, task, schedule.args, schedule.kwargs, tick=Tick(schedule.name, tick)
         )
-        if configuration.results is None or seen is None:
+        if configuration.results is None or then is None:
             self._create(configuration, prepared)
             return True
         store = configuration.results
         record = self._new_record(configuration, prepared)
         with store.atomic():
-            if not store.replace_schedule(seen, attrs.evolve(seen, ticked_at=tick)):
+            if not store.replace_schedule(seen, then):
                 return False
             self._keep(configuration, store, prepared, record)
         return True

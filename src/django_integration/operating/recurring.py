@@ -26,8 +26,7 @@ def enqueue_due(schedules: Collection[SiteSchedule], *, at: datetime | None = No
 
     Args:
         schedules: the schedules.
-        at: the time that a call of Cloud Scheduler stands for; None for now. Schedules without
-            RESULTS use it.
+        at: the time that a call of Cloud Scheduler stands for; None for another driver.
     """
     enqueued = failed = 0
     now = get_runtime().clock()
@@ -38,7 +37,8 @@ def enqueue_due(schedules: Collection[SiteSchedule], *, at: datetime | None = No
                 tick = due_at(one.schedule, at=at or now, zone=one.zone())
                 enqueued += tick is not None and _enqueue(one, tick)
             else:
-                enqueued += _enqueue_recorded(one, one.store, states.get(one.schedule.name), now)
+                seen = states.get(one.schedule.name)
+                enqueued += _enqueue_recorded(one, one.store, seen, now=now, at=at)
         except (OperationalError, InterfaceError):
             raise  # The database is unavailable, so the other schedules would fail too.
         except Exception:
@@ -54,20 +54,31 @@ def _states(schedules: Collection[SiteSchedule]) -> Iterator[tuple[str, Schedule
 
 
 def _enqueue_recorded(
-    one: SiteSchedule, store: ResultStore, seen: ScheduleState | None, now: datetime
+    one: SiteSchedule,
+    store: ResultStore,
+    seen: ScheduleState | None,
+    *,
+    now: datetime,
+    at: datetime | None,
 ) -> bool:
-    match due(one.schedule, seen, now=now, zone=one.zone()):
+    match due(one.schedule, seen, now=now, zone=one.zone(), at=at):
         case Begin(state):
             store.replace_schedule(seen, state)
-        case Fire(tick, _):
-            return _enqueue(one, tick, seen)
+        case Fire(tick, state):
+            return _enqueue(one, tick, seen=seen, then=state)
     return False
 
 
-def _enqueue(one: SiteSchedule, tick: datetime, seen: ScheduleState | None = None) -> bool:
+def _enqueue(
+    one: SiteSchedule,
+    tick: datetime,
+    *,
+    seen: ScheduleState | None = None,
+    then: ScheduleState | None = None,
+) -> bool:
     """Enqueue the task of a tick. See `CloudTasksBackend.enqueue_tick`."""
     task = one.task()
     backend = task.get_backend()
     if not isinstance(backend, CloudTasksBackend):
         raise TypeError(f"The backend {backend.alias!r} is not a CloudTasksBackend.")
-    return backend.enqueue_tick(task, one.schedule, tick, seen)
+    return backend.enqueue_tick(task, one.schedule, tick, seen=seen, then=then)

@@ -227,7 +227,7 @@ class EmulatorInHand:
         self._background.emulator.chaos = Chaos.parse(spec)
 
     def reset(self) -> None:
-        """Remove all queues and tasks, and cancel the attempts in progress."""
+        """Remove all queues, tasks and jobs, and cancel the attempts in progress."""
         self._background.call(self._background.emulator.reset())
 
     def settle(self) -> None:
@@ -237,8 +237,8 @@ class EmulatorInHand:
     def advance(self, seconds: float) -> None:
         """Move the clock forward by `seconds`.
 
-        Tasks that become due are delivered in the order of their times. The method returns when
-        these attempts have ended.
+        Tasks that become due are delivered, and jobs of Cloud Scheduler are executed, in the order
+        of their times. The method returns when these attempts have ended.
         """
         self._background.call(self._background.emulator.advance(seconds))
 

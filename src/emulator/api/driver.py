@@ -2,11 +2,12 @@
 
 from typing import Protocol
 
+from ..state.jobs import JobAttempt
 from ..state.model import Attempt
 
 
 class Driver(Protocol):
-    """Provides the time, dispatches tasks and logs events for the methods of the API."""
+    """Provides the time, dispatches tasks and jobs, and logs events for the methods of the API."""
 
     def now(self) -> int:
         """Return the time, in nanoseconds since the epoch."""
@@ -14,7 +15,10 @@ class Driver(Protocol):
     def touched(self, queue: str) -> None:
         """Dispatch the due tasks of a queue, because the queue or its tasks changed."""
 
-    def begin(self, attempt: Attempt) -> None:
+    def job_touched(self, job: str) -> None:
+        """Execute a job if it is due, because the job changed."""
+
+    def begin(self, attempt: Attempt | JobAttempt) -> None:
         """Start an attempt."""
 
     def log(self, event: str, **facts: object) -> None:

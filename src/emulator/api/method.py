@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 from google.cloud.tasks_v2 import types
+from google.protobuf.empty_pb2 import Empty
 
 from ..errors import ApiError, Status
 from ..messages.wire import Message
@@ -16,6 +17,7 @@ type MessageClass = Any
 type Handler = Callable[[Message], Message]
 
 _CLOUD_TASKS = "/google.cloud.tasks.v2.CloudTasks/"
+_CLOUD_SCHEDULER = "/google.cloud.scheduler.v1.CloudScheduler/"
 
 
 @attrs.frozen
@@ -25,10 +27,12 @@ class Method:
     Attributes:
         request: the class of the request message.
         handle: handles a request message. It returns the response or raises `ApiError`.
+        is_refused: whether `handle` raises for every message, so that `request` may be any class.
     """
 
     request: MessageClass
     handle: Handler
+    is_refused: bool = False
 
     def answer(self, request: Message) -> Message:
         """Handle a request and return the response.
@@ -49,6 +53,20 @@ class Method:
 def cloud_tasks_path(name: str) -> str:
     """Return the gRPC path of a method of the service `CloudTasks`."""
     return _CLOUD_TASKS + name
+
+
+def cloud_scheduler_path(name: str) -> str:
+    """Return the gRPC path of a method of the service `CloudScheduler`."""
+    return _CLOUD_SCHEDULER + name
+
+
+def refused_method(error: Callable[[], ApiError]) -> Method:
+    """Return a method that refuses every request with the error that `error` returns."""
+
+    def refuse(_: Message) -> Message:
+        raise error()
+
+    return Method(Empty, refuse, is_refused=True)
 
 
 def cloud_tasks_methods(handlers: Mapping[str, Handler]) -> dict[str, Method]:

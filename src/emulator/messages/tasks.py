@@ -31,12 +31,15 @@ from .targets import (
 )
 from .wire import (
     BASIC,
+    BODY_METHODS,
     FULL,
+    LONGEST_URL,
     METHOD_NUMBERS,
     METHODS,
     Message,
     TaskMessage,
     pacific,
+    rpc_status,
     timestamp,
 )
 
@@ -44,28 +47,11 @@ _AttemptMessage = types.Attempt.pb()
 
 # Older versions of google-cloud-tasks do not have this field.
 _TASK_RETRIES = "retry_config" in TaskMessage.DESCRIPTOR.fields_by_name
-_BODY_METHODS = {"POST", "PUT", "PATCH"}
 _HORIZON = 720 * 3600 * SECOND
 _DEFAULT_DEADLINE = 600 * SECOND
 _SHORTEST_DEADLINE, _LONGEST_DEADLINE = 15 * SECOND, 1800 * SECOND
 _LONGEST_APP_ENGINE_DEADLINE = (24 * 3600 + 15) * SECOND
-_LONGEST_URL = 2083
 _LAST_SECOND = 253_402_300_799  # the end of the year 9999, which is the end of Timestamp's range
-
-# By the HTTP status of an attempt: the gRPC code and name that the API shows in `response_status`.
-_RPC_CODES = {
-    400: (3, "INVALID_ARGUMENT"),
-    401: (16, "UNAUTHENTICATED"),
-    403: (7, "PERMISSION_DENIED"),
-    404: (5, "NOT_FOUND"),
-    409: (10, "ABORTED"),
-    429: (8, "RESOURCE_EXHAUSTED"),
-    500: (13, "INTERNAL"),
-    501: (12, "UNIMPLEMENTED"),
-    503: (14, "UNAVAILABLE"),
-    504: (4, "DEADLINE_EXCEEDED"),
-}
-_UNKNOWN_CODE = (2, "UNKNOWN")
 
 
 def read_task_id(task: Message, parent: str) -> str | None:
@@ -126,10 +112,10 @@ def read_target(task: Message, *, url_needed: bool = True) -> Target:
         raise invalid("HttpRequest.url is required.")
     if http.url and not http.url.startswith(("http://", "https://")):
         raise invalid("HttpTarget.url must start with 'http://' or 'https://'.")
-    if len(http.url) > _LONGEST_URL:
-        raise invalid(f"HttpRequest.url must be at most {_LONGEST_URL} characters.")
+    if len(http.url) > LONGEST_URL:
+        raise invalid(f"HttpRequest.url must be at most {LONGEST_URL} characters.")
     method = METHODS.get(http.http_method, "POST")
-    if http.body and method not in _BODY_METHODS:
+    if http.body and method not in BODY_METHODS:
         raise invalid("HTTP method must be POST, PUT or PATCH when HttpRequest.body is set.")
     token = read_token(http)
     if isinstance(token, OidcToken) and not token.audience:
@@ -247,7 +233,6 @@ def _write_attempt(record: AttemptRecord) -> Message:
     if record.response_time is not None:
         message.response_time.CopyFrom(timestamp(record.response_time))
     if record.status is not None:
-        code, name = _RPC_CODES.get(record.status, _UNKNOWN_CODE)
-        message.response_status.code = code
-        message.response_status.message = f"{name}({code}): HTTP status code {record.status}"
+        code, text = rpc_status(record.status)
+        message.response_status.code, message.response_status.message = code, text
     return message

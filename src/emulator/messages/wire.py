@@ -26,6 +26,23 @@ METHODS = {
     for name in ("POST", "GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS")
 }
 METHOD_NUMBERS = {name: number for number, name in METHODS.items()}
+BODY_METHODS = {"POST", "PUT", "PATCH"}
+LONGEST_URL = 2083
+
+# By the HTTP status of an attempt: the gRPC code and name that the API shows.
+_RPC_CODES = {
+    400: (3, "INVALID_ARGUMENT"),
+    401: (16, "UNAUTHENTICATED"),
+    403: (7, "PERMISSION_DENIED"),
+    404: (5, "NOT_FOUND"),
+    409: (10, "ABORTED"),
+    429: (8, "RESOURCE_EXHAUSTED"),
+    500: (13, "INTERNAL"),
+    501: (12, "UNIMPLEMENTED"),
+    503: (14, "UNAVAILABLE"),
+    504: (4, "DEADLINE_EXCEEDED"),
+}
+_UNKNOWN_CODE = (2, "UNKNOWN")
 
 
 def queue_name(text: str) -> str:
@@ -66,6 +83,12 @@ def duration(seconds: float) -> Duration:
 
 def seconds(duration: Duration) -> float:
     return duration.seconds + duration.nanos / SECOND
+
+
+def rpc_status(http_status: int) -> tuple[int, str]:
+    """Return the gRPC code and the text with which the API shows the HTTP status of an attempt."""
+    code, name = _RPC_CODES.get(http_status, _UNKNOWN_CODE)
+    return code, f"{name}({code}): HTTP status code {http_status}"
 
 
 def pacific(moment: Timestamp) -> str:

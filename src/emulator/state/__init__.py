@@ -1,1 +1,1 @@
-"""Queues, tasks and attempts, and the state machine that changes them."""
+"""Queues, tasks, jobs and attempts, and the state machines that change them."""

@@ -7,6 +7,7 @@ the change is not made.
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
+from .jobs import Job
 from .model import Queue, Task
 
 
@@ -37,11 +38,21 @@ class Journal(Protocol):
         """Record that a task is removed. Its name is reserved until `until`."""
 
     def emptied(self) -> None:
-        """Record that all queues, tasks and reserved names are removed."""
+        """Record that all queues, tasks, jobs and reserved names are removed."""
+
+
+class JobJournal(Protocol):
+    """Records every change of a job before it is made, as `Journal` does for queues and tasks."""
+
+    def job_changed(self, job: Job) -> None:
+        """Record a new job or a changed job."""
+
+    def job_removed(self, name: str) -> None:
+        """Record that a job is removed."""
 
 
 class NullJournal:
-    """A `Journal` that records nothing."""
+    """A `Journal` and `JobJournal` that records nothing."""
 
     def together(self) -> AbstractContextManager[None]:
         """Do nothing."""
@@ -57,6 +68,12 @@ class NullJournal:
         """Do nothing."""
 
     def task_removed(self, task: Task, until: int) -> None:
+        """Do nothing."""
+
+    def job_changed(self, job: Job) -> None:
+        """Do nothing."""
+
+    def job_removed(self, name: str) -> None:
         """Do nothing."""
 
     def emptied(self) -> None:

@@ -11,10 +11,10 @@ from .targets import (
     HTTP_USER_AGENT,
     AppEngineRouting,
     HttpTarget,
-    OidcToken,
     Target,
     TargetOverride,
     overridden,
+    with_audience,
 )
 
 
@@ -144,6 +144,39 @@ class Attempt:
     execution_count: int
     previous: AttemptRecord | None
 
+    @property
+    def name(self) -> str:
+        """The full name of the task."""
+        return self.task.name
+
+    @property
+    def number(self) -> int:
+        """The number of the attempt; 1 for the first."""
+        return self.retry_count + 1
+
+    @property
+    def fault_key(self) -> str:
+        """The text from which the injected faults of the attempt are drawn."""
+        return self.task.name
+
+    @property
+    def due(self) -> int:
+        """The time from which on the attempt is awaited when the clock is moved."""
+        return min(self.record.schedule_time, self.record.dispatch_time)
+
+    @property
+    def deadline(self) -> int:
+        """The dispatch deadline of the task, in nanoseconds."""
+        return self.task.deadline
+
+    @property
+    def deadline_message(self) -> str:
+        """The error message for an attempt without a response within the deadline."""
+        return (
+            f"no response within the dispatch deadline of {self.deadline / SECOND:g} s; the option "
+            "DISPATCH_DEADLINE in OPTIONS sets it"
+        )
+
     def headers(self) -> dict[str, str]:
         """Return the headers that Cloud Tasks adds to the request, as captured from production."""
         http = isinstance(self.task.target, HttpTarget)
@@ -169,11 +202,7 @@ class Attempt:
         """Return the task's target with the overrides of its queue."""
         target = self.task.target
         if isinstance(target, HttpTarget):
-            target = overridden(target, self.queue.config.override)
-            if isinstance(target.token, OidcToken) and not target.token.audience:
-                token = attrs.evolve(target.token, audience=target.url)
-                return attrs.evolve(target, token=token)
-            return target
+            return with_audience(overridden(target, self.queue.config.override))
         routing = self.queue.config.routing
         return attrs.evolve(target, routing=routing) if routing else target
 
@@ -183,8 +212,8 @@ class FinishedAttempt:
     """An attempt that ended, for tests and the dashboard.
 
     Attributes:
-        task: the full name of the task.
-        number: 1 for the first attempt.
+        task: the full name of the task, or of the job of Cloud Scheduler.
+        number: 1 for the first attempt of the task, or of an execution of the job.
         status: the HTTP status, or that of `AttemptResult.http_status`.
         answered: whether there was a response.
     """

@@ -7,6 +7,7 @@ import attrs
 
 HTTP_USER_AGENT = "Google-Cloud-Tasks"
 APP_ENGINE_USER_AGENT = "AppEngine-Google; (+http://code.google.com/appengine)"
+SCHEDULER_USER_AGENT = "Google-Cloud-Scheduler"
 
 
 @attrs.frozen(kw_only=True)
@@ -106,6 +107,13 @@ class TargetOverride:
     method: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
     token: Token | None = None
+
+
+def with_audience(target: HttpTarget) -> HttpTarget:
+    """Return the target. If its OIDC token names no audience, the URL becomes the audience."""
+    if isinstance(target.token, OidcToken) and not target.token.audience:
+        return attrs.evolve(target, token=attrs.evolve(target.token, audience=target.url))
+    return target
 
 
 def overridden(target: HttpTarget, override: TargetOverride | None) -> HttpTarget:

@@ -1,4 +1,4 @@
-"""The data of the dashboard: queues, the tasks of one queue, and the latest attempts."""
+"""The data of the dashboard: queues, the tasks of one queue, jobs, and the latest attempts."""
 
 from collections.abc import Iterable
 from heapq import nsmallest
@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 
+from ..state.job_service import JobService
 from ..state.limits import SECOND
 from ..state.model import FinishedAttempt
 from ..state.state_machine import Service
@@ -15,12 +16,17 @@ _MOST_ATTEMPTS = 50
 
 
 def overview(
-    service: Service, finished: Iterable[FinishedAttempt], now: int, queue_name: str | None
+    service: Service,
+    jobs: JobService,
+    finished: Iterable[FinishedAttempt],
+    now: int,
+    queue_name: str | None,
 ) -> dict[str, Any]:
     """Return the data that the dashboard shows, as a JSON document.
 
     Args:
         service: the queues and tasks.
+        jobs: the jobs of Cloud Scheduler.
         finished: the finished attempts, oldest first.
         now: the time, in nanoseconds since the epoch.
         queue_name: the queue whose tasks to show; None or an unknown name for no tasks.
@@ -58,5 +64,22 @@ def overview(
                 key=lambda task: (task.schedule_time, task.name),
             )
         ],
+        "jobs": [
+            {
+                "name": job.name,
+                "schedule": job.config.schedule.expression,
+                "zone": job.config.schedule.zone,
+                "state": job.state.value,
+                "running": job.execution is not None and job.execution.running is not None,
+                "schedule_time": _seconds(job.schedule_time),
+                "last_attempt_time": _seconds(job.last_attempt_time),
+                "last_answer": job.last_status,
+            }
+            for job in jobs.jobs()
+        ],
         "attempts": [attrs.asdict(attempt) for attempt in [*finished][-_MOST_ATTEMPTS:][::-1]],
     }
+
+
+def _seconds(moment: int | None) -> float | None:
+    return None if moment is None else moment / SECOND

@@ -1,4 +1,7 @@
-"""The API over REST v2: JSON according to the proto3 mapping, and errors in Google's format."""
+"""The APIs over REST: JSON according to the proto3 mapping, and errors in Google's format.
+
+Cloud Tasks has the version v2, and Cloud Scheduler has the version v1.
+"""
 
 import json
 import logging
@@ -17,15 +20,20 @@ from ..errors import ApiError, Status, invalid
 logger = logging.getLogger(__name__)
 
 _SERVICE = "google.cloud.tasks.v2.CloudTasks/"
+_SCHEDULER = "google.cloud.scheduler.v1.CloudScheduler/"
 _LOCATIONS = "google.cloud.location.Locations/"
 _QUEUE = "projects/*/locations/*/queues/*"
 _TASK = f"{_QUEUE}/tasks/*"
+_JOB = "projects/*/locations/*/jobs/*"
 
 # HTTP method; path, in which `{field=...}` is a field of the request; gRPC method; the field of the
 # request that the body contains ("*" for the whole request, empty for no body).
-_TABLE = (
+_LOCATION_ROUTES = (
     ("GET", "{name=projects/*}/locations", _LOCATIONS + "ListLocations", ""),
     ("GET", "{name=projects/*/locations/*}", _LOCATIONS + "GetLocation", ""),
+)
+_CLOUD_TASKS_ROUTES = (
+    *_LOCATION_ROUTES,
     ("GET", "{name=projects/*/locations/*/cmekConfig}", _SERVICE + "GetCmekConfig", ""),
     (
         "PATCH",
@@ -58,6 +66,18 @@ _TABLE = (
     ("DELETE", f"{{name={_TASK}}}", _SERVICE + "DeleteTask", ""),
     ("POST", f"{{name={_TASK}}}:run", _SERVICE + "RunTask", "*"),
 )
+_CLOUD_SCHEDULER_ROUTES = (
+    *_LOCATION_ROUTES,
+    ("GET", "{parent=projects/*/locations/*}/jobs", _SCHEDULER + "ListJobs", ""),
+    ("POST", "{parent=projects/*/locations/*}/jobs", _SCHEDULER + "CreateJob", "job"),
+    ("GET", f"{{name={_JOB}}}", _SCHEDULER + "GetJob", ""),
+    ("PATCH", f"{{job.name={_JOB}}}", _SCHEDULER + "UpdateJob", "job"),
+    ("DELETE", f"{{name={_JOB}}}", _SCHEDULER + "DeleteJob", ""),
+    ("POST", f"{{name={_JOB}}}:pause", _SCHEDULER + "PauseJob", "*"),
+    ("POST", f"{{name={_JOB}}}:resume", _SCHEDULER + "ResumeJob", "*"),
+    ("POST", f"{{name={_JOB}}}:run", _SCHEDULER + "RunJob", "*"),
+)
+_TABLES = {"v1": _CLOUD_SCHEDULER_ROUTES, "v2": _CLOUD_TASKS_ROUTES}
 
 # BufferTask exists only over REST. The body of the request becomes the body of the task.
 _BUFFER = re.compile(r"(projects/[^/]+/locations/[^/]+/queues/[^/:]+)/tasks(?:/([^/:]*))?:buffer")
@@ -79,27 +99,34 @@ class _Route:
 
 
 class Rest:
-    """REST v2 for the methods of an `Api`."""
+    """REST for the methods of an `Api`."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
-        self._routes = [
-            _route(http_method, path, api.methods["/" + name], body)
-            for http_method, path, name, body in _TABLE
-            if "/" + name in api.methods
-        ]
+        self._routes = {
+            version: [
+                _route(http_method, path, api.methods["/" + name], body)
+                for http_method, path, name, body in table
+                if "/" + name in api.methods
+            ]
+            for version, table in _TABLES.items()
+        }
 
     async def handle(self, request: web.Request) -> web.Response:
-        """Answer a request to `/v2/...`."""
-        path = request.path.removeprefix("/v2/")
+        """Answer a request to `/v1/...` or `/v2/...`."""
+        version, path = request.path.removeprefix("/").split("/", 1)
         body = await request.read()
         try:
-            if request.method == "POST" and (buffered := _BUFFER.fullmatch(path)):
+            if (
+                version == "v2"
+                and request.method == "POST"
+                and (buffered := _BUFFER.fullmatch(path))
+            ):
                 content_type = request.headers.get("Content-Type")
                 queue, task_id = buffered.group(1), buffered.group(2)
                 document = self._buffer(queue, task_id, body, content_type)
             else:
-                document = self._call(request.method, path, request.query, body)
+                document = self._call(version, request.method, path, request.query, body)
         except ApiError as error:
             return _error(error)
         except Exception:
@@ -108,15 +135,17 @@ class Rest:
         return web.json_response(document)
 
     def _call(
-        self, http_method: str, path: str, query: Mapping[str, str], body: bytes
+        self, version: str, http_method: str, path: str, query: Mapping[str, str], body: bytes
     ) -> dict[str, Any]:
-        for route in self._routes:
+        for route in self._routes[version]:
             match = route.path.fullmatch(path)
             if match and route.http_method == http_method:
                 break
         else:
-            raise ApiError(Status.NOT_FOUND, f"There is no method {http_method} /v2/{path}.")
+            raise ApiError(Status.NOT_FOUND, f"There is no method {http_method} /{version}/{path}.")
         message = route.method.request()
+        if route.method.is_refused:
+            route.method.answer(message)  # This raises. The message lacks the fields of the path.
         _read_query(query, message)
         if route.body:
             _read_json(body, message if route.body == "*" else getattr(message, route.body))

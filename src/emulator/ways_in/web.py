@@ -33,7 +33,7 @@ class Controls(Protocol):
     changes: asyncio.Event
 
     def overview(self, queue: str | None) -> dict[str, Any]:
-        """Return all queues, the latest attempts and the tasks of one queue as a JSON document."""
+        """Return a JSON document with all queues and jobs, and the tasks of one queue."""
 
     async def advance(self, seconds: float) -> None:
         """Move the clock forward, and wait for the attempts that become due.
@@ -43,7 +43,7 @@ class Controls(Protocol):
         """
 
     async def reset(self) -> None:
-        """Remove all tasks and queues, and create the initial queues.
+        """Remove all tasks, queues and jobs, and create the initial queues.
 
         Raises:
             ApiError: the journal refuses.
@@ -65,7 +65,7 @@ def make_web(
 
     Args:
         issuer: issues the OIDC tokens.
-        rest: answers the requests to `/v2/`.
+        rest: answers the requests to `/v1/` and `/v2/`.
         controls: the functions for the web pages.
         hosts: the allowed host names.
         patience: seconds within which the whole body of a request must arrive.
@@ -77,7 +77,8 @@ def make_web(
     streams = _ChangeStreams(controls)
     page = (files(__package__) / "dashboard.html").read_text(encoding="utf-8")
     add = application.router.add_route
-    add("*", "/v2/{path:.*}", rest.handle)
+    for version in ("v1", "v2"):
+        add("*", f"/{version}/{{path:.*}}", rest.handle)
 
     async def configuration(request: web.Request) -> web.Response:
         try:

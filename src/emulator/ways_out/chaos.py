@@ -69,14 +69,14 @@ class Chaos:
                 )
         return attrs.evolve(cls(), **values)  # type: ignore[arg-type]  # each value has the type of its field
 
-    def fault_for(self, task: str, attempt: int) -> Fault:
+    def fault_for(self, key: str, attempt: int) -> Fault:
         """Return the faults of an attempt.
 
         Args:
-            task: the full name of the task.
+            key: the full name of the task, or the name and schedule time of an execution of a job.
             attempt: the number of the attempt; 1 for the first.
         """
-        draw = random.Random(f"{self.seed}/{task}/{attempt}").random  # noqa: S311 - faults, no secrets
+        draw = random.Random(f"{self.seed}/{key}/{attempt}").random  # noqa: S311 - faults, no secrets
         return Fault(
             duplicate=draw() < self.duplicate,
             drop=draw() < self.drop,

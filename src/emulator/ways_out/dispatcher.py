@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Protocol
 
 import aiohttp
 import attrs
@@ -9,8 +10,8 @@ from aiohttp import ClientTimeout, hdrs
 from yarl import URL
 
 from ..state.limits import SECOND
-from ..state.model import Attempt, AttemptResult
-from ..state.targets import AppEngineTarget, Token
+from ..state.model import AttemptResult
+from ..state.targets import AppEngineTarget, Target, Token
 
 # aiohttp adds these headers by default. A request must have exactly the headers that the service
 # sends.
@@ -19,6 +20,24 @@ _SILENT = (hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE
 
 _CHUNK = 65_536
 _FEW_DIGITS = 8
+
+
+class Outgoing(Protocol):
+    """An attempt, of a task or of a job."""
+
+    @property
+    def deadline(self) -> int:
+        """How long the attempt may take, in nanoseconds."""
+
+    @property
+    def deadline_message(self) -> str:
+        """The error message for an attempt without a response within the deadline."""
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers that the service adds to the request."""
+
+    def target(self) -> Target:
+        """Return the target of the request."""
 
 
 @attrs.frozen
@@ -59,13 +78,13 @@ class Dispatcher:
             skip_auto_headers=_SILENT,
         )
 
-    async def send(self, attempt: Attempt) -> Response:
+    async def send(self, attempt: Outgoing) -> Response:
         """Make the request of an attempt, and return the response.
 
         Errors of the network are part of the response. They do not raise.
         """
         target = attempt.target()
-        # Headers of the service replace headers of the task with the same name.
+        # Headers of the service replace headers of the target with the same name.
         headers = {**target.headers, **attempt.headers()}
         if isinstance(target, AppEngineTarget):
             if self._app_engine is None:
@@ -86,9 +105,7 @@ class Dispatcher:
                 headers=headers,
                 data=target.body or None,
                 allow_redirects=False,
-                timeout=ClientTimeout(
-                    total=attempt.task.deadline / SECOND, ceil_threshold=float("inf")
-                ),
+                timeout=ClientTimeout(total=attempt.deadline / SECOND, ceil_threshold=float("inf")),
             ) as response:
                 # Only the status matters. An error while the body is read has no effect.
                 with suppress(aiohttp.ClientError):
@@ -97,11 +114,7 @@ class Dispatcher:
                 after = _retry_after(response.headers.get(hdrs.RETRY_AFTER, ""))
                 return Response(response.status, after)
         except TimeoutError:
-            why = (
-                f"no response within the dispatch deadline of {attempt.task.deadline / SECOND:g} s;"
-                " the option DISPATCH_DEADLINE in OPTIONS sets it"
-            )
-            return Response(AttemptResult.TIMEOUT, detail=why)
+            return Response(AttemptResult.TIMEOUT, detail=attempt.deadline_message)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # ValueError: the API accepts the URL, but no client can call it. An example is a port
             # that is not a number.
