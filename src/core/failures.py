@@ -1,7 +1,7 @@
-"""Final failures: their groups, which of them are chosen, and how fast they are replayed.
+"""Final failures: their groups, the selection of some of them, and the rate of replays.
 
-A failure belongs to the group of its task and of the class of its final error. A failure that was
-replayed is left out unless it is asked for: somebody has taken care of it.
+A group contains the failures of one task with one class of the final error. A failure that was
+replayed is not selected by default, because a person has handled it.
 """
 
 import re
@@ -17,10 +17,10 @@ class FailureGroup:
     """The final failures of one task with one class of error.
 
     Attributes:
-        task_path: the task.
+        task_path: the path of the task.
         failure: the class path of the error, cut to the length that a store keeps.
-        count: how many there are.
-        first, last: when the first and the last of them failed.
+        count: the number of failures.
+        first, last: when the first and the last failure happened.
     """
 
     task_path: str
@@ -32,7 +32,7 @@ class FailureGroup:
 
 @attrs.frozen(order=True)
 class FailedTask:
-    """A failed task by its place in its group: the oldest failure is the first."""
+    """The position of a failed task in its group. The oldest failure is the first."""
 
     finished_at: datetime
     task_id: str
@@ -40,13 +40,13 @@ class FailedTask:
 
 @attrs.frozen(kw_only=True)
 class FailureSelection:
-    """Failures of one group.
+    """A selection of failures of one group.
 
     Attributes:
-        task_path, failure: of the group.
-        since, until: when they failed, both included.
-        after: only those behind this one.
-        replayed: whether those that were replayed are among them.
+        task_path, failure: the group.
+        since, until: the times of the failures, both included; None for no limit.
+        after: select only the failures after this one; None for all.
+        replayed: whether to select failures that were replayed too.
     """
 
     task_path: str
@@ -58,7 +58,7 @@ class FailureSelection:
 
 
 def selects(selection: FailureSelection, record: TaskRecord) -> bool:
-    """Whether a record is among the chosen failures."""
+    """Return whether the selection contains a record."""
     return (
         group_of(record) == (selection.task_path, selection.failure)
         and record.finished_at is not None
@@ -73,14 +73,14 @@ def selects(selection: FailureSelection, record: TaskRecord) -> bool:
 
 
 def group_of(record: TaskRecord) -> tuple[str, str] | None:
-    """The task and the error of the group that a record belongs to; None if it has not failed."""
+    """Return the task and the error of a record's group; None if the task has not failed."""
     if record.state is not State.FAILED or not record.failure:
         return None
     return record.payload.task_path, record.failure[:LONGEST_NAME]
 
 
 def is_class(class_path: str, name: str) -> bool:
-    """Whether `name` names the class: with its module, or without."""
+    """Return whether `name` is the name of the class, with or without its module."""
     return class_path == name or class_path.endswith(f".{name}")
 
 
@@ -89,10 +89,10 @@ _PERIODS = {"s": timedelta(seconds=1), "m": timedelta(minutes=1)}
 
 
 def interval(rate: str) -> timedelta:
-    """The time from one to the next at a rate such as `20/s` or `30/m`.
+    """Return the time between two replays at a rate such as `20/s` or `30/m`.
 
     Raises:
-        ValueError: it is no rate.
+        ValueError: the text has another format.
     """
     found = _RATE.fullmatch(rate)
     if not found:

@@ -193,22 +193,23 @@ class ResultStore(Protocol):
         limit: int | None = None,
         offset: int = 0,
     ) -> list[FailureGroup]:
-        """The final failures by task and class of error, the groups that failed last first.
+        """Return the groups of final failures. The group with the latest failure is the first.
 
         Args:
-            since: only failures since then.
-            replayed: whether those that were replayed count as well.
-            limit, offset: how many groups, and how many are left out before them.
+            since: include only failures from this time on; None for all.
+            replayed: whether to include failures that were replayed.
+            limit: the maximum number of groups; None for all.
+            offset: the number of groups to skip.
         """
 
     def failed_tasks(self, selection: FailureSelection, *, limit: int) -> list[FailedTask]:
-        """Up to `limit` of the chosen failures, the oldest first."""
+        """Return up to `limit` of the selected failures, the oldest first."""
 
     def count_failures(self, selection: FailureSelection) -> int:
-        """How many failures are chosen."""
+        """Return the number of selected failures."""
 
     def delete_failures(self, selection: FailureSelection, *, limit: int) -> int:
-        """Delete up to `limit` of the chosen failures, the oldest first; how many there were."""
+        """Delete up to `limit` of the selected failures, the oldest first. Return their number."""
 
     def atomic(self) -> AbstractContextManager[None]:
         """Return a context for a transaction. It is rolled back if its body raises."""

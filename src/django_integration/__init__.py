@@ -1,1 +1,1 @@
-"""Django's side: reads settings, composes core and adapters, sends signals."""
+"""The integration with Django: it reads settings, and composes the core and the adapters."""

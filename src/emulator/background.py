@@ -48,8 +48,10 @@ class BackgroundEmulator:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.call(self.emulator.stop())
-        self._end()
+        try:
+            self.call(self.emulator.stop())
+        finally:
+            self._end()
 
     def _end(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)

@@ -118,16 +118,12 @@ class Emulator:
         self._initial = list(queues)
         self.service = Service(new_id=_new_id, create_queues=create_queues, journal=storage)
         self.jobs = JobService(new_id=_new_id, journal=storage)
-        if storage:
-            # Moving the clock forward may have put the stored times ahead of the system clock.
-            self._clock.move_to(storage.latest())
-            storage.restore(self.service, self.jobs, self._clock.now())
         try:
-            self._make_initial_queues()
-        except ApiError as error:
-            raise ConfigurationError(
-                f"The initial queues cannot be created: {error.message}"
-            ) from error
+            self._restore()
+        except BaseException:
+            if storage:
+                storage.close()  # Otherwise the file stays locked while this process runs.
+            raise
         self._issuer = TokenIssuer(time=time, issuer=issuer)
         self._scheduler = Scheduler(
             self.service,
@@ -143,6 +139,23 @@ class Emulator:
         self.changes = asyncio.Event()
         self._api = Api(self.service, self.jobs, self._scheduler)
         self._connections: set[asyncio.Transport] = set()
+
+    def _restore(self) -> None:
+        """Read the state file, and create the initial queues.
+
+        Raises:
+            ConfigurationError: the file is damaged, or a queue cannot be created.
+        """
+        if self._storage:
+            # Moving the clock forward may have put the stored times ahead of the system clock.
+            self._clock.move_to(self._storage.latest())
+            self._storage.restore(self.service, self.jobs, self._clock.now())
+        try:
+            self._make_initial_queues()
+        except ApiError as error:
+            raise ConfigurationError(
+                f"The initial queues cannot be created: {error.message}"
+            ) from error
 
     def _make_initial_queues(self) -> None:
         for queue in self._initial:

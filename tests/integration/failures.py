@@ -1,4 +1,4 @@
-"""Tasks that have failed for good, on a site that attempts each task once."""
+"""Failed tasks, on a site that attempts each task once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VALUE_ERROR = "builtins.ValueError"
 
 
 def recording_once(database: str | None, **options: object) -> AbstractContextManager[Site]:
-    """The site; a task that fails has failed for good."""
+    """Return a context with a site in which no attempt is repeated."""
     return recording(database=database, MAX_ATTEMPTS=1, **options)
 
 
@@ -28,10 +28,10 @@ def failed_task(
     task: Any = recorded_tasks.does,
     **using: Any,
 ) -> str:
-    """The id of a task that has failed for good; a second later.
+    """Enqueue a task, let it fail, and move the clock by a second. Return the id of the task.
 
     Args:
-        using: of `task.using()`.
+        using: the arguments of `task.using()`.
     """
 
     def fail(*_: object) -> None:

@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from django_tasks_cloud_tasks.core.errors import ConfigurationError
 from django_tasks_cloud_tasks.emulator.clock import ManualClock
 from django_tasks_cloud_tasks.emulator.server import Emulator
 from django_tasks_cloud_tasks.emulator.state.limits import SECOND
@@ -73,3 +74,11 @@ def test_a_state_file_with_a_value_of_the_wrong_type_is_refused(state: Path, dam
         database.execute(f"UPDATE tasks SET {damage} WHERE name LIKE '%/a'")  # noqa: S608 - a constant of this module
     database.close()
     start_on(state)
+
+
+def test_a_state_file_is_free_again_after_an_emulator_that_could_not_be_created(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ConfigurationError, match="The initial queues cannot be created"):
+        Emulator(storage=Storage(tmp_path / "state"), queues=["mail"])
+    Storage(tmp_path / "state").close()

@@ -1,4 +1,4 @@
-"""What follows a failed attempt: the decision, and the Cloud Task for the next attempt.
+"""The decision after a failed attempt, and the Cloud Task for the next attempt.
 
 For a recorded task, the record contains the next Cloud Task, and `leases` sends it. For other
 tasks, this module creates it before the endpoint answers 200.

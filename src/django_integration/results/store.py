@@ -46,16 +46,16 @@ from ..transactions import commit_own
 from ..transactions import renew as renew_connection
 
 _DELAYS = (0.0, 0.2, 1.0)  # seconds before another try
-_FIRST_DELAY, _LONGEST_DELAY = 0.05, 1.0  # seconds, likewise, where it is worth to insist
-_SHORT = timedelta(seconds=0.2)  # that a transaction may take before leases are extended
+_FIRST_DELAY, _LONGEST_DELAY = 0.05, 1.0  # seconds; the same for `insist`
+_SHORT = timedelta(seconds=0.2)  # a transaction that takes longer extends the leases
 _MICROSECOND = timedelta(microseconds=1)
 _DUPLICATE_KEY = 1062  # of MySQL and MariaDB
 _NO_TABLE = ("no such table", "does not exist", "doesn't exist")
-_BATCH = 500  # keys in one statement: below what every database takes
+_BATCH = 500  # keys in one statement; every database accepts as many
 
 
 class DatabaseResultStore:
-    """`ResultStore` in the table of `StoredTask`.
+    """A `ResultStore` in the table of `StoredTask`.
 
     Args:
         database: alias in `DATABASES`.
@@ -117,13 +117,14 @@ class DatabaseResultStore:
             if self._as(seen).update(**columns):
                 return True
             if connections[self.database].in_atomic_block and self._as(seen).exists():
-                # MySQL's REPEATABLE READ: it writes to what is, and reads what was. Whoever decides
-                # anew on that never ends; PostgreSQL refuses such a transaction by itself.
+                # With REPEATABLE READ, MySQL writes to the current row but reads an older version.
+                # A decision on the older version would be repeated without an end. PostgreSQL
+                # refuses such a transaction itself.
                 raise OperationalError(
                     f"The record of the task {seen.task_id} has changed since this transaction "
                     "began, and the transaction cannot see it."
                 )
-            # Where the answer to an earlier try was lost, it may have been this.
+            # An earlier try may have written this, and only its response was lost.
             return tries > 1 and fence_of(seen) != fence_of(then) and self._as(then).exists()
 
         return self._persistently(update)
@@ -146,7 +147,8 @@ class DatabaseResultStore:
         skip = connections[self.database].features.has_select_for_update_skip_locked
         with transaction.atomic(using=self.database):
             waiting = self._rows.filter(relay_at__lte=now, backend__in=backends)
-            # Without locks to skip (SQLite) two relays may take the same: harmless, as names are.
+            # SQLite has no locks to skip, so two relays can take the same record. That is harmless,
+            # because the name of the Cloud Task prevents a second one.
             first = waiting.select_for_update(skip_locked=True) if skip else waiting
             keys = list(first.order_by("relay_at").values_list("pk", flat=True)[:limit])
             for some in batched(keys, _BATCH):
@@ -180,7 +182,7 @@ class DatabaseResultStore:
         try:
             row = next(iter(self._rows.filter(pk=task_id).order_by()), None)
         except DatabaseFault:
-            raise  # It says nothing of the record.
+            raise  # The error does not concern the record.
         except Exception as error:
             raise unreadable(task_id, error) from error
         return None if row is None else row.record
@@ -227,7 +229,7 @@ class DatabaseResultStore:
                 keys = list(some[: min(_BATCH, limit - deleted)])
                 if not keys:
                     break
-                # One that was claimed again meanwhile is none of them any more.
+                # The conditions are checked again, because a record can change meanwhile.
                 deleted += old.filter(pk__in=keys).delete()[0]
         return deleted
 
@@ -243,7 +245,7 @@ class DatabaseResultStore:
         limit: int | None = None,
         offset: int = 0,
     ) -> list[FailureGroup]:
-        """See `ResultStore.failure_groups`. Reads the index of failures only."""
+        """See `ResultStore.failure_groups`. The query reads only the index of failures."""
         rows = self._failures(since=since, replayed=replayed).values("failure", "task_path")
         groups = rows.annotate(
             count=Count("*"), first=Min("finished_at"), last=Max("finished_at")
@@ -277,13 +279,13 @@ class DatabaseResultStore:
             some = self.failed_tasks(selection, limit=min(_BATCH, limit - deleted))
             if not some:
                 break
-            # One that was replayed meanwhile is none of them any more.
+            # The conditions are checked again, because a task can be replayed meanwhile.
             keys = [failed.task_id for failed in some]
             deleted += self._chosen(selection).filter(pk__in=keys).delete()[0]
         return deleted
 
     def _chosen(self, selection: FailureSelection) -> QuerySet[StoredTask]:
-        """`selects` as a query."""
+        """Return the rows that `core.failures.selects` selects."""
         rows = self._failures(since=selection.since, replayed=selection.replayed).filter(
             failure=selection.failure, task_path=selection.task_path
         )
@@ -296,7 +298,7 @@ class DatabaseResultStore:
         return rows
 
     def _failures(self, *, since: datetime | None, replayed: bool) -> QuerySet[StoredTask]:
-        """The final failures."""
+        """Return the rows of final failures."""
         rows = self._rows.filter(failure__gt="", finished_at__isnull=False).order_by()
         if since is not None:
             rows = rows.filter(finished_at__gte=to_site(since))
@@ -307,9 +309,9 @@ class DatabaseResultStore:
         return self._rows.filter(pk=record.task_id, **COLUMNS.encode_fence(record))
 
     def _persistently[R](self, call: Callable[[], R]) -> R:
-        """Call, and try again on a new connection if the connection broke.
+        """Make a call, and repeat it on a new connection if the connection broke.
 
-        In a transaction there is no second try, because the transaction is lost.
+        A call in a transaction is not repeated, because the transaction is lost.
         """
         if connections[self.database].in_atomic_block:
             return call()
@@ -319,7 +321,7 @@ class DatabaseResultStore:
             except (OperationalError, InterfaceError):
                 connection = connections[self.database]
                 if connection.is_usable():
-                    raise  # It answers, and this is its answer.
+                    raise  # The connection works, so a repetition would fail too.
                 connection.close()
                 time.sleep(delay)
         return self._committed(call)
@@ -346,7 +348,7 @@ class DatabaseResultStore:
             delay = min(2 * delay, _LONGEST_DELAY)
 
     def _committed[R](self, call: Callable[[], R]) -> R:
-        """Call, and return the answer after the commit."""
+        """Make a call, commit, and return the result of the call."""
         answer = call()
         commit_own(connections[self.database])
         return answer
@@ -355,9 +357,9 @@ class DatabaseResultStore:
     def atomic(self) -> Iterator[None]:
         """See `ResultStore.atomic`.
 
-        Where one transaction keeps all others from writing (SQLite), nobody could renew a lease
-        meanwhile. So it renews those that were alive at its beginning, and does so even if what
-        happens inside is undone: before anybody else can write.
+        In SQLite a transaction prevents all other writes, so no process can renew its lease
+        meanwhile. So this transaction extends the leases that were valid at its beginning, also if
+        the work inside is rolled back. It does so before another process can write.
         """
         connection = connections[self.database]
         if connection.features.has_select_for_update or connection.in_atomic_block:
@@ -372,7 +374,7 @@ class DatabaseResultStore:
                     yield
             except BaseException as error:
                 if connection.needs_rollback or connection.connection is None:
-                    raise  # The transaction is gone as a whole.
+                    raise  # The whole transaction is lost.
                 undone = error
             held = timedelta(seconds=time.monotonic() - clock)
             if held > _SHORT:
@@ -381,7 +383,7 @@ class DatabaseResultStore:
             raise undone
 
     def _extend_leases(self, began: datetime, held: timedelta) -> None:
-        """Let time stand still for the leases that nobody could renew."""
+        """Extend the leases that could not be renewed, by the time of the transaction."""
         alive = self._rows.filter(status=State.RUNNING.value, claim_expires_at__gt=began)
         longer = F("claim_expires_at") + Value(held // _MICROSECOND, output_field=BigIntegerField())
         alive.update(claim_expires_at=ExpressionWrapper(longer, output_field=BigIntegerField()))
@@ -391,7 +393,7 @@ class DatabaseResultStore:
         transaction.on_commit(call, using=self.database, robust=True)
 
     def rest(self) -> None:
-        """See `ResultStore.rest`: a connection of a pool."""
+        """See `ResultStore.rest`. It returns a connection to its pool."""
         connection = connections[self.database]
         if connection.settings_dict["OPTIONS"].get("pool") and not connection.in_atomic_block:
             connection.close()
@@ -401,7 +403,7 @@ class DatabaseResultStore:
         connections[self.database].close()
 
     def leave_the_pool(self) -> None:
-        """Have this thread use a connection of its own, which waits for no others."""
+        """Replace the pooled connection of this thread by a connection of its own."""
         connection = connections[self.database]
         options = dict(connection.settings_dict["OPTIONS"])
         if options.pop("pool", None):
