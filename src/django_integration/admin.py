@@ -128,7 +128,7 @@ _FIELDSETS: list[tuple[str | None, dict[str, list[str]]]] = [
         "When",
         {
             "fields": [
-                *("enqueued_at", "due_at", "next_attempt", "finished_at"),
+                *("enqueued_at", "tick", "due_at", "next_attempt", "finished_at"),
                 *("lease_ends", "cancel_requested"),
             ]
         },
@@ -213,6 +213,11 @@ class StoredTaskAdmin(FailurePages):
     def due_at(self, row: StoredTask) -> str:
         """Return when the task was due; "-" if it was due at once."""
         return moment(row.run_after)
+
+    @admin.display(description="scheduled for")
+    def tick(self, row: StoredTask) -> str:
+        """Return the tick and the name of the schedule that enqueued the task."""
+        return f"{moment(row.scheduled_for)} ({shown(row.schedule)})" if row.schedule else "-"
 
     @admin.display(description="next attempt due at")
     def next_attempt(self, row: StoredTask) -> str:

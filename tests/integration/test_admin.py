@@ -140,6 +140,15 @@ def test_a_task_that_has_ended_shows_no_next_attempt(site: Site, chief: Client) 
     assert (before, after) == ("Nov. 23, 2026, 6 a.m.", "-")
 
 
+def test_a_task_of_a_schedule_shows_its_tick(site: Site, chief: Client) -> None:
+    recorded_tasks.does.enqueue("a")
+    StoredTask.objects.update(schedule="nightly", scheduled_for=START)
+    (key,) = StoredTask.objects.values_list("task_id", flat=True)
+    shown = chief.get(f"{LIST}{key}/change/").content.decode()
+    assert "Scheduled for:" in shown
+    assert "Nov. 22, 2026, 6 a.m. (nightly)" in shown
+
+
 def test_the_admin_cancels_a_task_runs_it_now_and_runs_it_again(site: Site, chief: Client) -> None:
     due = START + timedelta(hours=1)
     task = recorded_tasks.does.using(run_after=due, queue_name="mail")

@@ -2,6 +2,7 @@
 
 import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -76,9 +77,9 @@ def test_a_state_file_with_a_value_of_the_wrong_type_is_refused(state: Path, dam
     start_on(state)
 
 
-def test_a_state_file_is_free_again_after_an_emulator_that_could_not_be_created(
-    tmp_path: Path,
-) -> None:
-    with pytest.raises(ConfigurationError, match="The initial queues cannot be created"):
-        Emulator(storage=Storage(tmp_path / "state"), queues=["mail"])
-    Storage(tmp_path / "state").close()
+def test_a_state_file_is_free_again_after_an_emulator_that_could_not_read_it(state: Path) -> None:
+    with closing(sqlite3.connect(state)) as database, database:
+        database.execute("UPDATE tasks SET create_time = 'noon'")
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        Emulator(storage=Storage(state))
+    Storage(state).close()
