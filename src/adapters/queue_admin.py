@@ -13,12 +13,13 @@ from typing import Any
 
 import google.auth.exceptions
 import grpc
-from google.api_core.exceptions import GoogleAPICallError, PermissionDenied, RetryError
+from google.api_core.exceptions import GoogleAPICallError, NotFound, PermissionDenied, RetryError
 from google.cloud.tasks_v2 import CloudTasksClient, types
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from ..core.cloud_queues import CloudQueue, QueueSettings
+from ..core.doctor import ProbeTaskStatus
 from ..core.errors import AdministrationError
 from ..core.names import QueueName
 
@@ -100,6 +101,21 @@ class GrpcQueueAdmin:
             tasks = self._client.list_tasks(parent=str(queue), timeout=_TIMEOUT, retry=None)
             return sum(1 for _ in islice(tasks, limit))
 
+    def status(self, queue: QueueName, cloud_task_id: str) -> ProbeTaskStatus | None:
+        """See `QueueAdmin.status`."""
+        with _told(self._emulator_host):
+            try:
+                task = self._client.get_task(
+                    name=f"{queue}/tasks/{cloud_task_id}", timeout=_TIMEOUT, retry=None
+                )
+            except NotFound:
+                return None
+        return ProbeTaskStatus(
+            dispatches=task.dispatch_count,
+            responses=task.response_count,
+            status=task.last_attempt.response_status.message,
+        )
+
 
 @contextmanager
 def _told(emulator_host: str | None) -> Iterator[None]:
@@ -118,7 +134,8 @@ def _told(emulator_host: str | None) -> Iterator[None]:
     except PermissionDenied as error:
         raise AdministrationError(
             "The account may not do this. Grant it the role roles/cloudtasks.queueAdmin on the "
-            f"project. The error was: {error.message}"
+            f"project. The error was: {error.message}",
+            forbidden=True,
         ) from error
     except (GoogleAPICallError, RetryError) as error:
         where = f"the emulator at {emulator_host}" if emulator_host else "Cloud Tasks"

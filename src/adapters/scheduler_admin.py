@@ -142,7 +142,8 @@ class GrpcSchedulerAdmin:
             raise AdministrationError(
                 "The account may not do this. Grant it the roles roles/cloudscheduler.admin on the "
                 "project, and roles/iam.serviceAccountUser on the service account of the jobs. The "
-                f"error was: {error.message}"
+                f"error was: {error.message}",
+                forbidden=True,
             ) from error
         except (GoogleAPICallError, RetryError) as error:
             host = self._emulator_host

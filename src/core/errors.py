@@ -125,7 +125,15 @@ class LookUpError(ControlError):
 
 
 class AdministrationError(CloudTasksError):
-    """Cloud Tasks or Cloud Scheduler refused a change of its configuration, or did not answer."""
+    """Cloud Tasks or Cloud Scheduler refused a call of its administration, or did not answer.
+
+    Attributes:
+        forbidden: whether the account does not have the permission.
+    """
+
+    def __init__(self, message: str, *, forbidden: bool = False) -> None:
+        super().__init__(message)
+        self.forbidden = forbidden
 
 
 class TaskCancelledError(CloudTasksError):

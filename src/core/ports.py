@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Protocol
 
 from .cloud_queues import CloudQueue, QueueSettings
+from .doctor import ProbeTaskStatus
 from .failures import FailedTask, FailureGroup, FailureSelection
 from .names import QueueName
 from .records import Backlog, State, TaskRecord, UnreadableRecord
@@ -81,6 +82,9 @@ class QueueAdmin(Protocol):
 
     def count(self, queue: QueueName, *, limit: int) -> int:
         """Return the number of tasks in a queue, at most `limit`."""
+
+    def status(self, queue: QueueName, cloud_task_id: str) -> ProbeTaskStatus | None:
+        """Return what Cloud Tasks shows about a task; None if it does not exist."""
 
 
 class SchedulerAdmin(Protocol):

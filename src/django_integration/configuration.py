@@ -133,6 +133,24 @@ class Configuration:
         demand_app()
         return self._runtime.results(self.options.results_database)
 
+    def detections(self) -> dict[str, Detected]:
+        """Return the values that tasks need, with their sources, by the name of the option.
+
+        Raises:
+            ConfigurationError: a value in the environment is not valid, or the metadata server
+                does not answer.
+        """
+        options = self.options
+        found = {
+            "CLOUD_TASKS_PROJECT": self._detect(find_project, options.project),
+            "CLOUD_TASKS_LOCATION": self._detect(find_location, options.location),
+            "TASK_HANDLER_HOST": self._handler_host,
+        }
+        if options.authentication.may_use_tokens:
+            account = self._detect(find_service_account, options.service_account)
+            found["OIDC_SERVICE_ACCOUNT_EMAIL"] = account
+        return found
+
     @property
     def location(self) -> tuple[str, str]:
         """The ids of the project and of the location of the queues.

@@ -25,8 +25,9 @@ from django.views.generic import View
 
 from ...core.authorization import refusal_of, refusal_of_all
 from ...core.deliveries import Delivery
+from ...core.doctor import PROBE_TASK_PATH
 from ...core.errors import InvalidPayloadError
-from ...core.outcomes import BadPayload, Outcome, UnknownTask, WrongMethod, response_to
+from ...core.outcomes import BadPayload, Outcome, Succeeded, UnknownTask, WrongMethod, response_to
 from ...core.payload import TaskPayload
 from ..installation import demand_app, is_installed
 from .authentication import authenticate, read_body
@@ -168,6 +169,8 @@ def receive(request: HttpRequest) -> Flow[Received | Outcome]:
         return caller.refused(refusal)
     if payload.backend not in caller.decisions:
         return _unknown_backend(payload)
+    if payload.task_path == PROBE_TASK_PATH:
+        return Succeeded(payload.task_id)  # `cloudtasks_doctor` sent it.
     task = yield from load(payload)
     if not isinstance(task, Task):
         return task
