@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import shlex
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -26,6 +31,7 @@ from tests.integration.grpc_calls import scheduler_over
 from tests.integration.recording import START, Site, recording
 from tests.policy_tasks import SCRIPT, SEEN
 
+GCLOUD = shutil.which("gcloud")
 HOUR = 3600
 NOON_AND_MIDNIGHT = {"task": "tests.policy_tasks.plain", "cron": "0 */12 * * *"}
 POLL = {"task": "tests.recorded_tasks.does", "every": timedelta(minutes=5), "args": ["poll"]}
@@ -348,6 +354,33 @@ def test_diff_and_apply_keep_the_jobs_of_others(
     scheduler.update_job(job=taken)
     with pytest.raises(CommandError, match="Another program or site made these jobs"):
         run("apply", "--each")
+
+
+@pytest.mark.skipif(not GCLOUD, reason="no gcloud on this machine")
+@pytest.mark.django_db(transaction=True)
+def test_the_printed_commands_make_the_same_jobs(
+    scheduled: Callable[..., EmulatorInHand], tmp_path: Path
+) -> None:
+    emulator = scheduled("stored", {"nightly": NIGHTLY}, **ACCOUNT)
+    environ = os.environ | {
+        "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDSCHEDULER": f"http://{emulator.address}/",
+        "CLOUDSDK_AUTH_DISABLE_CREDENTIALS": "true",
+        "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
+        "CLOUDSDK_CONFIG": str(tmp_path),
+    }
+    commands = run("apply", "--each", "--print", "gcloud").splitlines()
+    assert len(commands) == 2
+    for command in commands:
+        done = subprocess.run(
+            [GCLOUD or "", *shlex.split(command)[1:]],
+            check=False,
+            capture_output=True,
+            text=True,
+            env=environ,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+    assert run("diff", "--each") == "All jobs are as the settings describe them.\n"
 
 
 @pytest.mark.django_db(transaction=True)
