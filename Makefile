@@ -15,7 +15,6 @@ check: $(VENV)/installed
 	$(VENV)/bin/ruff format --check .
 	$(PYTHON) -m mypy -p django_tasks_cloud_tasks -p tests
 	$(VENV)/bin/django-admin makemigrations --check --settings tests.settings --pythonpath .
-	$(PYTHON) -m pytest -q tests/integration/test_readme.py
 
 bench: $(VENV)/installed
 	$(PYTHON) -m bench
