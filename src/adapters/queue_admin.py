@@ -138,8 +138,13 @@ def _told(emulator_host: str | None) -> Iterator[None]:
             forbidden=True,
         ) from error
     except (GoogleAPICallError, RetryError) as error:
-        where = f"the emulator at {emulator_host}" if emulator_host else "Cloud Tasks"
-        raise AdministrationError(f"The call to {where} failed: {error.message}") from error
+        where, advice = "Cloud Tasks", ""
+        if emulator_host:
+            where = f"the emulator at {emulator_host}"
+            advice = " If it does not run, start it with 'python manage.py cloudtasks_emulator'."
+        raise AdministrationError(
+            f"The call to {where} failed: {error.message}.{advice}"
+        ) from error
 
 
 def _path(name: str) -> tuple[str, str]:

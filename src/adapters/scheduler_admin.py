@@ -146,9 +146,15 @@ class GrpcSchedulerAdmin:
                 forbidden=True,
             ) from error
         except (GoogleAPICallError, RetryError) as error:
-            host = self._emulator_host
-            where = f"the emulator at {host}" if host else "Cloud Scheduler"
-            raise AdministrationError(f"The call to {where} failed: {error.message}") from error
+            where, advice = "Cloud Scheduler", ""
+            if self._emulator_host:
+                where = f"the emulator at {self._emulator_host}"
+                advice = (
+                    " If it does not run, start it with 'python manage.py cloudtasks_emulator'."
+                )
+            raise AdministrationError(
+                f"The call to {where} failed: {error.message}.{advice}"
+            ) from error
 
 
 def _read(job: Any) -> Job:  # noqa: ANN401 - no types without the extra
