@@ -6,22 +6,20 @@ module.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Any
 
-import google.auth.exceptions
 import grpc
-from google.api_core.exceptions import GoogleAPICallError, NotFound, PermissionDenied, RetryError
+from google.api_core.exceptions import NotFound
 from google.cloud.tasks_v2 import CloudTasksClient, types
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from ..core.cloud_queues import CloudQueue, QueueSettings
 from ..core.doctor import ProbeTaskStatus
-from ..core.errors import AdministrationError
 from ..core.names import QueueName
+from .administration_errors import converted_errors
 
 _TIMEOUT = 30.0  # seconds for one call
 _PARENTS = {
@@ -40,7 +38,7 @@ class GrpcQueueAdmin:
     """
 
     def __init__(self, emulator_host: str | None = None) -> None:
-        with _told(emulator_host):
+        with _errors(emulator_host):
             if emulator_host:
                 channel = grpc.insecure_channel(emulator_host)
                 self._client = CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
@@ -51,13 +49,13 @@ class GrpcQueueAdmin:
     def queues(self, project: str, location: str) -> list[CloudQueue]:
         """See `QueueAdmin.queues`."""
         parent = f"projects/{project}/locations/{location}"
-        with _told(self._emulator_host):
+        with _errors(self._emulator_host):
             found = self._client.list_queues(parent=parent, timeout=_TIMEOUT, retry=None)
             return sorted(map(_read, found), key=lambda queue: queue.id)
 
     def create(self, queue: QueueName, settings: QueueSettings) -> None:
         """See `QueueAdmin.create`."""
-        with _told(self._emulator_host):
+        with _errors(self._emulator_host):
             self._client.create_queue(
                 parent=queue.parent, queue=_message(queue, settings), timeout=_TIMEOUT, retry=None
             )
@@ -67,7 +65,7 @@ class GrpcQueueAdmin:
 
     def update(self, queue: QueueName, settings: QueueSettings) -> None:
         """See `QueueAdmin.update`."""
-        with _told(self._emulator_host):
+        with _errors(self._emulator_host):
             self._client.update_queue(
                 queue=_message(queue, settings),
                 update_mask=FieldMask(paths=[".".join(_path(name)) for name in settings.named()]),
@@ -77,33 +75,33 @@ class GrpcQueueAdmin:
 
     def delete(self, queue: QueueName) -> None:
         """See `QueueAdmin.delete`."""
-        with _told(self._emulator_host):
+        with _errors(self._emulator_host):
             self._client.delete_queue(name=str(queue), timeout=_TIMEOUT, retry=None)
 
     def pause(self, queue: QueueName) -> None:
         """See `QueueAdmin.pause`."""
-        with _told(self._emulator_host):
+        with _errors(self._emulator_host):
             self._client.pause_queue(name=str(queue), timeout=_TIMEOUT, retry=None)
 
     def resume(self, queue: QueueName) -> None:
         """See `QueueAdmin.resume`."""
-        with _told(self._emulator_host):
+        with _errors(self._emulator_host):
             self._client.resume_queue(name=str(queue), timeout=_TIMEOUT, retry=None)
 
     def purge(self, queue: QueueName) -> None:
         """See `QueueAdmin.purge`."""
-        with _told(self._emulator_host):
+        with _errors(self._emulator_host):
             self._client.purge_queue(name=str(queue), timeout=_TIMEOUT, retry=None)
 
     def count(self, queue: QueueName, *, limit: int) -> int:
         """See `QueueAdmin.count`."""
-        with _told(self._emulator_host):
+        with _errors(self._emulator_host):
             tasks = self._client.list_tasks(parent=str(queue), timeout=_TIMEOUT, retry=None)
             return sum(1 for _ in islice(tasks, limit))
 
     def status(self, queue: QueueName, cloud_task_id: str) -> ProbeTaskStatus | None:
         """See `QueueAdmin.status`."""
-        with _told(self._emulator_host):
+        with _errors(self._emulator_host):
             try:
                 task = self._client.get_task(
                     name=f"{queue}/tasks/{cloud_task_id}", timeout=_TIMEOUT, retry=None
@@ -117,34 +115,9 @@ class GrpcQueueAdmin:
         )
 
 
-@contextmanager
-def _told(emulator_host: str | None) -> Iterator[None]:
-    """A context for one call. It converts the errors of Google's libraries.
-
-    Raises:
-        AdministrationError: the call failed.
-    """
-    try:
-        yield
-    except google.auth.exceptions.GoogleAuthError as error:
-        raise AdministrationError(
-            "Google Cloud credentials were not found or not accepted. Run 'gcloud auth "
-            f"application-default login'. The error was: {error}"
-        ) from error
-    except PermissionDenied as error:
-        raise AdministrationError(
-            "The account may not do this. Grant it the role roles/cloudtasks.queueAdmin on the "
-            f"project. The error was: {error.message}",
-            forbidden=True,
-        ) from error
-    except (GoogleAPICallError, RetryError) as error:
-        where, advice = "Cloud Tasks", ""
-        if emulator_host:
-            where = f"the emulator at {emulator_host}"
-            advice = " If it does not run, start it with 'python manage.py cloudtasks_emulator'."
-        raise AdministrationError(
-            f"The call to {where} failed: {error.message}.{advice}"
-        ) from error
+def _errors(emulator_host: str | None) -> AbstractContextManager[None]:
+    grant = "Grant it the role roles/cloudtasks.queueAdmin on the project."
+    return converted_errors("Cloud Tasks", emulator_host, grant=grant)
 
 
 def _path(name: str) -> tuple[str, str]:

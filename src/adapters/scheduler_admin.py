@@ -6,20 +6,18 @@ commands import this module.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
 
-import google.auth.exceptions
 import grpc
-from google.api_core.exceptions import GoogleAPICallError, PermissionDenied, RetryError
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from ..core.errors import AdministrationError
 from ..core.requests import SIGNATURE_HEADER, OidcIdentity
 from ..core.scheduler_jobs import ATTEMPT_DEADLINE, Job
 from ..core.schedules import Cron
+from .administration_errors import converted_errors
 
 _TIMEOUT = 30.0  # seconds for one call
 _MASK = (
@@ -51,7 +49,7 @@ class GrpcSchedulerAdmin:
             ) from error
         self._types = scheduler_v1
         self._emulator_host = emulator_host
-        with self._told():
+        with self._errors():
             if emulator_host:
                 channel = grpc.insecure_channel(emulator_host)
                 transport = CloudSchedulerGrpcTransport(channel=channel)
@@ -61,23 +59,23 @@ class GrpcSchedulerAdmin:
 
     def jobs(self, project: str, location: str) -> list[Job]:
         """See `SchedulerAdmin.jobs`."""
-        parent = f"projects/{project}/locations/{location}"
-        with self._told():
+        parent = _parent(project, location)
+        with self._errors():
             found = self._client.list_jobs(parent=parent, timeout=_TIMEOUT, retry=None)
             return [_read(job) for job in found if "http_target" in job]
 
     def create(self, project: str, location: str, job: Job) -> None:
         """See `SchedulerAdmin.create`."""
-        parent = f"projects/{project}/locations/{location}"
-        with self._told():
+        parent = _parent(project, location)
+        with self._errors():
             self._client.create_job(
                 parent=parent, job=self._message(parent, job), timeout=_TIMEOUT, retry=None
             )
 
     def update(self, project: str, location: str, job: Job) -> None:
         """See `SchedulerAdmin.update`."""
-        parent = f"projects/{project}/locations/{location}"
-        with self._told():
+        parent = _parent(project, location)
+        with self._errors():
             self._client.update_job(
                 job=self._message(parent, job),
                 update_mask=FieldMask(paths=_MASK),
@@ -87,20 +85,20 @@ class GrpcSchedulerAdmin:
 
     def delete(self, project: str, location: str, job_id: str) -> None:
         """See `SchedulerAdmin.delete`."""
-        name = f"projects/{project}/locations/{location}/jobs/{job_id}"
-        with self._told():
+        name = _name(project, location, job_id)
+        with self._errors():
             self._client.delete_job(name=name, timeout=_TIMEOUT, retry=None)
 
     def pause(self, project: str, location: str, job_id: str) -> None:
         """See `SchedulerAdmin.pause`."""
-        name = f"projects/{project}/locations/{location}/jobs/{job_id}"
-        with self._told():
+        name = _name(project, location, job_id)
+        with self._errors():
             self._client.pause_job(name=name, timeout=_TIMEOUT, retry=None)
 
     def resume(self, project: str, location: str, job_id: str) -> None:
         """See `SchedulerAdmin.resume`."""
-        name = f"projects/{project}/locations/{location}/jobs/{job_id}"
-        with self._told():
+        name = _name(project, location, job_id)
+        with self._errors():
             self._client.resume_job(name=name, timeout=_TIMEOUT, retry=None)
 
     def _message(self, parent: str, job: Job) -> Any:  # noqa: ANN401 - no types without the extra
@@ -124,37 +122,20 @@ class GrpcSchedulerAdmin:
             attempt_deadline=job.attempt_deadline,
         )
 
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """A context for one call. It converts the errors of Google's libraries.
+    def _errors(self) -> AbstractContextManager[None]:
+        grant = (
+            "Grant it the roles roles/cloudscheduler.admin on the project, and "
+            "roles/iam.serviceAccountUser on the service account of the jobs."
+        )
+        return converted_errors("Cloud Scheduler", self._emulator_host, grant=grant)
 
-        Raises:
-            AdministrationError: the call failed.
-        """
-        try:
-            yield
-        except google.auth.exceptions.GoogleAuthError as error:
-            raise AdministrationError(
-                "Google Cloud credentials were not found or not accepted. Run 'gcloud auth "
-                f"application-default login'. The error was: {error}"
-            ) from error
-        except PermissionDenied as error:
-            raise AdministrationError(
-                "The account may not do this. Grant it the roles roles/cloudscheduler.admin on the "
-                "project, and roles/iam.serviceAccountUser on the service account of the jobs. The "
-                f"error was: {error.message}",
-                forbidden=True,
-            ) from error
-        except (GoogleAPICallError, RetryError) as error:
-            where, advice = "Cloud Scheduler", ""
-            if self._emulator_host:
-                where = f"the emulator at {self._emulator_host}"
-                advice = (
-                    " If it does not run, start it with 'python manage.py cloudtasks_emulator'."
-                )
-            raise AdministrationError(
-                f"The call to {where} failed: {error.message}.{advice}"
-            ) from error
+
+def _parent(project: str, location: str) -> str:
+    return f"projects/{project}/locations/{location}"
+
+
+def _name(project: str, location: str, job_id: str) -> str:
+    return f"{_parent(project, location)}/jobs/{job_id}"
 
 
 def _read(job: Any) -> Job:  # noqa: ANN401 - no types without the extra

@@ -14,9 +14,6 @@ from .cloud_queues import CloudQueue
 from .options import Authentication
 from .retry_policy import Repeater, TaskPolicy, repeater
 
-PROBE_TASK_PATH = "django_tasks_cloud_tasks.probe"
-"""The path in the payload of the probe task. There is no function at this path."""
-
 _HTTP_STATUS = re.compile(r"HTTP status code ([0-9]{3})")
 
 
@@ -55,8 +52,8 @@ def ok(step: str, message: str) -> Finding:
 
 def examine_queue(
     name: str, queue: CloudQueue | None, policies: Collection[TaskPolicy], *, sends_retry: bool
-) -> list[Finding]:
-    """Return the findings about a queue that a backend sends tasks to.
+) -> Finding:
+    """Return the finding about a queue that a backend sends tasks to.
 
     Args:
         name: the id of the queue.
@@ -66,23 +63,19 @@ def examine_queue(
     """
     step = f"queue {name}"
     if queue is None:
-        return [
-            Finding(
-                step,
-                Level.ERROR,
-                "The queue does not exist.",
-                "Run: python manage.py cloudtasks_queues apply",
-            )
-        ]
+        return Finding(
+            step,
+            Level.ERROR,
+            "The queue does not exist.",
+            "Run: python manage.py cloudtasks_queues apply",
+        )
     if queue.state != "RUNNING":
-        return [
-            Finding(
-                step,
-                Level.ERROR,
-                f"The queue is {queue.state}, so it dispatches no tasks.",
-                f"Run: python manage.py cloudtasks_queues resume {name}",
-            )
-        ]
+        return Finding(
+            step,
+            Level.ERROR,
+            f"The queue is {queue.state}, so it dispatches no tasks.",
+            f"Run: python manage.py cloudtasks_queues resume {name}",
+        )
     settings = queue.settings
     limit = settings.max_attempts
     # Only tasks without a policy follow the retry settings of the queue.
@@ -91,27 +84,23 @@ def examine_queue(
     ]
     wanted = max((policy.limit for policy in by_queue), default=0)
     if limit is not None and 0 < limit < wanted:
-        return [
-            Finding(
-                step,
-                Level.WARNING,
-                f"The queue gives a task up after {limit} attempts. Tasks without a policy of "
-                f"their own may have {wanted} here.",
-                "Set max_attempts of the queue to -1 in CLOUD_QUEUES, or give the tasks "
-                "max_attempts or MAX_ATTEMPTS.",
-            )
-        ]
+        return Finding(
+            step,
+            Level.WARNING,
+            f"The queue gives a task up after {limit} attempts. Tasks without a policy of "
+            f"their own may have {wanted} here.",
+            "Set max_attempts of the queue to -1 in CLOUD_QUEUES, or give the tasks "
+            "max_attempts or MAX_ATTEMPTS.",
+        )
     if by_queue and settings.max_retry_duration:
-        return [
-            Finding(
-                step,
-                Level.WARNING,
-                f"The queue gives a task up after {settings.max_retry_duration}, also if it has "
-                "attempts left.",
-                "Set max_retry_duration of the queue to 0 in CLOUD_QUEUES.",
-            )
-        ]
-    return [ok(step, "The queue exists and dispatches tasks.")]
+        return Finding(
+            step,
+            Level.WARNING,
+            f"The queue gives a task up after {settings.max_retry_duration}, also if it has "
+            "attempts left.",
+            "Set max_retry_duration of the queue to 0 in CLOUD_QUEUES.",
+        )
+    return ok(step, "The queue exists and dispatches tasks.")
 
 
 # The probe.

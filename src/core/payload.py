@@ -57,6 +57,9 @@ class Progress:
 
 _NO_PROGRESS = Progress()
 
+PROBE_TASK_PATH = "django_tasks_cloud_tasks.probe"
+"""The `task_path` of the probe task of `cloudtasks_doctor`. There is no function at this path."""
+
 PROGRESS_SIZE = 200
 """The maximum size of an encoded `Progress` in bytes, with the number in the Cloud Task's name."""
 

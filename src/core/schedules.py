@@ -233,13 +233,13 @@ def latest_tick(
     if isinstance(rhythm, Every):
         tick = _EPOCH + (until - _EPOCH) // rhythm.interval * rhythm.interval
         return tick if tick > after else None
-    found, count = None, 0
+    found = None
     for count, tick in enumerate(ticks(rhythm, after=after, zone=zone)):
+        if count > _MOST_TICKS:
+            break
         if tick > until:
             return found
         found = tick
-        if count == _MOST_TICKS:
-            break
     recent = max(until - _RECENT, found or after)
     return latest_tick(rhythm, after=recent, until=until, zone=zone) or found
 
@@ -288,6 +288,13 @@ class ScheduleState:
     paused: bool = False
 
 
+def begun(schedule: Schedule, *, at: datetime, paused: bool = False) -> ScheduleState:
+    """Return the state of a schedule that ticks from a time on."""
+    return ScheduleState(
+        name=schedule.name, rhythm=str(schedule.rhythm), ticked_at=at, paused=paused
+    )
+
+
 @attrs.frozen
 class Begin:
     """The schedule is new, or its rhythm has changed. Store `state`; nothing is enqueued."""
@@ -323,13 +330,11 @@ def due(
         at: the time that a call of Cloud Scheduler stands for; None for another driver. A new
             schedule then begins a minute before, because its tick can be the reason of the call.
     """
-    rhythm = str(schedule.rhythm)
-    if state is not None and state.rhythm == rhythm:
+    if state is not None and state.rhythm == str(schedule.rhythm):
         known = state
     else:
         begin = now if at is None else min(now, at - DRIVER_INTERVAL)
-        paused = state is not None and state.paused
-        known = ScheduleState(name=schedule.name, rhythm=rhythm, ticked_at=begin, paused=paused)
+        known = begun(schedule, at=begin, paused=state is not None and state.paused)
     if not known.paused:
         tick = latest_tick(schedule.rhythm, after=known.ticked_at, until=now, zone=zone)
         if tick is not None:

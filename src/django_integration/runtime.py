@@ -4,6 +4,8 @@ Each adapter is created once per process, when it is first needed. Tests replace
 `use_runtime`.
 """
 
+from __future__ import annotations
+
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
+from typing import TYPE_CHECKING
 
 import attrs
 from django.core.signals import setting_changed
@@ -22,12 +25,13 @@ from ..core import detection
 from ..core.detection import Detected
 from ..core.ports import (
     MetadataServer,
-    QueueAdmin,
     ResultStore,
-    SchedulerAdmin,
     TaskQueue,
     TokenVerifier,
 )
+
+if TYPE_CHECKING:
+    from ..core.administration import QueueAdmin, SchedulerAdmin
 
 type Find = Callable[[str | None, detection.Platform], detection.Finding[Detected]]
 

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from django.db import connections
+from django_tasks_cloud_tasks.django_integration import registry
 from django_tasks_cloud_tasks.django_integration.models import StoredTask
 from django_tasks_cloud_tasks.emulator.background import BackgroundEmulator
 from django_tasks_cloud_tasks.emulator.clock import ManualClock
@@ -24,6 +25,12 @@ from tests import mariadb, postgres
 from tests.integration import databases
 from tests.integration.grpc_calls import client_over
 from tests.integration.refusals import LOCATION, QUEUE, START
+
+
+@pytest.fixture
+def no_policies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the policies of the tasks that other tests have declared for the same alias."""
+    monkeypatch.setattr(registry, "_DECLARED", {})
 
 
 @pytest.fixture

@@ -14,20 +14,15 @@ from django.test import Client, RequestFactory, override_settings
 from django.urls import path
 from django_tasks_cloud_tasks import ConfigurationError, ExecuteTaskView
 from django_tasks_cloud_tasks.adapters.metadata import NoMetadataServer
-from django_tasks_cloud_tasks.django_integration import registry
 from django_tasks_cloud_tasks.django_integration.runtime import Runtime, use_runtime
 from psycopg import IsolationLevel
 
 from tests import recorded_tasks
 
+pytestmark = pytest.mark.usefixtures("no_policies")
+
 GOOD = {"TASK_HANDLER_HOST": "https://app.example.com"}
 ACCOUNT = {"OIDC_SERVICE_ACCOUNT_EMAIL": "tasks@p.iam.gserviceaccount.com"}
-
-
-@pytest.fixture(autouse=True)
-def no_policies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget the policies of the tasks that other tests have declared for the same alias."""
-    monkeypatch.setattr(registry, "_DECLARED", {})
 
 
 def found(

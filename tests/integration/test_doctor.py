@@ -19,7 +19,6 @@ from django_tasks_cloud_tasks.adapters.cloud_tasks import GrpcTaskQueue
 from django_tasks_cloud_tasks.adapters.metadata import NoMetadataServer
 from django_tasks_cloud_tasks.adapters.queue_admin import GrpcQueueAdmin
 from django_tasks_cloud_tasks.core.errors import AdministrationError, PermissionDeniedError
-from django_tasks_cloud_tasks.django_integration import registry
 from django_tasks_cloud_tasks.django_integration.runtime import Runtime, use_runtime
 from django_tasks_cloud_tasks.emulator.background import BackgroundEmulator
 from django_tasks_cloud_tasks.emulator.server import Emulator
@@ -28,16 +27,12 @@ from pytest_django.live_server_helper import LiveServer
 from tests.integration.grpc_calls import client_over
 from tests.integration.http_servers import handler
 
+pytestmark = pytest.mark.usefixtures("no_policies")
+
 PARENT = "projects/p/locations/europe-west1"
 QUEUE = f"{PARENT}/queues/default"
 ACCOUNT: dict[str, Any] = {"OIDC_SERVICE_ACCOUNT_EMAIL": "shop@p.iam.gserviceaccount.com"}
 BACKEND = "django_tasks_cloud_tasks.CloudTasksBackend"
-
-
-@pytest.fixture(autouse=True)
-def no_policies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget the policies of the tasks that other tests have declared for the same alias."""
-    monkeypatch.setattr(registry, "_DECLARED", {})
 
 
 @pytest.fixture

@@ -25,10 +25,9 @@ from django.views.generic import View
 
 from ...core.authorization import refusal_of, refusal_of_all
 from ...core.deliveries import Delivery
-from ...core.doctor import PROBE_TASK_PATH
 from ...core.errors import InvalidPayloadError
 from ...core.outcomes import BadPayload, Outcome, Succeeded, UnknownTask, WrongMethod, response_to
-from ...core.payload import TaskPayload
+from ...core.payload import PROBE_TASK_PATH, TaskPayload
 from ..installation import demand_app, is_installed
 from .authentication import authenticate, read_body
 from .execution import Execution, runs_on_loop, store_of, worker_id

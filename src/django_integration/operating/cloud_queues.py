@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -19,9 +20,11 @@ from ...core.cloud_queues import (
 from ...core.errors import ConfigurationError
 from ...core.names import QueueName
 from ...core.options import BackendOptions
-from ...core.ports import QueueAdmin
-from ..registry import SiteBackend, backends
+from ..registry import SiteBackend
 from ..runtime import get_runtime
+
+if TYPE_CHECKING:
+    from ...core.administration import QueueAdmin
 
 
 @attrs.frozen
@@ -83,19 +86,14 @@ def wanted_of(backend: SiteBackend, options: BackendOptions) -> dict[str, QueueS
     )
 
 
-def queue_locations(aliases: Collection[str] = ()) -> list[QueueLocation]:
-    """Return the locations of the site's queues.
-
-    Args:
-        aliases: the aliases of the backends; empty for all Cloud Tasks backends.
+def queue_locations(chosen: Collection[SiteBackend]) -> list[QueueLocation]:
+    """Return the locations of the queues of these backends.
 
     Raises:
         ConfigurationError: a setting is missing, or two backends contradict each other.
     """
     wanted: dict[tuple[str, str, str | None], dict[str, dict[str, QueueSettings]]] = {}
-    for backend in backends():
-        if aliases and backend.alias not in aliases:
-            continue
+    for backend in chosen:
         configuration = backend.configuration
         where = (*configuration.location, configuration.emulator_host)
         wanted.setdefault(where, {})[backend.alias] = wanted_of(backend, configuration.options)

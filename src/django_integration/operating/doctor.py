@@ -12,9 +12,9 @@ from django.core.checks import ERROR, WARNING, CheckMessage
 from django.db import DatabaseError, connections
 from django.db.migrations.executor import MigrationExecutor
 
+from ...core.administration import QueueAdmin
 from ...core.detection import Found, Missing
 from ...core.doctor import (
-    PROBE_TASK_PATH,
     Finding,
     Level,
     ProbeTaskStatus,
@@ -28,11 +28,10 @@ from ...core.doctor import (
 from ...core.errors import AdministrationError, CloudTasksError, ConfigurationError
 from ...core.names import QueueName
 from ...core.options import Authentication
-from ...core.payload import TaskPayload
-from ...core.ports import QueueAdmin
+from ...core.payload import PROBE_TASK_PATH, TaskPayload
 from ...core.requests import build_task_request
 from ...core.retry_policy import TaskPolicy
-from ..checks import check_backend, check_deployment
+from ..checks import check_backend
 from ..configuration import Configuration
 from ..exceptions import message_of
 from ..models import StoredTask
@@ -50,11 +49,13 @@ class Examination:
 
     Attributes:
         backend: the backend.
+        deployment: the messages of the checks of `check --deploy`, for all backends.
         timeout: the seconds to wait for the probe; 0 for no probe.
         tell: called with the seconds that the probe has been waited for.
     """
 
     backend: SiteBackend
+    deployment: Collection[CheckMessage]
     timeout: float
     tell: Callable[[float], None]
 
@@ -66,7 +67,7 @@ class Examination:
         configuration = self.backend.configuration
         found = list(_settings(configuration))
         yield from found
-        yield from _checks(self.backend)
+        yield from _checks(self.backend, self.deployment)
         if any(one.level is Level.ERROR for one in found):
             return
         yield from _database(configuration)
@@ -87,9 +88,9 @@ class Examination:
             examined = examine_queue(
                 name, queues.get(name), policies, sends_retry=configuration.sends_retry_config
             )
-            if all(one.level is not Level.ERROR for one in examined):
+            if examined.level is not Level.ERROR:
                 usable = usable or name
-            yield from examined
+            yield examined
         if self.timeout and usable:
             yield self._probe(configuration, admin, usable)
 
@@ -141,17 +142,6 @@ class Examination:
             _delete(configuration, request.queue, payload.task_id)
 
 
-def deployment_findings(aliases: Collection[str]) -> Iterator[Finding]:
-    """Return the findings of the checks of `check --deploy`, for all backends of the site.
-
-    Args:
-        aliases: include only these backends.
-    """
-    for message in check_deployment():
-        if any(f"TASKS[{alias!r}]" in message.msg for alias in aliases):
-            yield _finding(message)
-
-
 def _settings(configuration: Configuration) -> Iterator[Finding]:
     """Return the values that tasks need, with their sources."""
     try:
@@ -175,9 +165,10 @@ def _settings(configuration: Configuration) -> Iterator[Finding]:
                 yield Finding("settings", Level.ERROR, str(detected.error(emulated=emulated)))
 
 
-def _checks(backend: SiteBackend) -> Iterator[Finding]:
+def _checks(backend: SiteBackend, deployment: Collection[CheckMessage]) -> Iterator[Finding]:
     """Return the findings of the system checks of the backend."""
     messages = check_backend(backend)
+    messages += [message for message in deployment if f"TASKS[{backend.alias!r}]" in message.msg]
     yield from map(_finding, messages)
     if not messages:
         yield ok("checks", "The system checks have found nothing.")

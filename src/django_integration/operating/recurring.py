@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from datetime import datetime
 
 from django.db import InterfaceError, OperationalError
@@ -13,7 +13,7 @@ from ...core.ports import ResultStore
 from ...core.schedules import Begin, Fire, ScheduleState, due, due_at
 from ..enqueueing.backend import CloudTasksBackend
 from ..runtime import get_runtime
-from .site_schedules import SiteSchedule
+from .site_schedules import SiteSchedule, states_of
 
 logger = logging.getLogger("django_tasks_cloud_tasks")
 
@@ -30,7 +30,7 @@ def enqueue_due(schedules: Collection[SiteSchedule], *, at: datetime | None = No
     """
     enqueued = failed = 0
     now = get_runtime().clock()
-    states = dict(_states(schedules))
+    states = states_of(schedules)
     for one in schedules:
         try:
             if one.store is None:
@@ -45,12 +45,6 @@ def enqueue_due(schedules: Collection[SiteSchedule], *, at: datetime | None = No
             logger.exception("The schedule %r could not be enqueued.", one.schedule.name)
             failed += 1
     return Scheduled(enqueued, failed)
-
-
-def _states(schedules: Collection[SiteSchedule]) -> Iterator[tuple[str, ScheduleState]]:
-    for store in {id(one.store): one.store for one in schedules}.values():
-        if store is not None:
-            yield from store.schedule_states().items()
 
 
 def _enqueue_recorded(
@@ -77,8 +71,6 @@ def _enqueue(
     then: ScheduleState | None = None,
 ) -> bool:
     """Enqueue the task of a tick. See `CloudTasksBackend.enqueue_tick`."""
-    task = one.task()
-    backend = task.get_backend()
-    if not isinstance(backend, CloudTasksBackend):
-        raise TypeError(f"The backend {backend.alias!r} is not a CloudTasksBackend.")
-    return backend.enqueue_tick(task, one.schedule, tick, seen=seen, then=then)
+    if not isinstance(one.backend, CloudTasksBackend):
+        raise TypeError(f"The backend {one.backend.alias!r} is not a CloudTasksBackend.")
+    return one.backend.enqueue_tick(one.task(), one.schedule, tick, seen=seen, then=then)

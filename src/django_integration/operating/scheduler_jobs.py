@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 import attrs
 from django.urls import NoReverseMatch, reverse
 
+from ...core.administration import SchedulerAdmin
 from ...core.errors import ConfigurationError
 from ...core.options import Authentication
-from ...core.ports import SchedulerAdmin
 from ...core.scheduler_jobs import (
     CreateJob,
     DeleteJob,
@@ -24,7 +24,7 @@ from ...core.scheduler_jobs import (
     wanted_jobs,
 )
 from ..configuration import Configuration
-from ..registry import backends
+from ..registry import SiteBackend, backends
 from ..runtime import get_runtime
 from ..signing import sign
 from .site_schedules import SiteSchedule, site_schedules
@@ -93,53 +93,56 @@ def job_locations() -> list[JobLocation]:
     Raises:
         ConfigurationError: a setting is missing, or the URLs of the package are not included.
     """
-    grouped: dict[tuple[object, ...], list[str]] = {}
-    known: dict[tuple[object, ...], tuple[Configuration, Endpoints]] = {}
+    groups: dict[tuple[str, str, str | None, Endpoints], list[SiteBackend]] = {}
     for backend in backends():
         configuration = backend.configuration
-        if not (configuration.options.schedules or configuration.options.results):
-            continue
-        endpoints = _endpoints(configuration)
-        key = (
-            *configuration.location,
-            configuration.emulator_host,
-            attrs.evolve(endpoints, relay=None),
-        )
-        grouped.setdefault(key, []).append(backend.alias)
-        before = known.get(key)
-        known[key] = (configuration, before[1] if before and before[1].relay else endpoints)
-    found = []
-    for number, (group, aliases) in enumerate(grouped.items()):
-        configuration, endpoints = known[group]
-        project, location = configuration.location
-        admin = get_runtime().make_scheduler_admin(configuration.emulator_host)
-        label = _label(endpoints.schedule)
-        prefix = f"{label}-{aliases[0]}" if number else label
+        if configuration.options.schedules or configuration.options.results:
+            project, location = configuration.location
+            place = (project, location, configuration.emulator_host, _endpoints(configuration))
+            groups.setdefault(place, []).append(backend)
+    found: list[JobLocation] = []
+    for (project, location, emulator_host, endpoints), members in groups.items():
+        aliases, label = [member.alias for member in members], _label(endpoints.schedule)
+        recorded = any(member.configuration.options.results for member in members)
+        relay = _url(members[0].configuration, "relay") if recorded else None
         found.append(
-            JobLocation(project, location, admin, endpoints, site_schedules(aliases), prefix)
+            JobLocation(
+                project=project,
+                location=location,
+                admin=get_runtime().make_scheduler_admin(emulator_host),
+                endpoints=attrs.evolve(endpoints, relay=relay),
+                schedules=site_schedules(aliases),
+                prefix=f"{label}-{aliases[0]}" if found else label,
+            )
         )
     return found
 
 
 def _endpoints(configuration: Configuration) -> Endpoints:
+    """Return the URL for the schedules, and the proof. Without the URL of the relay."""
+    is_signed = configuration.policy.mode in {Authentication.SIGNATURE, Authentication.PLATFORM}
+    return Endpoints(
+        schedule=_url(configuration, "schedule"),
+        oidc=configuration.route.oidc,
+        signature=sign(b"") if is_signed else "",
+    )
+
+
+def _url(configuration: Configuration, name: str) -> str:
+    """Return the public URL of an endpoint of this package.
+
+    Raises:
+        ConfigurationError: the URLs of the package are not included.
+    """
     try:
-        schedule = reverse("django_tasks_cloud_tasks:schedule")
-        relay = reverse("django_tasks_cloud_tasks:relay")
+        path = reverse(f"django_tasks_cloud_tasks:{name}")
     except NoReverseMatch as error:
         raise ConfigurationError(
             "The URLs of this package are not in the URLconf. Add path('cloudtasks/', "
             "include('django_tasks_cloud_tasks.urls'))."
         ) from error
-    route = configuration.route
-    parts = urlsplit(route.url)
-    host = f"{parts.scheme}://{parts.netloc}"
-    is_signed = configuration.policy.mode in {Authentication.SIGNATURE, Authentication.PLATFORM}
-    return Endpoints(
-        schedule=host + schedule,
-        relay=host + relay if configuration.options.results else None,
-        oidc=route.oidc,
-        signature=sign(b"") if is_signed else "",
-    )
+    handler = urlsplit(configuration.route.url)
+    return f"{handler.scheme}://{handler.netloc}{path}"
 
 
 def _label(url: str) -> str:

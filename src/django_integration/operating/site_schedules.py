@@ -16,7 +16,8 @@ from django.utils.module_loading import import_string
 from ...core.errors import ConfigurationError
 from ...core.payload import TaskPayload
 from ...core.ports import ResultStore
-from ...core.schedules import Cron, Schedule
+from ...core.schedules import Cron, Schedule, ScheduleState
+from ..configuration import stores_of
 from ..exceptions import message_of
 from ..registry import SiteBackend, backends
 
@@ -91,6 +92,16 @@ def site_schedules(aliases: Collection[str] | None = None) -> list[SiteSchedule]
         if aliases is None or backend.alias in aliases
         for schedule in backend.configuration.options.schedules.values()
     ]
+
+
+def states_of(schedules: Collection[SiteSchedule]) -> dict[str, ScheduleState]:
+    """Return what the stores of these schedules know, by the name of the schedule."""
+    configurations = [one.backend.configuration for one in schedules]
+    return {
+        name: state
+        for store in stores_of(configurations)
+        for name, state in store.schedule_states().items()
+    }
 
 
 def zone_named(name: str) -> tzinfo:

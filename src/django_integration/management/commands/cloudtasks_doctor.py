@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import suppress
 
 import attrs
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from ....core.doctor import Finding, Level
-from ....core.errors import OptionsError
-from ...operating.doctor import Examination, deployment_findings
-from ...registry import SiteBackend, backends
+from ...checks import check_deployment
+from ...operating.doctor import Examination
+from ..choosing import add_backend_option, chosen_backends
 
 _TIMEOUT = 60.0  # seconds
 _MARKS = {Level.OK: "ok", Level.WARNING: "warning", Level.ERROR: "ERROR"}
@@ -39,13 +37,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--format", choices=["text", "json"], default="text", help="the format of the output"
         )
-        parser.add_argument(
-            "--backend",
-            action="append",
-            default=[],
-            metavar="ALIAS",
-            help="only this entry of TASKS; repeatable",
-        )
+        add_backend_option(parser)
 
     def handle(self, *, timeout: float, format: str, backend: list[str], **_: object) -> None:  # noqa: A002 - the name of the option
         """Examine the backends.
@@ -53,16 +45,15 @@ class Command(BaseCommand):
         Raises:
             CommandError: there is an error, or no such backend.
         """
-        site = [one for one in backends() if not backend or one.alias in backend]
-        unknown = sorted(set(backend) - {one.alias for one in site})
-        if unknown or not site:
-            what = f"{unknown[0]!r} is not an entry" if unknown else "There is no entry"
-            raise CommandError(f"{what} of TASKS with a CloudTasksBackend.")
         found: list[tuple[str, Finding]] = []
-        for one in site:
+        deployment = check_deployment()
+        for one in chosen_backends(backend):
             if format == "text":
                 self.stdout.write(f"TASKS[{one.alias!r}]")
-            for finding in self._examine(one, timeout):
+            examination = Examination(
+                backend=one, deployment=deployment, timeout=timeout, tell=self._tell
+            )
+            for finding in examination.findings():
                 found.append((one.alias, finding))
                 if format == "text":
                     self._write(finding)
@@ -77,12 +68,6 @@ class Command(BaseCommand):
             raise CommandError(f"Errors: {errors}.")
         if format == "text":
             self.stdout.write("Tasks can run.")
-
-    def _examine(self, backend: SiteBackend, timeout: float) -> Iterator[Finding]:
-        examination = Examination(backend=backend, timeout=timeout, tell=self._tell)
-        with suppress(OptionsError):  # The checks report the faults of the options.
-            yield from examination.findings()
-        yield from deployment_findings([backend.alias])
 
     def _tell(self, waited: float) -> None:
         """Write how long the probe has been waited for. A terminal shows only the last line."""

@@ -16,8 +16,11 @@ from ....core.cloud_queues import (
 )
 from ....core.errors import CloudTasksError
 from ....core.names import QueueName
+from ...display import tasks
 from ...operating.cloud_queues import QueueLocation, queue_locations
-from ...registry import backends
+from ..choosing import add_backend_option, chosen_backends
+from ..differences import write_changes
+from ..tables import lines_of
 
 _MOST_COUNTED = 1_000
 _COLUMNS = ("QUEUE", "STATE", "RATE", "CONCURRENT", "ATTEMPTS", "TASKS", "IN SETTINGS")
@@ -61,13 +64,7 @@ class Command(BaseCommand):
         for action in (apply, named[-1]):
             action.add_argument("--yes", action="store_true", help="do not ask before a deletion")
         for action in (listing, diff, apply, *named):
-            action.add_argument(
-                "--backend",
-                action="append",
-                default=[],
-                metavar="ALIAS",
-                help="only this entry of TASKS; repeatable",
-            )
+            add_backend_option(action)
 
     def handle(self, *, action: str, backend: list[str], **options: object) -> None:
         """Perform the action.
@@ -76,17 +73,10 @@ class Command(BaseCommand):
             CommandError: there are differences (`diff`), the user did not confirm, a setting is
                 missing, or Cloud Tasks refused a call.
         """
-        aliases = [one.alias for one in backends()]
-        unknown = sorted(set(backend) - set(aliases))
-        if unknown or not aliases:
-            what = f"{unknown[0]!r} is not an entry" if unknown else "There is no entry"
-            raise CommandError(
-                f"{what} of TASKS with a CloudTasksBackend. The entries with one are: "
-                f"{', '.join(aliases) or 'none'}."
-            )
+        chosen = chosen_backends(backend)
         act: Callable[..., None] = getattr(self, f"_{action}")
         try:
-            act(queue_locations(backend), **options)
+            act(queue_locations(chosen), **options)
         except CloudTasksError as error:
             raise CommandError(str(error)) from error
 
@@ -94,7 +84,7 @@ class Command(BaseCommand):
         for place in locations:
             rows = [_COLUMNS]
             for queue in place.admin.queues(place.project, place.location):
-                tasks = place.admin.count(place.queue(queue.id), limit=_MOST_COUNTED + 1)
+                count = place.admin.count(place.queue(queue.id), limit=_MOST_COUNTED + 1)
                 settings = queue.settings
                 rows.append(
                     (
@@ -105,15 +95,13 @@ class Command(BaseCommand):
                         "unlimited"
                         if settings.max_attempts == -1
                         else shown(settings.max_attempts),
-                        f"{tasks:,}" if tasks <= _MOST_COUNTED else f"over {_MOST_COUNTED:,}",
+                        f"{count:,}" if count <= _MOST_COUNTED else f"over {_MOST_COUNTED:,}",
                         "yes" if queue.id in place.wanted else "no",
                     )
                 )
             self.stdout.write(f"Queues in {place.project}, {place.location}:")
-            widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-            for row in rows:
-                line = "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))
-                self.stdout.write(f"  {line.rstrip()}")
+            for line in lines_of(rows):
+                self.stdout.write(f"  {line}")
             missing = sorted(place.wanted.keys() - {row[0] for row in rows})
             if missing:
                 self.stdout.write(f"  Queues that do not exist: {', '.join(missing)}.")
@@ -127,11 +115,7 @@ class Command(BaseCommand):
     def _show(self, place: QueueLocation, *, delete: bool) -> list[Change]:
         """Write the differences of a location, and return them."""
         found = place.changes(delete=delete)
-        if found:
-            self.stdout.write(f"In {place.project}, {place.location}:")
-        for change in found:
-            for line in described(change):
-                self.stdout.write(f"  {line}")
+        write_changes(self.stdout, f"{place.project}, {place.location}", found, described)
         return found
 
     def _apply(
@@ -158,13 +142,13 @@ class Command(BaseCommand):
             return
         plans = [(place, self._show(place, delete=delete)) for place in locations]
         doomed = [
-            change.queue
-            for _, found in plans
+            (place, change.queue)
+            for place, found in plans
             for change in found
             if isinstance(change, DeleteQueue)
         ]
         if doomed and not yes:
-            self._confirm("delete", doomed, plans[0][0])
+            _confirm("delete", doomed)
         for place, found in plans:
             for change in found:
                 place.apply(change)
@@ -188,33 +172,29 @@ class Command(BaseCommand):
     ) -> None:
         named = _named(locations, queues)
         if not yes:
-            self._confirm("delete all tasks of", [queue for _, queue in named], named[0][0])
+            _confirm("delete all tasks of", named)
         for place, queue in named:
             place.admin.purge(queue)
             self.stdout.write(f"Purged {queue.queue}.")
 
-    def _confirm(self, what: str, queues: Sequence[QueueName], place: QueueLocation) -> None:
-        """Ask the user. The question names the queues and how many tasks they have.
 
-        Raises:
-            CommandError: the user did not answer "yes", or there is no terminal.
-        """
-        counts = [
-            f"{queue.queue} ({_count(place.admin.count(queue, limit=_MOST_COUNTED + 1))})"
-            for queue in queues
-        ]
-        try:
-            answer = input(f"Do you want to {what} {', '.join(counts)}? Type yes: ")
-        except EOFError:
-            answer = ""
-        if answer.strip() != "yes":
-            raise CommandError("Nothing was changed. Use --yes in scripts.")
+def _confirm(what: str, queues: Sequence[tuple[QueueLocation, QueueName]]) -> None:
+    """Ask the user. The question names the queues and how many tasks they have.
 
-
-def _count(tasks: int) -> str:
-    if tasks > _MOST_COUNTED:
-        return f"over {_MOST_COUNTED:,} tasks"
-    return "1 task" if tasks == 1 else f"{tasks:,} tasks"
+    Raises:
+        CommandError: the user did not answer "yes", or there is no terminal.
+    """
+    counts = []
+    for place, queue in queues:
+        count = place.admin.count(queue, limit=_MOST_COUNTED + 1)
+        number = f"over {tasks(_MOST_COUNTED)}" if count > _MOST_COUNTED else tasks(count)
+        counts.append(f"{queue.queue} ({number})")
+    try:
+        answer = input(f"Do you want to {what} {', '.join(counts)}? Type yes: ")
+    except EOFError:
+        answer = ""
+    if answer.strip() != "yes":
+        raise CommandError("Nothing was changed. Use --yes in scripts.")
 
 
 def _named(

@@ -16,10 +16,12 @@ from ....core.scheduler_jobs import (
     as_terraform,
     described,
 )
-from ....core.schedules import Schedule, ScheduleState, next_tick, paused, resumed
+from ....core.schedules import ScheduleState, begun, next_tick, paused, resumed
 from ...operating.scheduler_jobs import JobLocation, job_locations
-from ...operating.site_schedules import SiteSchedule, site_schedules
+from ...operating.site_schedules import SiteSchedule, site_schedules, states_of
 from ...runtime import get_runtime
+from ..differences import write_changes
+from ..tables import lines_of
 
 _COLUMNS = ("SCHEDULE", "TASK", "WHEN", "STATE", "LATEST TICK", "NEXT TICK")
 
@@ -77,10 +79,10 @@ class Command(BaseCommand):
         if not schedules:
             self.stdout.write("There are no schedules. Add SCHEDULES to OPTIONS.")
             return
-        now = get_runtime().clock()
+        now, states = get_runtime().clock(), states_of(schedules)
         rows = [_COLUMNS]
         for one in schedules:
-            state = _state(one)
+            state = states.get(one.schedule.name)
             is_paused = state is not None and state.paused
             upcoming = next_tick(one.schedule.rhythm, after=now, zone=one.zone())
             rows.append(
@@ -93,10 +95,8 @@ class Command(BaseCommand):
                     "-" if is_paused else f"{upcoming:%Y-%m-%d %H:%M:%S} UTC",
                 )
             )
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            line = "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))
-            self.stdout.write(line.rstrip())
+        for line in lines_of(rows):
+            self.stdout.write(line)
 
     def _run(self, schedules: list[SiteSchedule], *, name: str, **_: object) -> None:
         one = _named(schedules, name)
@@ -130,11 +130,7 @@ class Command(BaseCommand):
     def _show(self, place: JobLocation, *, each: bool) -> list[JobChange]:
         """Write the differences of a location, and return them."""
         found = place.changes(each=each)
-        if found:
-            self.stdout.write(f"In {place.project}, {place.location}:")
-        for change in found:
-            for line in described(change):
-                self.stdout.write(f"  {line}")
+        write_changes(self.stdout, f"{place.project}, {place.location}", found, described)
         return found
 
     def _apply(
@@ -179,8 +175,9 @@ def _change(
         CommandError: other processes change it all the time.
     """
     for _ in range(_TRIES):
-        seen = _state(one)
-        if store.replace_schedule(seen, change(seen or _begun(one.schedule))):
+        seen = store.schedule_states().get(one.schedule.name)
+        known = seen or begun(one.schedule, at=get_runtime().clock())
+        if store.replace_schedule(seen, change(known)):
             return
     raise CommandError(f"The schedule {one.schedule.name!r} keeps changing. Try again.")
 
@@ -201,15 +198,6 @@ def _with_own_job(one: SiteSchedule) -> JobLocation:
         f"The backend {one.backend.alias!r} keeps no results, and {name!r} has no job of its own "
         "in Cloud Scheduler. So it cannot be paused alone. Use 'apply --each', or set RESULTS."
     )
-
-
-def _begun(schedule: Schedule) -> ScheduleState:
-    now = get_runtime().clock()
-    return ScheduleState(name=schedule.name, rhythm=str(schedule.rhythm), ticked_at=now)
-
-
-def _state(one: SiteSchedule) -> ScheduleState | None:
-    return one.store.schedule_states().get(one.schedule.name) if one.store else None
 
 
 def _named(schedules: list[SiteSchedule], name: str) -> SiteSchedule:
